@@ -1,0 +1,52 @@
+# The one interface. `make help` lists the targets; ARGS="..." passes overrides through.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run sweep reproduce ui test lint format bench clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything in it (done by the others when needed)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'medretrieval wants Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: $(STAMP) ## one run on the embedded phantoms: embed, index, evaluate, track
+	$(BIN)/medretrieval $(ARGS)
+
+sweep: $(STAMP) ## 12 runs: 2 encoders x 3 index types x 2 metrics
+	$(BIN)/medretrieval --multirun encoder=efficientnet_lite0,pixels index=flat,ivf,hnsw metric=cosine,l2 $(ARGS)
+
+reproduce: $(STAMP) ## CLIP ViT-B/32 on PneumoniaMNIST, the system to reproduce (wants the hub once)
+	$(BIN)/medretrieval experiments=clip_pneumonia $(ARGS)
+
+ui: $(STAMP) ## the MLflow UI on what has been run
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)
+
+test: $(STAMP) ## the tests (ARGS="-m slow" for the slow ones)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## time the stages side by side
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove .venv, caches of tools and build products; outputs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+"""medretrieval: which encoder, index and distance retrieve the right medical images?
+
+`run(compose("dataset=pneumoniamnist", "index=hnsw"))` does what the command does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medretrieval.config import compose
+    from medretrieval.run import RunResult, run
+
+__all__ = ["RunResult", "compose", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that --help and mistakes in a configuration cost no import of FAISS.
+    if name == "compose":
+        from medretrieval.config import compose
+
+        return compose
+    if name in ("run", "RunResult"):
+        import importlib
+
+        return getattr(importlib.import_module("medretrieval.run"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

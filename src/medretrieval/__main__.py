@@ -1,0 +1,7 @@
+"""`python -m medretrieval` is the command `medretrieval`."""
+
+import sys
+
+from medretrieval.cli import main
+
+sys.exit(main())

@@ -1,0 +1,213 @@
+"""The schema of the configuration, where its YAML files are, and the checks between its keys.
+
+Defaults stand in conf/*.yaml, never here: a field without a value in YAML is MISSING.
+`dataset` and `encoder` stay open because their keys are the constructor arguments of a `_target_`.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from medretrieval.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class SplitName(StrEnum):
+    """The three splits every dataset has."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class FaissMetric(StrEnum):
+    """What FAISS compares by."""
+
+    l2 = "l2"
+    inner_product = "inner_product"
+
+
+@dataclass
+class IndexConfig:
+    """An index as data: FAISS factory string, and parameters for building and for searching it.
+
+    `factory`, `build` and `search` are templates over the other keys; a key that none of them
+    uses must stay unset, so no option can be accepted and ignored.
+    """
+
+    name: str = MISSING
+    factory: str = MISSING
+    build: str = MISSING
+    search: str = MISSING
+    nlist: int | None = MISSING
+    nprobe: int | None = MISSING
+    m: int | None = MISSING
+    ef_construction: int | None = MISSING
+    ef_search: int | None = MISSING
+    pq_m: int | None = MISSING
+    pq_bits: int | None = MISSING
+
+
+@dataclass
+class MetricConfig:
+    """A distance: FAISS's metric and whether vectors are L2-normalised before it."""
+
+    name: str = MISSING
+    faiss: FaissMetric = MISSING
+    normalize: bool = MISSING
+
+
+@dataclass
+class ProtocolConfig:
+    """Who queries whom, and whether an image may find itself."""
+
+    name: str = MISSING
+    query: SplitName = MISSING
+    gallery: SplitName = MISSING
+    exclude_self: bool = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    """Score depths, saved depth and the one score that the command returns."""
+
+    ks: list[int] = MISSING
+    save_depth: int | None = MISSING
+    objective: str | None = MISSING
+
+
+@dataclass
+class TrackingConfig:
+    """Where MLflow keeps the runs."""
+
+    enabled: bool = MISSING
+    uri: str = MISSING
+    experiment: str = MISSING
+    log_index: bool = MISSING
+    system_metrics: bool = MISSING
+
+
+@dataclass
+class PathsConfig:
+    """Folders: results of runs, datasets, and what is kept between runs."""
+
+    outputs: str = MISSING
+    data: str = MISSING
+    cache: str = MISSING
+
+
+@dataclass
+class Config:
+    """One run: one dataset, encoder, index, metric and protocol."""
+
+    dataset: Any = MISSING
+    encoder: Any = MISSING
+    index: IndexConfig = MISSING
+    metric: MetricConfig = MISSING
+    protocol: ProtocolConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+    seed: int = MISSING
+    force: bool = MISSING
+    device: str = MISSING
+    threads: int | None = MISSING
+
+
+def root() -> Path:
+    """The folder that holds conf/ and experiments/: the package in a wheel, else the repository."""
+    package = Path(__file__).resolve().parent
+    return package if (package / "conf").is_dir() else package.parents[1]
+
+
+class PresetSearchPath(SearchPathPlugin):
+    """Makes the top-level folder experiments/ a config group beside those in conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder that holds experiments/ (an absolute path, so any working directory works)."""
+        search_path.append(provider="medretrieval", path=f"file://{root()}")
+
+
+def register() -> None:
+    """Make the schema and the presets known to Hydra; calling it twice does no harm."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    Plugins.instance().register(PresetSearchPath)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """Compose the configuration as the command line would, for Python and notebooks.
+
+    Args:
+        overrides: as on the command line: "dataset=pneumoniamnist", "index=hnsw", "evaluation.ks=[1,5]".
+
+    Returns:
+        The composed configuration, ready for `medretrieval.run`.
+    """
+    import hydra
+
+    register()
+    with hydra.initialize_config_dir(str(root() / "conf"), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def expand(path: str) -> Path:
+    """An absolute path, with ~ for the home folder."""
+    return Path(path).expanduser().absolute()
+
+
+def check(cfg: DictConfig) -> Config:
+    """Turn a composed configuration into the typed one and check it across keys.
+
+    Raises:
+        UserError: a value that its type allows but that cannot be meant.
+    """
+    settings = OmegaConf.to_object(cfg)
+    if not isinstance(settings, Config):
+        raise UserError("the configuration has no schema: compose it with medretrieval.compose(...)")
+    if not settings.evaluation.ks or min(settings.evaluation.ks) < 1:
+        raise UserError(f"evaluation.ks={settings.evaluation.ks}: give at least one depth, each 1 or more")
+    settings.evaluation.ks = sorted(set(settings.evaluation.ks))
+    _at_least(1, "evaluation.save_depth", settings.evaluation.save_depth)
+    _at_least(1, "threads", settings.threads)
+    _at_least(0, "seed", settings.seed)
+    index = settings.index
+    for key in ("nlist", "nprobe", "ef_search", "ef_construction", "pq_m", "pq_bits"):
+        _at_least(1, f"index.{key}", getattr(index, key))
+    _at_least(2, "index.m", index.m)
+    protocol = settings.protocol
+    if protocol.name == "leave_one_out" and protocol.query != protocol.gallery:
+        raise UserError(
+            f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: leave_one_out "
+            "searches one split; set both to the same or use protocol=query_gallery"
+        )
+    return settings
+
+
+def _at_least(least: int, key: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise UserError(f"{key}={value}: must be {least} or more")
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to {"index.nlist": 64, ...}; lists stay values."""
+    if isinstance(node, dict):
+        items: dict[str, Any] = {}
+        for key, value in node.items():
+            items |= leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        return items
+    return {prefix: node}
+
+
+def choices(names: Sequence[str]) -> str:
+    """The end of an error message: what could have been said instead."""
+    return "choose from: " + ", ".join(sorted(names))

@@ -1,0 +1,83 @@
+"""What a dataset is to the rest of the pipeline: named splits of raw images with labels."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task = Literal["single", "multi", "ordinal"]
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a dataset, row i of every field being the same image.
+
+    Attributes:
+        name: "train", "val" or "test".
+        images: uint8 [n, height, width] (grey) or [n, height, width, 3] (RGB).
+        labels: int64 [n] class numbers, or bool [n, classes] for a multi-label dataset.
+        captions: one sentence an image, where the dataset has them.
+        masks: bool [n, height, width], true where the finding is, where the dataset has them.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | NDArray[np.bool_]
+    captions: tuple[str, ...] | None = None
+    masks: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """Names of the images, unique over all splits: "test/0", "test/1", ... (str [n])."""
+        return np.array([f"{self.name}/{i}" for i in range(len(self))])
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """SHA-256 over shape and bytes of the images: what embeddings depend on."""
+        return _sha256(self.images)
+
+    @cached_property
+    def labels_sha256(self) -> str:
+        """SHA-256 over shape and bytes of the labels: what scores depend on besides."""
+        return _sha256(self.labels)
+
+
+class Dataset(ABC):
+    """A collection of labelled medical images. A new one is a subclass and a file in conf/dataset/.
+
+    Attributes:
+        name: short name for tables, tags and file names.
+        task: "single" (one class an image), "multi" (any number of findings) or "ordinal"
+            (classes in an order of severity).
+        classes: the names of the classes; label i is classes[i].
+        size: height and width of an image in pixels.
+    """
+
+    def __init__(self, name: str, task: Task, classes: Sequence[str], size: int) -> None:
+        self.name = name
+        self.task: Task = task
+        self.classes = tuple(classes)
+        self.size = size
+
+    @abstractmethod
+    def load(self, split: str) -> Split:
+        """Read one split.
+
+        Raises:
+            UserError: the data is missing, damaged or not what the configuration says.
+        """
+
+
+def _sha256(array: NDArray[np.generic]) -> str:
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

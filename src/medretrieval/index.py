@@ -1,0 +1,305 @@
+"""Stage 2, index: an index is data, a FAISS factory string and parameters fitted to the gallery.
+
+FAISS: Douze et al., "The Faiss library", 2024.
+"""
+
+import logging
+import math
+import string
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.cache import Cache
+from medretrieval.config import FaissMetric, IndexConfig, MetricConfig
+from medretrieval.embed import Embeddings
+from medretrieval.encoders.base import l2_normalize
+from medretrieval.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FILE = "index.faiss"
+POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
+FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """An index configuration fitted to a gallery: nothing left open.
+
+    Attributes:
+        factory: FAISS factory string.
+        build: ParameterSpace string set before adding vectors.
+        search: ParameterSpace string set before searching.
+        parameters: the value of every parameter that the templates use.
+    """
+
+    factory: str
+    build: str
+    search: str
+    parameters: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """A searchable gallery.
+
+    Attributes:
+        index: the FAISS index.
+        spec: what it was built from.
+        metric: the distance.
+        path: the file it is kept in.
+        build_s: seconds that building took when it was built.
+        cached: true where an earlier run built it.
+        exhaustive: every search compares the query with the whole gallery.
+    """
+
+    index: faiss.Index
+    spec: IndexSpec
+    metric: MetricConfig
+    path: Path
+    build_s: float
+    cached: bool
+    exhaustive: bool
+
+    def search(
+        self, queries: NDArray[np.float32], depth: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Nearest gallery positions of each query, nearest first.
+
+        Args:
+            queries: float32 [q, d], as the encoder gives them.
+            depth: results a query, at most the size of the gallery.
+
+        Returns:
+            ids int64 [q, depth], -1 where the index found no more, and distances float32 [q, depth],
+            never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
+        """
+        raw, ids = self.index.search(prepare(queries, self.metric, "queries"), depth)
+        if self.metric.faiss == FaissMetric.l2:
+            distances = np.sqrt(np.maximum(raw, 0))  # FAISS gives squares
+        else:
+            distances = (1 - raw) if self.metric.normalize else -raw
+        distances[ids < 0] = np.inf
+        return order_ties(ids, distances)
+
+
+def prepare(vectors: NDArray[np.float32], metric: MetricConfig, what: str) -> NDArray[np.float32]:
+    """The vectors as FAISS wants them: contiguous, and a normalised copy where the metric says so.
+
+    Raises:
+        UserError: a zero vector, which has no direction for cosine and ip to compare.
+    """
+    if metric.faiss == FaissMetric.inner_product:
+        zero = ~vectors.any(axis=1)
+        if zero.any():
+            raise UserError(
+                f"metric={metric.name}: {int(zero.sum())} embeddings of the {what} are zero vectors (first "
+                f"at row {int(zero.argmax())}), which have no direction; use metric=l2 or another encoder"
+            )
+    return l2_normalize(vectors) if metric.normalize else np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def order_ties(
+    ids: NDArray[np.int64], distances: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Put equally distant results into the order of the gallery; FAISS's own order differs by metric."""
+    tied = np.flatnonzero((distances[:, 1:] == distances[:, :-1]).any(axis=1))
+    if len(tied):
+        last = np.where(ids[tied] < 0, np.iinfo(np.int64).max, ids[tied])
+        order = np.lexsort((last, distances[tied]), axis=1)
+        ids[tied] = np.take_along_axis(ids[tied], order, axis=1)
+        distances[tied] = np.take_along_axis(distances[tied], order, axis=1)
+    return ids, distances
+
+
+def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
+    """Fill the templates of an index configuration for a gallery.
+
+    Open parameters: nlist about 4 sqrt(n) with at least 39 vectors a cell; nprobe an eighth of the cells
+    and enough of them to hold four times the ranking; ef_search twice the ranking and 16 log2(n);
+    pq_m the largest divisor of d that leaves 8 dimensions a part; pq_bits 8 from 256 vectors on.
+
+    Args:
+        config: factory, build and search templates with their parameters.
+        n: vectors in the gallery.
+        d: their dimension.
+        depth: results a query that will be asked for.
+
+    Raises:
+        UserError: a parameter that the templates do not use, or that does not fit the gallery.
+    """
+    used = set().union(*(_fields(t) for t in (config.factory, config.build, config.search)))
+    given = {k: v for k, v in asdict(config).items() if k not in ("name", "factory", "build", "search")}
+    for key, value in given.items():
+        if value is not None and key not in used:
+            raise UserError(
+                f"index.{key}={value}: index={config.name} ({config.factory}) has no such parameter; "
+                f"it has: {', '.join(sorted(used)) or 'none'}"
+            )
+    parameters = {k: v for k, v in (_fitted(given, n, d, depth) | given).items() if v is not None}
+    parameters = {k: parameters[k] for k in sorted(used) if k in parameters}
+    if missing := used - parameters.keys():
+        raise UserError(f"index={config.name}: {', '.join(sorted(missing))} in its templates needs a value")
+    _check_fit(parameters, n, d)
+    factory, build_, search = (t.format(**parameters) for t in (config.factory, config.build, config.search))
+    return IndexSpec(factory, build_, search, parameters)
+
+
+def _fields(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict[str, int | None]:
+    nlist = given["nlist"] or max(1, min(round(4 * math.sqrt(n)), n // POINTS_A_CENTROID))
+    return {
+        "nlist": nlist,
+        "nprobe": min(nlist, max(math.ceil(nlist / 8), math.ceil(4 * depth * nlist / n))),
+        "ef_search": min(n, max(2 * depth, math.ceil(16 * math.log2(max(n, 2))))),
+        "pq_m": max(m for m in range(1, max(1, d // 8) + 1) if d % m == 0),
+        "pq_bits": min(8, int(math.log2(n))) or 1,
+    }
+
+
+def _check_fit(parameters: Mapping[str, int], n: int, d: int) -> None:
+    nlist = parameters.get("nlist", 1)
+    if nlist > n:
+        raise UserError(
+            f"index.nlist={nlist}: more cells than the gallery has vectors ({n}); at most {n}, "
+            f"better {max(1, n // POINTS_A_CENTROID)} ({POINTS_A_CENTROID} vectors a cell), or null to fit it"
+        )
+    if parameters.get("nprobe", 1) > nlist:
+        raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
+    if d % parameters.get("pq_m", 1):
+        raise UserError(f"index.pq_m={parameters['pq_m']}: must divide the dimension of the vectors, {d}")
+    if 2 ** parameters.get("pq_bits", 0) > n:
+        raise UserError(
+            f"index.pq_bits={parameters['pq_bits']}: wants at least {2 ** parameters['pq_bits']} vectors "
+            f"to train on, the gallery has {n}"
+        )
+
+
+def build(
+    config: IndexConfig, metric: MetricConfig, gallery: Embeddings, depth: int, seed: int, cache: Cache
+) -> VectorIndex:
+    """Build the index of a gallery, or take it from the cache, and set its search parameters.
+
+    One build serves every setting of the search parameters.
+
+    Args:
+        config: the index as data.
+        metric: the distance.
+        gallery: the vectors, float32 [n, d].
+        depth: results a query that will be asked for; fits the search parameters.
+        seed: of k-means.
+        cache: where built indexes are kept.
+
+    Raises:
+        UserError: parameters that do not fit, or a factory string that FAISS refuses.
+    """
+    n, d = gallery.vectors.shape
+    spec = fit(config, n, d, depth)
+    parts = {
+        "embeddings": gallery.key,
+        "factory": spec.factory,
+        "build": spec.build,
+        "metric": asdict(metric),
+        "seed": seed,
+        "faiss": faiss.__version__,
+    }
+    entry = cache.get_or_make(
+        "indexes", parts, lambda folder: _write(spec, metric, gallery.vectors, seed, folder / FILE)
+    )
+    index = faiss.read_index(str(entry.folder / FILE))
+    _set(index, spec.search, "index.search")
+    return VectorIndex(
+        index=index,
+        spec=spec,
+        metric=metric,
+        path=entry.folder / FILE,
+        build_s=entry.facts["build_s"],
+        cached=not entry.fresh,
+        exhaustive=is_exhaustive(index),
+    )
+
+
+def _write(
+    spec: IndexSpec, metric: MetricConfig, vectors: NDArray[np.float32], seed: int, path: Path
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    prepared = prepare(vectors, metric, "gallery")
+    try:
+        index = faiss.index_factory(vectors.shape[1], spec.factory, FAISS_METRIC[metric.faiss])
+    except RuntimeError as error:
+        reason = str(error).rsplit("Error: ", 1)[-1]
+        raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
+    _seed(index, seed)
+    _set(index, spec.build, "index.build")
+    index.train(prepared)
+    index.add(prepared)
+    build_s = time.perf_counter() - start
+    # Through Python, so that a full disk is an OSError and not FAISS's own exception.
+    path.write_bytes(faiss.serialize_index(index).data)
+    return {"build_s": build_s, "vectors": index.ntotal}
+
+
+def _seed(index: faiss.Index, seed: int) -> None:
+    """Seed k-means and silence its warning on stderr; nlist is checked in `fit`."""
+    ivf: Any = faiss.try_extract_index_ivf(index)
+    if ivf is None:
+        return
+    ivf = faiss.downcast_index(ivf)
+    for clustering in [ivf.cp] + ([ivf.pq.cp] if hasattr(ivf, "pq") else []):
+        clustering.seed = seed
+        clustering.min_points_per_centroid = 1
+
+
+def _set(index: faiss.Index, parameters: str, where: str) -> None:
+    if not parameters:
+        return
+    space: Any = faiss.ParameterSpace()  # its stub knows one of its overloads only
+    try:
+        space.set_index_parameters(index, parameters)
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", 1)[-1]
+        raise UserError(f"{where}={parameters}: FAISS refuses it ({reason})") from error
+
+
+def hnsw_of(index: faiss.Index) -> faiss.IndexHNSW | None:
+    """The HNSW graph inside an index, None where there is none."""
+    while isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        index = faiss.downcast_index(index.index)
+    return index if isinstance(index, faiss.IndexHNSW) else None
+
+
+def is_exhaustive(index: faiss.Index) -> bool:
+    """Whether every search sees the whole gallery: all but graphs and IVF that skips cells."""
+    if hnsw_of(index) is not None:
+        return False
+    ivf = faiss.try_extract_index_ivf(index)
+    return ivf is None or ivf.nprobe >= ivf.nlist
+
+
+def search_depth(index: VectorIndex, n: int, ks: list[int], save_depth: int | None) -> int:
+    """How deep a ranking this index is asked for.
+
+    The whole gallery where the index sees it anyway. Else as deep as is saved or scored; in a graph no
+    deeper than ef_search, because FAISS would raise ef_search to the depth without saying so.
+
+    Args:
+        index: the gallery's index.
+        n: results a query can have at most.
+        ks: score depths.
+        save_depth: results a query that are saved; None for all.
+    """
+    if index.exhaustive:
+        return n
+    wanted = min(n, max(max(ks), save_depth or n))
+    graph = hnsw_of(index.index)
+    return wanted if graph is None else min(wanted, max(graph.hnsw.efSearch, max(ks)))

@@ -1,0 +1,99 @@
+"""What a run stood on: data, weights, code, libraries, threads, seed."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from medretrieval.datasets.base import Dataset, Split
+
+LIBRARIES = (
+    "medretrieval", "faiss-cpu", "faiss-gpu", "hydra-core", "medmnist", "mlflow", "numpy", "omegaconf",
+    "open_clip_torch", "pillow", "timm", "torch", "torchvision",
+)  # fmt: skip
+
+
+def manifest(
+    dataset: Dataset, splits: dict[str, Split], identity: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Facts about a run, as JSON values.
+
+    Args:
+        dataset: where the splits come from.
+        splits: the splits that were read, by role ("query", "gallery").
+        identity: of the encoder, with its weights' hash.
+        seed: the run's seed.
+    """
+    return {
+        "dataset": dataset.name,
+        "data": {
+            role: {
+                "split": split.name,
+                "images": len(split),
+                "images_sha256": split.images_sha256,
+                "labels_sha256": split.labels_sha256,
+            }
+            for role, split in splits.items()
+        },
+        "encoder": identity,
+        "weights_sha256": identity.get("weights_sha256"),
+        "git": git_state(),
+        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+        "python": sys.version.split()[0],
+        "machine": {"platform": platform.platform(), "processor": processor(), "cpus": os.cpu_count()},
+        "threads": threads(),
+        "seed": seed,
+        "command": sys.argv,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of this package's repository and whether files differ from it; None outside one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # In a wheel the package may lie inside somebody else's repository.
+    if git("ls-files", "--error-unmatch", __file__) is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+
+
+def processor() -> str:
+    """The CPU's name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def threads() -> dict[str, Any]:
+    """Threads of FAISS, of torch where it was used, and what the environment says."""
+    import faiss
+
+    torch = sys.modules.get("torch")
+    return {
+        "faiss": faiss.omp_get_max_threads(),
+        "torch": torch.get_num_threads() if torch else None,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+    }

@@ -1,0 +1,173 @@
+"""A ranking as a value: checked when it is made, saved and read back as it is.
+
+Scores are functions of its hits and of the counts of relevant items; a new score needs no new search.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.errors import UserError
+
+Labels = NDArray[np.int64] | NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Results of queries over a gallery, nearest first.
+
+    Attributes:
+        query_ids: str [q].
+        gallery_ids: str [n].
+        query_labels: int64 [q] classes or bool [q, classes] findings.
+        gallery_labels: int64 [n] or bool [n, classes].
+        ids: int64 [q, depth] positions in the gallery; -1 where the index found no more.
+        distances: float32 [q, depth], never decreasing along a row; inf where ids is -1.
+
+    Raises:
+        ValueError: shapes that do not fit each other, ids outside the gallery, distances out of order.
+    """
+
+    query_ids: NDArray[np.str_]
+    gallery_ids: NDArray[np.str_]
+    query_labels: Labels
+    gallery_labels: Labels
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        q, n = len(self.query_ids), len(self.gallery_ids)
+        if self.ids.ndim != 2 or self.ids.shape != self.distances.shape or len(self.ids) != q:
+            raise ValueError(f"ids {self.ids.shape} and distances {self.distances.shape} for {q} queries")
+        if len(self.query_labels) != q or len(self.gallery_labels) != n:
+            raise ValueError("as many labels as ids are wanted, of queries and of gallery")
+        if self.ids.size and (self.ids.min() < -1 or self.ids.max() >= n):
+            raise ValueError(f"ids must lie between -1 and {n - 1}")
+        # Subtracting would turn inf - inf into NaN.
+        if (self.distances[:, 1:] < self.distances[:, :-1]).any():
+            raise ValueError("distances must not decrease along a ranking")
+
+    @property
+    def depth(self) -> int:
+        """Results a query."""
+        return int(self.ids.shape[1])
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to a compressed .npz; ids as int32."""
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        arrays["ids"] = self.ids.astype(np.int32)
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Ranking":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as npz:
+            arrays = {name: npz[name] for name in cls.__dataclass_fields__}
+        arrays["ids"] = arrays["ids"].astype(np.int64)
+        return cls(**arrays)
+
+
+def own_positions(query_ids: NDArray[np.str_], gallery_ids: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Where each query itself stands in the gallery, by id; -1 where it does not (int64 [q])."""
+    order = np.argsort(gallery_ids)
+    place = np.searchsorted(gallery_ids, query_ids, sorter=order)
+    found = order[np.minimum(place, len(order) - 1)]
+    return np.where(gallery_ids[found] == query_ids, found, -1)
+
+
+def drop_own(
+    ids: NDArray[np.int64], distances: NDArray[np.float32], own: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Take each query itself out of its results, which are one deeper than wanted.
+
+    By id and wherever it stands: among byte-identical images the first result need not be the query.
+    A row without itself loses its last result.
+
+    Args:
+        ids: int64 [q, depth + 1].
+        distances: float32 [q, depth + 1].
+        own: int64 [q], the query's position in the gallery or -1.
+
+    Returns:
+        ids and distances [q, depth].
+    """
+    is_own = (ids == own[:, None]) & (own >= 0)[:, None]
+    is_own[:, -1] |= ~is_own.any(axis=1)
+    shape = (len(ids), ids.shape[1] - 1)
+    return ids[~is_own].reshape(shape), distances[~is_own].reshape(shape)
+
+
+def _codes(labels: Labels) -> NDArray[np.uint64]:
+    """A label, or a set of findings as bits, in one number; 0 stands for "no class" (uint64 [n])."""
+    if labels.ndim == 1:
+        return labels.astype(np.uint64) + np.uint64(1)
+    if labels.shape[1] > 64:
+        raise ValueError(f"{labels.shape[1]} findings; at most 64 fit the bit sets used here")
+    bits = np.uint64(1) << np.arange(labels.shape[1], dtype=np.uint64)
+    sets: NDArray[np.uint64] = (labels * bits).sum(axis=1, dtype=np.uint64)
+    return sets
+
+
+def _relevant(query: NDArray[np.uint64], gallery: NDArray[np.uint64], multi_label: bool) -> NDArray[np.bool_]:
+    relevant: NDArray[np.bool_] = (query & gallery) != 0 if multi_label else query == gallery
+    return relevant
+
+
+def hits(ids: NDArray[np.int64], query_labels: Labels, gallery_labels: Labels) -> NDArray[np.bool_]:
+    """Which results are relevant: the same class, or a shared finding; a missing result is a miss.
+
+    Args:
+        ids: int64 [q, depth], -1 for a missing result.
+        query_labels: int64 [q] or bool [q, classes].
+        gallery_labels: int64 [n] or bool [n, classes].
+
+    Returns:
+        bool [q, depth].
+
+    >>> hits(np.array([[1, 0, -1]]), np.array([3]), np.array([3, 4]))
+    array([[False,  True, False]])
+    """
+    # A last entry without any class, for -1 to point at.
+    gallery = np.append(_codes(gallery_labels), np.uint64(0))
+    return _relevant(_codes(query_labels)[:, None], gallery[ids], query_labels.ndim == 2)
+
+
+def relevant_counts(
+    query_labels: Labels, gallery_labels: Labels, own: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """R: relevant items in the gallery for each query, without the query itself (int64 [q]).
+
+    Args:
+        query_labels: int64 [q] or bool [q, classes].
+        gallery_labels: int64 [n] or bool [n, classes].
+        own: the query's position in the gallery where it is excluded, else -1 (int64 [q]).
+
+    >>> relevant_counts(np.array([0, 1]), np.array([0, 0, 1]), own=np.array([0, -1]))
+    array([1, 1])
+    """
+    query_codes = _codes(query_labels)
+    gallery, frequency = np.unique(_codes(gallery_labels), return_counts=True)
+    queries, back = np.unique(query_codes, return_inverse=True)
+    relevant = _relevant(queries[:, None], gallery[None, :], query_labels.ndim == 2)
+    # A query in the gallery is relevant to itself, unless it has no finding at all.
+    itself = (own >= 0) & (query_codes != 0)
+    counts: NDArray[np.int64] = (relevant * frequency).sum(axis=1)[back] - itself
+    return counts
+
+
+def require_companions(labels: Labels, classes: tuple[str, ...], where: str) -> None:
+    """Refuse classes of one member where every image searches the others.
+
+    Raises:
+        UserError: naming the classes; their only image would have nothing to find.
+    """
+    if labels.ndim == 1:
+        counts = np.bincount(labels, minlength=len(classes))
+        if lone := [classes[i] for i in np.flatnonzero(counts == 1)]:
+            raise UserError(
+                f"protocol=leave_one_out: {where} has a single image of class {', '.join(map(repr, lone))}, "
+                "which has nothing to find; use protocol=query_gallery or leave the class out of the file"
+            )

@@ -1,0 +1,124 @@
+"""A run's folder: what is in it, written whole or not at all, and how finished runs are found again."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.evaluate import Evaluation
+from medretrieval.ranking import Labels
+
+SCORES = "scores.json"
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+PER_QUERY = "per_query.parquet"
+RANKING = "ranking.npz"
+SKIPPED = "skipped.json"
+FAILED = "failed.txt"
+
+
+def write(
+    folder: Path,
+    evaluation: Evaluation,
+    relevant: NDArray[np.int64],
+    documents: dict[str, str],
+    links: dict[str, Path],
+) -> None:
+    """Fill a run's folder. Everything is written aside first; scores.json is put in place last.
+
+    Args:
+        folder: the run's folder.
+        evaluation: per-query scores and ranking.
+        relevant: R of each query, int64 [q].
+        documents: name -> text, scores.json among them.
+        links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; nothing is left half-written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        _write_per_query(aside / PER_QUERY, evaluation, relevant)
+        evaluation.ranking.save(aside / RANKING)
+        for name, target in links.items():
+            _link(aside / name, target)
+        for name, text in documents.items():
+            (aside / name).write_text(text)
+        for path in sorted(aside.iterdir(), key=lambda p: p.name == SCORES):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        path.symlink_to(target.absolute())
+    except OSError:  # a file system without links
+        shutil.copyfile(target, path)
+
+
+def _write_per_query(path: Path, evaluation: Evaluation, relevant: NDArray[np.int64]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    ranking = evaluation.ranking
+    columns = {"id": pa.array(ranking.query_ids), "label": _label_column(ranking.query_labels)}
+    columns["relevant"] = pa.array(relevant)
+    columns |= {n: pa.array(v, from_pandas=True) for n, v in evaluation.per_query.items()}
+    parquet.write_table(pa.table(columns), path)
+
+
+def _label_column(labels: Labels) -> Any:
+    import pyarrow as pa
+
+    if labels.ndim == 1:
+        return pa.array(labels)
+    return pa.array([np.flatnonzero(row) for row in labels], type=pa.list_(pa.int64()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(as_json(content))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def as_json(content: Any) -> str:
+    """Readable JSON text."""
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """The content of a run's scores.json."""
+    content: dict[str, Any] = json.loads((folder / SCORES).read_text())
+    return content
+
+
+def mark_finished(outputs: Path, fingerprint: str, folder: Path) -> None:
+    """Remember which run has the results of a configuration."""
+    where = os.path.relpath(folder, outputs)
+    write_json(outputs / "finished" / f"{fingerprint}.json", {"run": where})
+
+
+def find_finished(outputs: Path, fingerprint: str) -> Path | None:
+    """The folder of the run that has finished this configuration, None where there is none any more."""
+    try:
+        where = json.loads((outputs / "finished" / f"{fingerprint}.json").read_text())["run"]
+    except (OSError, ValueError, KeyError):
+        return None
+    folder = Path(os.path.normpath(outputs / where))
+    try:
+        return folder if read_scores(folder)["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError):
+        return None

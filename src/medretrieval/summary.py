@@ -1,0 +1,72 @@
+"""What a person reads in the terminal: the table of a run, the table of a sweep."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HEADLINE = ("precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "map", "r_precision", "mrr")
+
+
+def run_table(report: dict[str, Any], folder: Path) -> str:
+    """Headline scores with chance beside them, each stage's seconds, and where everything is."""
+    lines = ["", report["title"], ""]
+    lines += table(
+        ["score", "value", "chance"],
+        [
+            [name, f"{value:.4f}", f"{report['chance'][name]:.4f}" if name in report["chance"] else ""]
+            for name, value in report["scores"].items()
+            if _is_headline(name)
+        ],
+    )
+    counts, timings = report["counts"], report["timings_s"]
+    stages = "   ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items())
+    lines += [
+        "",
+        f"queries {counts['queries']}, gallery {counts['gallery']}   index {report['index']['factory']}",
+    ]
+    lines += [f"seconds: {stages}{'   (embeddings from the cache)' if report['encoder']['cached'] else ''}"]
+    lines += [f"note: {note}" for note in report["notes"]]
+    return "\n".join([*lines, f"results: {folder}", ""])
+
+
+def _is_headline(name: str) -> bool:
+    if name.endswith("_hits") or name == "map_at_r":
+        return False
+    return name in HEADLINE or any(h.endswith("_") and name.startswith(h) for h in HEADLINE)
+
+
+def sweep_table(reports: list[dict[str, Any]]) -> str:
+    """One line a run, best first: what differs between runs, objective, chance, map, seconds."""
+    axes: dict[str, Callable[[dict[str, Any]], str]] = {
+        "dataset": lambda r: r["dataset"],
+        "encoder": lambda r: r["encoder"]["name"] + ("*" if r["encoder"]["random_weights"] else ""),
+        "index": lambda r: r["index"]["name"],
+        "search": lambda r: r["index"]["search"],
+        "metric": lambda r: r["metric"],
+        "protocol": lambda r: r["protocol"]["name"] + ("" if r["protocol"]["exclude_self"] else " +self"),
+    }
+    shown = {n: f for n, f in axes.items() if len({f(r) for r in reports}) > 1} or {
+        "encoder": axes["encoder"]
+    }
+    rows = [
+        [*(f(r) for f in shown.values()), r["objective"]["name"], f"{r['objective']['value']:.4f}",
+         f"{r['chance'].get(r['objective']['name'], float('nan')):.4f}",
+         f"{r['scores']['map']:.4f}" if "map" in r["scores"] else "-", f"{r['timings_s']['total']:.1f}"]
+        for r in sorted(reports, key=lambda r: -r["objective"]["value"])
+    ]  # fmt: skip
+    lines = table([*shown, "score", "value", "chance", "map", "seconds"], rows)
+    if any(r["encoder"]["random_weights"] for r in reports):
+        lines.append("* RANDOM WEIGHTS: says nothing about the model")
+    return "\n".join(lines)
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Aligned columns: words to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    numeric = [all(row[i][:1] in "0123456789-" for row in rows if row[i]) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        return "  ".join(cells).rstrip()
+
+    return [line(header), "  ".join("-" * w for w in widths), *(line(row) for row in rows)]
