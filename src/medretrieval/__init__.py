@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medretrieval.config import compose
-    from medretrieval.run import RunResult, run
+    from medretrieval.runner import RunResult, run
 
 __all__ = ["RunResult", "compose", "run"]
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return compose
     if name in ("run", "RunResult"):
-        import importlib
+        from medretrieval import runner
 
-        return getattr(importlib.import_module("medretrieval.run"), name)
+        return getattr(runner, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

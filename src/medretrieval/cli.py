@@ -104,7 +104,7 @@ def _task(cfg: Any) -> float:
     from hydra.types import RunMode
 
     from medretrieval import results
-    from medretrieval.run import run
+    from medretrieval.runner import run
     from medretrieval.summary import run_table
     from medretrieval.sweep import sweep_id
 

@@ -1,0 +1,83 @@
+"""Fixtures: where the real data is, files in the real formats, configurations that write only to tmp_path."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from medretrieval import compose
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Path:
+    """The folder of the real pneumoniamnist.npz."""
+    for root in (os.environ.get("MEDRETRIEVAL_DATA"), REPOSITORY.parent / "shared" / "data"):
+        if root and (Path(root) / "pneumoniamnist.npz").exists():
+            return Path(root)
+    pytest.skip("pneumoniamnist.npz is neither in $MEDRETRIEVAL_DATA nor in ../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache, data or MLflow store."""
+    monkeypatch.setenv("MEDRETRIEVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDRETRIEVAL_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def painted(labels: NDArray[np.int64], size: int = 28, spread: int = 4, seed: int = 0) -> NDArray[np.uint8]:
+    """Grey images whose brightness is their class: any sensible encoder retrieves them without a fault."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, spread + 1, (len(labels), size, size))
+    return (20 + 40 * labels[:, None, None] + noise).astype(np.uint8)
+
+
+@pytest.fixture
+def write_npz(tmp_path: Path) -> Callable[..., Path]:
+    """Write a BreastMNIST-like file (2 classes, grey, 28 x 28) into the data folder; arrays can be replaced."""
+
+    def write(name: str = "breastmnist", n: int = 12, **arrays: NDArray[np.generic] | None) -> Path:
+        content: dict[str, NDArray[np.generic] | None] = {}
+        for seed, split in enumerate(("train", "val", "test")):
+            labels = np.arange(n, dtype=np.int64) % 2
+            content[f"{split}_images"] = painted(labels, seed=seed)
+            content[f"{split}_labels"] = labels[:, None].astype(np.uint8)
+        content |= arrays
+        path = tmp_path / "data" / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, **{key: value for key, value in content.items() if value is not None})
+        return path
+
+    return write
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose a configuration that writes under tmp_path, untracked unless told otherwise."""
+
+    def composed(*overrides: str) -> DictConfig:
+        return compose("tracking=none", f"paths.outputs={tmp_path / 'outputs'}", *overrides)
+
+    return composed
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in tmp_path, as a user would."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "medretrieval", *arguments],
+            cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return run
