@@ -122,6 +122,8 @@ def _task(cfg: Any) -> float:
         if not line.reported:
             log.error("medretrieval: %s", line)
             line.reported = True
+        if sweep is None:  # Hydra would add a line of its own to ours
+            raise SystemExit(1) from error
         raise line from error
     print(run_table(result.report, result.folder))
     return result.objective
@@ -158,7 +160,8 @@ def _explain_config(error: BaseException) -> UserError | None:
     missing = next((e for e in chain if isinstance(e, MissingConfigException)), None)
     if missing is not None and missing.options is not None:
         group, _, name = str(missing.missing_cfg_file).rpartition("/")
-        return UserError(f"{group}={name}: there is no such {group}; {choices(missing.options)}")
+        kind = "preset" if group == "experiments" else group
+        return UserError(f"{group}={name}: there is no such {kind}; {choices(missing.options)}")
     config = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
     if config is not None:
         return UserError(_explain_key(config))
@@ -169,11 +172,18 @@ def _explain_config(error: BaseException) -> UserError | None:
 
 def _explain_key(error: Any) -> str:
     from omegaconf import DictConfig
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
+    from omegaconf.errors import (
+        ConfigAttributeError,
+        ConfigKeyError,
+        InterpolationToMissingValueError,
+        MissingMandatoryValue,
+    )
 
     key = error.full_key or error.key
     reason = str(error.msg or error).strip().splitlines()[0]
-    if isinstance(error, MissingMandatoryValue):
+    if isinstance(error, InterpolationToMissingValueError):
+        key = reason.rsplit(" ", 1)[-1]
+    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         return f"{key}: a value is needed; give it as {key}=<value>"
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(
         error.parent_node, DictConfig

@@ -11,3 +11,8 @@ class UserError(Exception):
     """
 
     reported = False
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception that says something, at most 300 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -135,6 +135,31 @@ def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
     Raises:
         UserError: a parameter that the templates do not use, or that does not fit the gallery.
     """
+    used, given = require_parameters(config, n)
+    parameters = _fitted(given, n, d, depth) | {k: v for k, v in given.items() if v is not None}
+    parameters = {k: parameters[k] for k in sorted(used) if k in parameters}
+    if missing := used - parameters.keys():
+        raise UserError(f"index={config.name}: {', '.join(sorted(missing))} in its templates needs a value")
+    _check_fit(parameters, n)
+    if d % parameters.get("pq_m", 1):
+        raise UserError(f"index.pq_m={parameters['pq_m']}: must divide the dimension of the vectors, {d}")
+    factory, build_, search = (t.format(**parameters) for t in (config.factory, config.build, config.search))
+    return IndexSpec(factory, build_, search, parameters)
+
+
+def require_parameters(config: IndexConfig, n: int) -> tuple[set[str], dict[str, int | None]]:
+    """What can be refused before any vector is made.
+
+    Args:
+        config: factory, build and search templates with their parameters.
+        n: vectors in the gallery.
+
+    Returns:
+        The names that the templates use, and every parameter as it was given.
+
+    Raises:
+        UserError: a parameter that the templates do not use, or that does not fit the gallery.
+    """
     used = set().union(*(_fields(t) for t in (config.factory, config.build, config.search)))
     given = {k: v for k, v in asdict(config).items() if k not in ("name", "factory", "build", "search")}
     for key, value in given.items():
@@ -143,20 +168,15 @@ def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
                 f"index.{key}={value}: index={config.name} ({config.factory}) has no such parameter; "
                 f"it has: {', '.join(sorted(used)) or 'none'}"
             )
-    parameters = {k: v for k, v in (_fitted(given, n, d, depth) | given).items() if v is not None}
-    parameters = {k: parameters[k] for k in sorted(used) if k in parameters}
-    if missing := used - parameters.keys():
-        raise UserError(f"index={config.name}: {', '.join(sorted(missing))} in its templates needs a value")
-    _check_fit(parameters, n, d)
-    factory, build_, search = (t.format(**parameters) for t in (config.factory, config.build, config.search))
-    return IndexSpec(factory, build_, search, parameters)
+    _check_fit({k: v for k, v in given.items() if v is not None}, n)
+    return used, given
 
 
 def _fields(template: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
-def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict[str, int | None]:
+def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict[str, int]:
     nlist = given["nlist"] or max(1, min(round(4 * math.sqrt(n)), n // POINTS_A_CENTROID))
     return {
         "nlist": nlist,
@@ -167,17 +187,15 @@ def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict
     }
 
 
-def _check_fit(parameters: Mapping[str, int], n: int, d: int) -> None:
+def _check_fit(parameters: Mapping[str, int], n: int) -> None:
     nlist = parameters.get("nlist", 1)
     if nlist > n:
         raise UserError(
             f"index.nlist={nlist}: more cells than the gallery has vectors ({n}); at most {n}, "
             f"better {max(1, n // POINTS_A_CENTROID)} ({POINTS_A_CENTROID} vectors a cell), or null to fit it"
         )
-    if parameters.get("nprobe", 1) > nlist:
+    if parameters.get("nprobe", 1) > parameters.get("nlist", n):
         raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
-    if d % parameters.get("pq_m", 1):
-        raise UserError(f"index.pq_m={parameters['pq_m']}: must divide the dimension of the vectors, {d}")
     if 2 ** parameters.get("pq_bits", 0) > n:
         raise UserError(
             f"index.pq_bits={parameters['pq_bits']}: wants at least {2 ** parameters['pq_bits']} vectors "

@@ -22,7 +22,7 @@ from medretrieval.embed import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name, require_depths
-from medretrieval.index import VectorIndex, build, search_depth
+from medretrieval.index import VectorIndex, build, require_parameters, search_depth
 from medretrieval.instantiate import instantiate
 from medretrieval.manifest import git_state, manifest
 from medretrieval.notes import notes_of
@@ -138,6 +138,7 @@ def _load(settings: Config, cache: Cache) -> Inputs:
         require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
     task = Task.of(queries, gallery, protocol.exclude_self)
     require_depths(task, settings.evaluation)
+    require_parameters(settings.index, len(gallery))
     objective_name(settings.evaluation, queries.labels.ndim == 2)
     if not (task.relevant > 0).any():
         raise UserError(

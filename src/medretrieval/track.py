@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.config import TrackingConfig
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, first_line
 from medretrieval.results import CONFIG, MANIFEST, PER_QUERY, RANKING, SCORES, read_scores, write_json
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Tracker:
             raise
         except Exception as error:  # whatever a server, a database or a disk may raise
             self._client = None
-            log.warning("MLflow at %s is away (%s); %s", self.config.uri, _first_line(error), consequence)
+            log.warning("MLflow at %s is away (%s); %s", self.config.uri, first_line(error), consequence)
 
 
 @contextmanager
@@ -247,7 +247,7 @@ def add_to_sweep(folder: Path, sweep: str) -> None:
         if sweep not in old.split():
             client.set_tag(note["run_id"], SWEEP_TAG, f"{old} {sweep}".strip())
     except Exception as error:  # the run itself is safe; only the tag is not set
-        log.warning("%s could not be tagged as part of sweep %s (%s)", folder, sweep, _first_line(error))
+        log.warning("%s could not be tagged as part of sweep %s (%s)", folder, sweep, first_line(error))
 
 
 def log_later(folders: list[Path], uri: str | None, outputs_of: Path) -> int:
@@ -293,12 +293,8 @@ def _log_one(folder: Path, uri: str | None, outputs: Path) -> int:
         raise
     except Exception as error:
         raise UserError(
-            f"MLflow at {target} is away ({_first_line(error)}); nothing is lost, try again"
+            f"MLflow at {target} is away ({first_line(error)}); nothing is lost, try again"
         ) from error
     write_json(folder / TRACKING, note | {"uri": target, "run_id": run_id, "logged": True})
     log.info("%s: logged as run %s at %s", folder, run_id, target)
     return 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.datasets.base import SPLITS, Dataset, Split, Task
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, first_line
 
 SIZES = (28, 64, 128, 224)
 
@@ -129,7 +129,7 @@ def download(flag: str, size: int, path: Path) -> None:
             (Path(folder) / path.name).replace(path)
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(
-            f"{path}: not there, and downloading it failed ({str(error).splitlines()[0]}); "
+            f"{path}: not there, and downloading it failed ({first_line(error)}); "
             "put the file there, set paths.data (or MEDRETRIEVAL_DATA) to the folder that has it, "
             "or try again with a network"
         ) from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder, l2_normalize
 from medretrieval.encoders.weights import file_sha256, local_file, package_file, state_sha256
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -185,9 +185,8 @@ class TorchEncoder(Encoder):
                 torch.empty(0, device=self.device)
                 return torch.device(self.device)
             except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"device={self.device}: not to be had here ({reason}); use device=auto"
+                    f"device={self.device}: not to be had here ({first_line(error)}); use device=auto"
                 ) from error
         if torch.cuda.is_available():
             return torch.device("cuda")

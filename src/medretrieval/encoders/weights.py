@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None
             except EntryNotFoundError:
                 continue
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UserError(_missing(encoder, f"{repo}: {str(error).splitlines()[0]}")) from error
+        raise UserError(_missing(encoder, f"{repo}: {first_line(error)}")) from error
     raise UserError(_missing(encoder, f"{repo} holds none of {', '.join(names)}"))
 
 
@@ -159,7 +159,7 @@ def read_state(path: Path) -> dict[str, "torch.Tensor"]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({str(error).splitlines()[0]}); "
+            f"{path}: not a checkpoint that can be read safely ({first_line(error)}); "
             "give a .safetensors file or a torch file of plain tensors"
         ) from error
     for key in ("state_dict", "model"):
