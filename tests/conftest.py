@@ -43,7 +43,7 @@ def painted(labels: NDArray[np.int64], size: int = 28, spread: int = 4, seed: in
 
 @pytest.fixture
 def write_npz(tmp_path: Path) -> Callable[..., Path]:
-    """Write a BreastMNIST-like file (2 classes, grey, 28 x 28) into the data folder; arrays can be replaced."""
+    """Write a file like BreastMNIST's (2 classes, grey) into the data folder; arrays can be replaced."""
 
     def write(name: str = "breastmnist", n: int = 12, **arrays: NDArray[np.generic] | None) -> Path:
         content: dict[str, NDArray[np.generic] | None] = {}

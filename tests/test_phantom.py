@@ -5,7 +5,9 @@ from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.datasets.phantom_drawing import CARDIOMEGALY, CLASSES, CLEAR, DIFFUSE, EFFUSION, FOCAL
 from medretrieval.errors import UserError
 
-DEFAULTS = dict(name="p", size=32, n_train=100, n_val=10, n_test=50, difficulty=0.5, seed=0)
+DEFAULTS = {
+    "name": "p", "size": 32, "n_train": 100, "n_val": 10, "n_test": 50, "difficulty": 0.5, "seed": 0
+}  # fmt: skip
 
 
 def phantom(**changes):
@@ -129,7 +131,14 @@ def test_at_difficulty_one_nothing_of_the_finding_can_be_seen():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("size", 8), ("n_train", -1), ("n_test", 2.5), ("difficulty", 1.5), ("difficulty", "x"), ("seed", 2**32)],
+    [
+        ("size", 8),
+        ("n_train", -1),
+        ("n_test", 2.5),
+        ("difficulty", 1.5),
+        ("difficulty", "x"),
+        ("seed", 2**32),
+    ],
 )
 def test_values_out_of_range_are_refused_by_name(key, value):
     with pytest.raises(UserError, match=f"dataset.{key}={value}: must"):

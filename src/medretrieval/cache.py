@@ -65,13 +65,18 @@ class Cache:
         """
         key = content_key(parts)
         folder = self.root / kind / key[:2] / key
-        if (facts := self._read(folder)) is not None:
+        facts, _ = self._read(folder)
+        if facts is not None:
             return Entry(folder, facts, fresh=False)
         self._require_writable(folder.parent)
         with self._locked(folder):
-            if (facts := self._read(folder)) is None:
-                return Entry(folder, self._write(folder, parts, make), fresh=True)
-            return Entry(folder, facts, fresh=False)
+            facts, damaged = self._read(folder)
+            if facts is not None:
+                return Entry(folder, facts, fresh=False)
+            if folder.exists():
+                log.warning("%s: %s is damaged; set aside and made again", folder, damaged)
+                folder.replace(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.damaged-"))
+            return Entry(folder, self._write(folder, parts, make), fresh=True)
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
@@ -89,24 +94,17 @@ class Cache:
         finally:
             lock.release()
 
-    def _read(self, folder: Path) -> Mapping[str, Any] | None:
-        """The facts of a whole entry, None where there is none; a damaged one is set aside."""
+    def _read(self, folder: Path) -> tuple[Mapping[str, Any] | None, str]:
+        """The facts of a whole entry; else None and the first file that is missing or damaged."""
         try:
             entry = json.loads((folder / "entry.json").read_text())
-            wrong = [n for n, size in entry["files"].items() if (folder / n).stat().st_size != size]
-        except FileNotFoundError as error:
-            if not folder.exists():
-                return None
-            wrong, entry = [Path(error.filename).name], {}
-        except (ValueError, KeyError):
-            wrong, entry = ["entry.json"], {}
-        if wrong:
-            log.warning("%s: %s is damaged; set aside and made again", folder, wrong[0])
-            self._require_writable(folder.parent)
-            folder.replace(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.damaged-"))
-            return None
-        facts: Mapping[str, Any] = entry["facts"]
-        return facts
+            facts, sizes = entry["facts"], dict(entry["files"])
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None, "entry.json"
+        for name, size in sizes.items():
+            if not (folder / name).exists() or (folder / name).stat().st_size != size:
+                return None, name
+        return facts, ""
 
     def _write(
         self, folder: Path, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]

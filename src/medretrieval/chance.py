@@ -6,6 +6,7 @@ linearity (Bestgen, "Exact expected average precision of the random baseline", 2
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,6 +37,7 @@ def expected(ks: list[int], relevant: Counts, size: Counts) -> dict[str, float]:
     result = {"chance_precision": mean(lambda r, n: r / n)}
     for k in ks:
         result |= {f"{name}_at_{k}": mean(functools.partial(score, k=k)) for name, score in AT_DEPTH.items()}
+        result[f"map_at_{k}_hits"] = mean(functools.partial(_map_at_hits, k=k))
     return result | {
         "map": mean(lambda r, n: _precision_sum(r, n, n) / r),
         "map_at_r": mean(lambda r, n: _precision_sum(r, n, r) / r),
@@ -78,6 +80,17 @@ def _hit_rate_at(r: int, n: int, k: int) -> float:
 
 def _map_at(r: int, n: int, k: int) -> float:
     return _precision_sum(r, n, k) / min(k, r)
+
+
+def _map_at_hits(r: int, n: int, k: int) -> float:
+    """Given h hits among the first k, every placing of them is equally likely; h is hypergeometric."""
+    k = min(k, n)
+    harmonic = float((1 / np.arange(1, k + 1)).sum())
+    total = 0.0
+    for h in range(max(1, k - (n - r)), min(k, r) + 1):
+        probability = math.comb(r, h) * math.comb(n - r, k - h) / math.comb(n, k)
+        total += probability * (harmonic + (h - 1) / max(k - 1, 1) * (k - harmonic)) / k
+    return total
 
 
 def _ndcg_at(r: int, n: int, k: int) -> float:

@@ -1,6 +1,6 @@
 """The schema of the configuration, where its YAML files are, and the checks between its keys.
 
-Defaults stand in conf/*.yaml, never here: a field without a value in YAML is MISSING.
+Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or unset in an index.
 `dataset` and `encoder` stay open because their keys are the constructor arguments of a `_target_`.
 """
 
@@ -42,20 +42,20 @@ class IndexConfig:
     """An index as data: FAISS factory string, and parameters for building and for searching it.
 
     `factory`, `build` and `search` are templates over the other keys; a key that none of them
-    uses must stay unset, so no option can be accepted and ignored.
+    uses must stay unset (None), so no option can be accepted and ignored.
     """
 
     name: str = MISSING
     factory: str = MISSING
-    build: str = MISSING
-    search: str = MISSING
-    nlist: int | None = MISSING
-    nprobe: int | None = MISSING
-    m: int | None = MISSING
-    ef_construction: int | None = MISSING
-    ef_search: int | None = MISSING
-    pq_m: int | None = MISSING
-    pq_bits: int | None = MISSING
+    build: str = ""
+    search: str = ""
+    nlist: int | None = None
+    nprobe: int | None = None
+    m: int | None = None
+    ef_construction: int | None = None
+    ef_search: int | None = None
+    pq_m: int | None = None
+    pq_bits: int | None = None
 
 
 @dataclass

@@ -81,22 +81,28 @@ def _write(encoder: Encoder, split: Split, path: Path) -> dict[str, Any]:
     with bar, path.open("wb") as file:
         for begin in range(0, len(split), encoder.batch_size):
             batch = split.images[begin : begin + encoder.batch_size]
-            vectors = _checked(encoder, encoder.encode(batch), split, begin, len(batch))
+            vectors = encoder.encode(batch)
             if begin == 0:
-                shape = [len(split), vectors.shape[1]]
+                shape = [len(split), vectors.shape[-1]]
                 header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
                 write_array_header_1_0(file, header)
-            file.write(vectors.astype("<f4").tobytes())
+            file.write(_checked(encoder, vectors, split, begin, (len(batch), shape[1])).tobytes())
             bar.update(len(batch))
     seconds = time.perf_counter() - start
     return {"shape": shape, "seconds": seconds, "images_per_s": len(split) / seconds}
 
 
 def _checked(
-    encoder: Encoder, vectors: NDArray[np.float32], split: Split, begin: int, n: int
+    encoder: Encoder, vectors: NDArray[np.float32], split: Split, begin: int, shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    if vectors.ndim != 2 or len(vectors) != n:
-        raise UserError(f"encoder={encoder.name}: gave {list(vectors.shape)} for {n} images, not [{n}, d]")
+    n, width = shape
+    if vectors.shape != shape or width < 1:
+        plain = vectors.ndim == 2 and len(vectors) == n and width > 0
+        wanted = f"[{n}, {width}] as before" if plain else f"[{n}, d]"
+        raise UserError(f"encoder={encoder.name}: gave {list(vectors.shape)} for {n} images, not {wanted}")
+    # float64 can hold what float32 cannot.
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype("<f4")
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise UserError(

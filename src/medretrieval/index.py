@@ -25,6 +25,7 @@ from medretrieval.errors import UserError
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
+MAX_PQ_M = 32  # training takes seconds a codebook
 POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
 FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
 
@@ -124,7 +125,7 @@ def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
 
     Open parameters: nlist about 4 sqrt(n) with at least 39 vectors a cell; nprobe an eighth of the cells
     and enough of them to hold four times the ranking; ef_search twice the ranking and 16 log2(n);
-    pq_m the largest divisor of d that leaves 8 dimensions a part; pq_bits 8 from 256 vectors on.
+    pq_m the largest divisor of d up to 32 that leaves 8 dimensions a part; pq_bits 8 from 256 vectors on.
 
     Args:
         config: factory, build and search templates with their parameters.
@@ -141,6 +142,10 @@ def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
     if missing := used - parameters.keys():
         raise UserError(f"index={config.name}: {', '.join(sorted(missing))} in its templates needs a value")
     _check_fit(parameters, n)
+    if parameters.get("nprobe", 1) > parameters.get("nlist", n):
+        raise UserError(
+            f"index.nprobe={parameters['nprobe']}: more than the {parameters['nlist']} cells of the index"
+        )
     if d % parameters.get("pq_m", 1):
         raise UserError(f"index.pq_m={parameters['pq_m']}: must divide the dimension of the vectors, {d}")
     factory, build_, search = (t.format(**parameters) for t in (config.factory, config.build, config.search))
@@ -182,7 +187,7 @@ def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict
         "nlist": nlist,
         "nprobe": min(nlist, max(math.ceil(nlist / 8), math.ceil(4 * depth * nlist / n))),
         "ef_search": min(n, max(2 * depth, math.ceil(16 * math.log2(max(n, 2))))),
-        "pq_m": max(m for m in range(1, max(1, d // 8) + 1) if d % m == 0),
+        "pq_m": max(m for m in range(1, max(1, min(MAX_PQ_M, d // 8)) + 1) if d % m == 0),
         "pq_bits": min(8, int(math.log2(n))) or 1,
     }
 
@@ -194,7 +199,7 @@ def _check_fit(parameters: Mapping[str, int], n: int) -> None:
             f"index.nlist={nlist}: more cells than the gallery has vectors ({n}); at most {n}, "
             f"better {max(1, n // POINTS_A_CENTROID)} ({POINTS_A_CENTROID} vectors a cell), or null to fit it"
         )
-    if parameters.get("nprobe", 1) > parameters.get("nlist", n):
+    if "nlist" in parameters and parameters.get("nprobe", 1) > nlist:
         raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
     if 2 ** parameters.get("pq_bits", 0) > n:
         raise UserError(

@@ -27,7 +27,7 @@ class Ranking:
         distances: float32 [q, depth], never decreasing along a row; inf where ids is -1.
 
     Raises:
-        ValueError: shapes that do not fit each other, ids outside the gallery, distances out of order.
+        ValueError: shapes that do not fit each other, ids outside the gallery, distances out of order or NaN.
     """
 
     query_ids: NDArray[np.str_]
@@ -45,6 +45,8 @@ class Ranking:
             raise ValueError("as many labels as ids are wanted, of queries and of gallery")
         if self.ids.size and (self.ids.min() < -1 or self.ids.max() >= n):
             raise ValueError(f"ids must lie between -1 and {n - 1}")
+        if np.isnan(self.distances).any():
+            raise ValueError("distances must be numbers")
         # Subtracting would turn inf - inf into NaN.
         if (self.distances[:, 1:] < self.distances[:, :-1]).any():
             raise ValueError("distances must not decrease along a ranking")

@@ -121,7 +121,8 @@ def ndcg_at(hits: Hits, relevant: Counts, k: int) -> Scores:
     discount = 1 / np.log2(np.arange(2, k + 2))
     top = hits[:, :k]
     ideal = np.cumsum(discount)[np.clip(relevant, 1, k) - 1]
-    return top @ discount[: top.shape[1]] / ideal
+    # Summed in the same order as the ideal, so that a perfect ranking is 1 and not about 1.
+    return np.asarray(np.cumsum(top * discount[: top.shape[1]], axis=1)[:, -1] / ideal)
 
 
 def majority_vote_at(results: NDArray[np.int64], query_labels: NDArray[np.int64], k: int) -> Scores:

@@ -50,14 +50,18 @@ def sweep_table(reports: list[dict[str, Any]]) -> str:
     }
     rows = [
         [*(f(r) for f in shown.values()), r["objective"]["name"], f"{r['objective']['value']:.4f}",
-         f"{r['chance'].get(r['objective']['name'], float('nan')):.4f}",
-         f"{r['scores']['map']:.4f}" if "map" in r["scores"] else "-", f"{r['timings_s']['total']:.1f}"]
+         _number(r["chance"], r["objective"]["name"]), _number(r["scores"], "map"),
+         f"{r['timings_s']['total']:.1f}"]
         for r in sorted(reports, key=lambda r: -r["objective"]["value"])
     ]  # fmt: skip
     lines = table([*shown, "score", "value", "chance", "map", "seconds"], rows)
     if any(r["encoder"]["random_weights"] for r in reports):
         lines.append("* RANDOM WEIGHTS: says nothing about the model")
     return "\n".join(lines)
+
+
+def _number(values: dict[str, float], name: str) -> str:
+    return f"{values[name]:.4f}" if name in values else "-"
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:

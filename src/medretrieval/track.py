@@ -142,8 +142,9 @@ def connect(config: TrackingConfig, outputs: Path) -> tuple["MlflowClient", str]
     # A server that is away is said to be so in seconds, not minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from filelock import FileLock
     from mlflow import MlflowClient
 
@@ -214,6 +215,7 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         | {f"count/{name}": value for name, value in content["counts"].items()}
     )
     metrics = [Metric(name, float(value), now, 0) for name, value in values.items()]
+    _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
     client.log_batch(run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", _note(content))])
     inputs = [
         DatasetInput(Dataset(source_type="local", **facts), [InputTag("mlflow.data.context", role)])
@@ -287,7 +289,6 @@ def _log_one(folder: Path, uri: str | None, outputs: Path) -> int:
         run_id = note["run_id"] if note["uri"] == target else None
         if run_id is None:
             run_id = client.create_run(experiment, run_name=about.name, tags=about.tags).info.run_id
-            _log_params(client, run_id, about.params)
         log_folder(client, run_id, folder, about, config.log_index)
     except UserError:
         raise

@@ -18,6 +18,18 @@ from medretrieval.datasets.base import SPLITS, Dataset, Split, Task
 from medretrieval.errors import UserError, first_line
 
 SIZES = (28, 64, 128, 224)
+# NumPy meets a damaged archive with any of these, depending on where the damage is.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class MedMNIST(Dataset):
@@ -71,8 +83,7 @@ class MedMNIST(Dataset):
                         f"{self.path.name} there, or delete the file to download it again"
                     )
                 return npz[wanted[0]], npz[wanted[1]]
-        # NumPy meets a damaged archive with any of these, depending on where the damage is.
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError, KeyError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{self.path}: damaged or not an .npz file ({error}); "
                 "delete it to download it again, or put an intact copy there"
@@ -92,9 +103,13 @@ class MedMNIST(Dataset):
 
     def _labels(self, split: str, labels: NDArray[Any], n: int) -> NDArray[np.int64] | NDArray[np.bool_]:
         where = f"{self.path}: {split}_labels"
-        if len(labels) != n:
-            raise UserError(f"{where} has {len(labels)} rows for {n} images; they must be of one length")
-        if labels.dtype.kind not in "iub" and not np.array_equal(labels, np.round(labels)):
+        if labels.shape[:1] != (n,):
+            rows = len(labels) if labels.ndim else "no"
+            raise UserError(f"{where} has {rows} rows for {n} images; they must be of one length")
+        whole = labels.dtype.kind in "iub" or (
+            labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels))
+        )
+        if not whole:
             raise UserError(f"{where} is {labels.dtype}; class numbers must be whole numbers")
         if self.task == "multi":
             if labels.shape != (n, len(self.classes)) or not np.isin(labels, (0, 1)).all():
@@ -120,6 +135,8 @@ def download(flag: str, size: int, path: Path) -> None:
     """
     import medmnist
 
+    if flag not in medmnist.INFO:
+        raise UserError(f"{path}: not there, and dataset.name={flag} is no MedMNIST set; put the file there")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
-from medretrieval.encoders.weights import UNREADABLE, hub_file, require_network
-from medretrieval.errors import UserError
+from medretrieval.encoders.weights import file_sha256, hub_file, require_network
+from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
 
 HUB = "hf-hub:"
+SETTINGS = "open_clip_config.json"
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -46,8 +47,18 @@ class OpenClipEncoder(TorchEncoder):
         return "open_clip_torch"
 
     def signature(self) -> dict[str, Any]:
-        """As every torch encoder, and the hub's revision."""
-        return super().signature() | {"revision": self.revision}
+        """As every torch encoder, and the hub's revision or the settings beside a checkpoint."""
+        settings = self._settings
+        beside = file_sha256(settings) if settings is not None else None
+        return super().signature() | {"revision": self.revision, "settings_sha256": beside}
+
+    @property
+    def _settings(self) -> Path | None:
+        """The file of a hf-hub: model's settings where it lies beside its local checkpoint."""
+        if self.file is None or not self.model.startswith(HUB):
+            return None
+        beside = self.file.with_name(SETTINGS)
+        return beside if beside.exists() else None
 
     def load(self, device: "torch.device") -> Loaded:
         """Build the model and read its weights.
@@ -64,8 +75,10 @@ class OpenClipEncoder(TorchEncoder):
             module, _, transform = open_clip.create_model_and_transforms(
                 name, device=device, load_weights=False, pretrained_text=False, **preprocessing
             )
-        except (*UNREADABLE, ImportError) as error:
-            raise UserError(f"encoder={self.name}: {name} could not be built ({_reason(error)})") from error
+        except Exception as error:  # a wrong open_clip_config.json makes it raise anything
+            raise UserError(
+                f"encoder={self.name}: {name} could not be built ({first_line(error)})"
+            ) from error
         finally:
             logging.getLogger().removeFilter(_no_random_weights_warning)
         if file:
@@ -88,9 +101,9 @@ class OpenClipEncoder(TorchEncoder):
 
         try:
             open_clip.load_checkpoint(module, str(file), strict=True, weights_only=True)
-        except UNREADABLE as error:
+        except Exception as error:  # a damaged file makes the readers raise anything
             raise UserError(
-                f"{file}: not a checkpoint of {self.model} that can be read safely ({_reason(error)}); "
+                f"{file}: not a checkpoint of {self.model} that can be read safely ({first_line(error)}); "
                 "give a file of this model, or set encoder.model to the file's"
             ) from error
 
@@ -140,12 +153,14 @@ class OpenClipEncoder(TorchEncoder):
         return Path(open_clip.download_pretrained(config, prefer_hf_hub=False))
 
     def _hub_source(self) -> tuple[str, Path | None, dict[str, Any]]:
-        repo, settings = self.model.removeprefix(HUB), "open_clip_config.json"
-        beside = self.file.with_name(settings) if self.file else None
-        config = (
-            beside if beside and beside.exists() else hub_file(self.name, repo, (settings,), self.revision)
-        )
-        text = json.loads(config.read_text())["model_cfg"]["text_cfg"]
+        repo = self.model.removeprefix(HUB)
+        config = self._settings or hub_file(self.name, repo, (SETTINGS,), self.revision)
+        try:
+            text = json.loads(config.read_text())["model_cfg"]["text_cfg"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{config}: not the settings of an open_clip model ({type(error).__name__}: {error})"
+            ) from error
         if "hf_model_name" in text and importlib.util.find_spec("transformers") is None:
             raise UserError(
                 f"encoder={self.name}: {self.model} wants the package transformers; "
@@ -155,10 +170,6 @@ class OpenClipEncoder(TorchEncoder):
         if self.pretrained is not None and file is None:
             file = hub_file(self.name, repo, HUB_WEIGHTS, self.revision)
         return f"local-dir:{config.parent}", file, {}
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _no_random_weights_warning(record: logging.LogRecord) -> bool:

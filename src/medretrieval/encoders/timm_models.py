@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
 from medretrieval.encoders.weights import hub_file, match_state, read_state
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -32,23 +32,17 @@ class TimmEncoder(TorchEncoder):
         Raises:
             UserError: unknown model, missing weights, or a checkpoint of another architecture.
         """
-        import timm
         import torch
         from timm.data import create_transform, resolve_data_config
 
-        if not timm.is_model(self.model):
-            close = get_close_matches(self.model, timm.list_models(), n=4) or timm.list_models("resnet*")[:4]
-            raise UserError(f"encoder.model={self.model}: timm has no such model; near: {', '.join(close)}")
+        self._require_known()
         file, from_hub = self.file, False
         if self.pretrained is not None and file is None:
             file, from_hub = self._hub_weights(), True
         if from_hub:
-            overlay = {"file": str(file)}
-            module = timm.create_model(
-                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
-            )
+            module = self._create(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
         else:
-            module = timm.create_model(self.model, pretrained=False, num_classes=0)
+            module = self._create(pretrained=False)
             if file:
                 module.load_state_dict(match_state(file, read_state(file), module.state_dict(), self.model))
         config: dict[str, Any] = resolve_data_config({}, model=module)
@@ -62,6 +56,25 @@ class TimmEncoder(TorchEncoder):
             pooling=str(getattr(getattr(module, "global_pool", None), "pool_type", "model default")),
             weights_sha256=self.weights_hash(file, module),
         )
+
+    def _require_known(self) -> None:
+        import timm
+
+        name, _, tag = self.model.partition(".")
+        tagged = timm.list_pretrained(f"{name}.*")
+        if timm.is_model(name) and (not tag or self.model in tagged):
+            return
+        close = tagged or get_close_matches(name, timm.list_models(), n=4) or timm.list_models("resnet*")[:4]
+        raise UserError(f"encoder.model={self.model}: timm has no such model; near: {', '.join(close)}")
+
+    def _create(self, **source: Any) -> Any:
+        import timm
+
+        try:
+            return timm.create_model(self.model, num_classes=0, **source)
+        except Exception as error:  # a damaged file makes it raise anything
+            what = source.get("pretrained_cfg_overlay", {}).get("file", f"encoder.model={self.model}")
+            raise UserError(f"encoder={self.name}: timm refuses {what} ({first_line(error)})") from error
 
     def _hub_weights(self) -> Path:
         import timm

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder, l2_normalize
-from medretrieval.encoders.weights import file_sha256, local_file, package_file, state_sha256
+from medretrieval.encoders.weights import file_sha256, hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class TorchEncoder(Encoder):
             "model": self.model,
             "pretrained": self.pretrained,
             "file_sha256": file_sha256(self.file) if self.file else None,
+            "hub": hub_state() if self.pretrained is not None and self.file is None else None,
             "seed": self.seed if self.random_weights else None,
             "precision": self.precision,
             "normalize": self.normalize,

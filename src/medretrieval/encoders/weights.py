@@ -6,10 +6,8 @@ Nothing here unpickles: .safetensors, or torch.load with weights_only=True.
 import hashlib
 import importlib.util
 import os
-import pickle
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PROBE_SECONDS = 5
-# What torch and safetensors raise over a file that is no checkpoint.
-UNREADABLE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    OSError,
-)
+CLASSIFIER_TENSORS = 2  # weight and bias
 
 
 def file_sha256(path: Path) -> str:
@@ -66,7 +55,10 @@ def package_file(encoder: str, module: str) -> Path:
     Raises:
         UserError: the package is not installed or holds no weights.
     """
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # the parent of a dotted name
+        spec = None
     distribution = module.replace("_", "-")
     if spec is None or spec.origin is None:
         raise UserError(
@@ -96,10 +88,13 @@ def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    for name in names:
-        cached = try_to_load_from_cache(repo, name, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached)
+    try:
+        for name in names:
+            cached = try_to_load_from_cache(repo, name, revision=revision)
+            if isinstance(cached, str):
+                return Path(cached)
+    except ValueError as error:
+        raise UserError(f"encoder={encoder}: hf-hub:{repo} is no name of a repository; {error}") from error
     # Asked first, because the hub's own client retries for about half a minute a file.
     require_network(encoder, f"{repo} ({names[0]})", hub_endpoint())
     try:
@@ -118,6 +113,15 @@ def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None
 def hub_endpoint() -> str:
     """The address of the hub, or of the mirror that HF_ENDPOINT names."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def hub_state() -> str:
+    """Hash of which commits the local hub cache holds of what: changes when weights from the hub do."""
+    from huggingface_hub import constants
+
+    refs = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/refs/*"))
+    text = "".join(f"{path.parent.parent.name} {path.name} {path.read_text()}\n" for path in refs)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_network(encoder: str, what: str, address: str) -> None:
@@ -155,9 +159,10 @@ def read_state(path: Path) -> dict[str, "torch.Tensor"]:
 
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the readers raise anything, struct.error among it
         raise UserError(
             f"{path}: not a checkpoint that can be read safely ({first_line(error)}); "
             "give a .safetensors file or a torch file of plain tensors"
@@ -185,7 +190,7 @@ def match_state(
 
     By order serves files of the same architecture from another library: the same tensors in the same
     order under other names. Every shape and every last part of a name ("weight", "running_mean") must
-    agree. Tensors beyond the model's own (the classifier) are left out.
+    agree. Of tensors beyond the model's own, a classifier's are left out; further blocks are refused.
 
     Raises:
         UserError: a checkpoint of another architecture.
@@ -193,7 +198,8 @@ def match_state(
     if not target.keys() <= state.keys():
         renamed = dict(zip(target, state.values(), strict=False))
         same_kind = all(a.split(".")[-1] == b.split(".")[-1] for a, b in zip(target, state, strict=False))
-        if len(state) < len(target) or not same_kind:
+        beyond = len(state) - len(target)
+        if not 0 <= beyond <= CLASSIFIER_TENSORS or not same_kind:
             missing = next(name for name in target if name not in state)
             raise UserError(_foreign(path, model, f"it has no tensor {missing!r}"))
         state = renamed
@@ -201,7 +207,17 @@ def match_state(
         if state[name].shape != tensor.shape:
             detail = f"{name!r} is {list(state[name].shape)}, not {list(tensor.shape)}"
             raise UserError(_foreign(path, model, detail))
+    blocks = {_block(name) for name in target}
+    if further := [n for n in state if n not in target and _block(n) and _block(n) in blocks]:
+        raise UserError(_foreign(path, model, f"it has {further[0]!r} besides"))
     return {name: state[name] for name in target}
+
+
+def _block(name: str) -> str:
+    """What stands before the first number in a tensor's name: "layer1" of "layer1.2.conv1.weight"."""
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[:first])
 
 
 def _foreign(path: Path, model: str, detail: str) -> str:

@@ -1,0 +1,103 @@
+import re
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medretrieval import compose
+from medretrieval.config import check, root
+from medretrieval.datasets.base import Dataset
+from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError
+from medretrieval.index import require_parameters
+from medretrieval.instantiate import instantiate
+
+FILES = sorted(path for path in (root() / "conf").glob("*/*.yaml"))
+PRESETS = sorted((root() / "experiments").glob("*.yaml"))
+GENERIC = {"timm": "encoder.model=resnet18", "open_clip": "encoder.model=RN50"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_file_of_every_group_composes_and_instantiates(path):
+    group, name = path.parent.name, path.stem
+    cfg = compose(f"{group}={name}", *([GENERIC[name]] if name in GENERIC else []))
+    settings = check(cfg)
+    part = getattr(settings, group)
+    if group == "dataset":
+        assert instantiate(part, Dataset, group).name == name
+    elif group == "encoder":
+        assert instantiate(part, Encoder, group).name == (name if name not in GENERIC else part["model"])
+    else:
+        assert part.name == name if group != "tracking" else part.enabled == (name != "none")
+    if group == "index":
+        require_parameters(part, 10_000)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_every_preset_composes_and_its_page_begins_with_its_command(path):
+    cfg = compose(f"experiments={path.stem}")
+    check(cfg)
+    page = path.with_suffix(".md").read_text()
+    assert page.splitlines()[0] == f"`medretrieval experiments={path.stem}`"
+    assert "| " in page
+
+
+def test_a_preset_changes_groups_and_plain_values():
+    cfg = compose("experiments=mahbod2025")
+    assert (cfg.dataset.name, cfg.protocol.name, list(cfg.evaluation.ks)) == (
+        "pneumoniamnist",
+        "query_gallery",
+        [1, 3, 5],
+    )
+    assert cfg.evaluation.objective == "map_at_5_hits"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seeds=1", "index.nlists=3", "index.nlist=many", "evaluation.ks=five", "force=perhaps", 
+     "protocol.query=dev", "tracking.url=x", "metric.faiss=cosine"],
+)  # fmt: skip
+def test_a_typo_in_a_key_or_value_is_refused(override):
+    with pytest.raises((OmegaConfBaseException, HydraException), match=re.escape(override.split("=")[0])):
+        check(compose(override))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("evaluation.ks=[]", r"evaluation.ks=\[\]: give at least one depth"),
+        ("evaluation.ks=[0,5]", r"evaluation.ks=\[0, 5\]"),
+        ("evaluation.save_depth=0", "evaluation.save_depth=0: must be 1 or more"),
+        ("seed=-1", "seed=-1: must be 0 or more"),
+        ("threads=0", "threads=0: must be 1 or more"),
+        ("index.nprobe=0", "index.nprobe=0: must be 1 or more"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_name(override, line):
+    with pytest.raises(UserError, match=line):
+        check(compose(override))
+
+
+def test_leave_one_out_over_two_splits_is_refused():
+    with pytest.raises(UserError, match=r"protocol.query=test and protocol.gallery=train"):
+        check(compose("protocol=leave_one_out", "protocol.gallery=train"))
+
+
+def test_depths_are_sorted_and_counted_once():
+    assert check(compose("evaluation.ks=[10,1,5,5]")).evaluation.ks == [1, 5, 10]
+
+
+def test_a_configuration_without_schema_is_refused():
+    with pytest.raises(UserError, match=r"compose it with medretrieval.compose"):
+        check(OmegaConf.create({"seed": 0}))
+
+
+def test_the_environment_sets_the_folders(monkeypatch):
+    monkeypatch.setenv("MEDRETRIEVAL_DATA", "/d")
+    monkeypatch.setenv("MEDRETRIEVAL_CACHE", "/c")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    settings = check(compose("dataset=pneumoniamnist"))
+    assert (settings.paths.data, settings.paths.cache) == ("/d", "/c")
+    assert settings.dataset["root"] == "/d"
+    assert settings.tracking.uri == "http://server:5000"

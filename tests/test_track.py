@@ -1,0 +1,166 @@
+import json
+import socket
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from medretrieval import compose, run
+from medretrieval.encoders.baselines import PixelEncoder
+from medretrieval.errors import UserError
+from medretrieval.track import log_later
+
+PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """MLflow's tables, made once; making them takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def database(tmp_path, empty_database):
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_database)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def tracked(tmp_path, write_npz):
+    write_npz(n=12)
+
+    def config(uri, *overrides):
+        return compose(*PIXELS, f"paths.outputs={tmp_path / 'outputs'}", f"tracking.uri={uri}", *overrides)
+
+    return config
+
+
+def only_run(uri, name="medretrieval"):
+    client = MlflowClient(tracking_uri=uri)
+    (found,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    return client, found
+
+
+def closed_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked, database):
+    result = run(tracked(database, "index=ivf"), sweep="s1")
+    client, found = only_run(database)
+    assert found.info.status == "FINISHED"
+    metrics = found.data.metrics
+    for name, value in result.report["scores"].items():
+        assert metrics[name] == pytest.approx(value)
+    assert metrics["chance/precision_at_3"] == 0.5
+    assert {"time/embed_s", "time/total_s", "count/queries"} <= metrics.keys()
+    tags = {k: found.data.tags[k] for k in ("dataset", "encoder", "index", "metric", "protocol", "sweep")}
+    assert tags == {
+        "dataset": "breastmnist", "encoder": "pixels", "index": "ivf", "metric": "l2",
+        "protocol": "query_gallery", "sweep": "s1",
+    }  # fmt: skip
+    assert "git_commit" in found.data.tags
+    assert found.data.params["encoder.side"] == "28"
+    assert found.data.params["index.nlist"] == "1"  # as fitted
+    assert not any("path" in key or "uri" in key for key in found.data.params)
+    assert {i.tags[0].value: i.dataset.name for i in found.inputs.dataset_inputs} == {
+        "query": "breastmnist/test", "gallery": "breastmnist/train"
+    }  # fmt: skip
+    files = {f.path for f in client.list_artifacts(found.info.run_id)}
+    assert files == {"scores.json", "per_query.parquet", "ranking.npz", "config.yaml", "manifest.json"}
+
+
+def test_index_and_embeddings_are_logged_where_asked(tracked, database):
+    run(tracked(database, "tracking.log_index=true"))
+    client, found = only_run(database)
+    files = {f.path: f.file_size for f in client.list_artifacts(found.info.run_id)}
+    assert files["index.faiss"] > 12 * 784 * 4
+    assert files["embeddings_query.npy"] > 12 * 784 * 4
+
+
+def test_system_metrics_are_logged_where_asked(tracked, database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    slow_enough_to_be_sampled(monkeypatch)
+    run(tracked(database, "tracking.system_metrics=true"))
+    _, found = only_run(database)
+    assert "system/cpu_utilization_percentage" in found.data.metrics
+
+
+def slow_enough_to_be_sampled(monkeypatch):
+    encode = PixelEncoder.encode
+    monkeypatch.setattr(PixelEncoder, "encode", lambda self, images: time.sleep(1) or encode(self, images))
+
+
+def test_random_weights_are_marked_in_mlflow(tracked, database):
+    run(tracked(database, "encoder=timm", "encoder.model=test_resnet", "encoder.pretrained=null"))
+    _, found = only_run(database)
+    assert "RANDOM WEIGHTS" in found.info.run_name
+    assert "RANDOM WEIGHTS" in found.data.tags["mlflow.note.content"]
+
+
+def test_a_failed_run_is_marked_with_its_reason(tracked, database):
+    with pytest.raises(UserError):
+        run(tracked(database, "index=ivf", "index.nlist=99"))
+    _, found = only_run(database)
+    assert found.info.status == "FAILED"
+    assert found.data.tags["failure"].startswith("index.nlist=99: more cells")
+
+
+def test_an_interrupted_run_is_marked_killed(tracked, database, monkeypatch):
+    def interrupted(self, images):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medretrieval.encoders.baselines.PixelEncoder.encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tracked(database))
+    assert only_run(database)[1].info.status == "KILLED"
+
+
+def test_without_the_server_results_are_kept_and_can_be_logged_later(tracked, database, tmp_path, caplog):
+    away = closed_port()
+    result = run(tracked(away))
+    assert (result.folder / "scores.json").exists()
+    assert f"MLflow at {away} is away" in caplog.text
+    assert f"medretrieval log {result.folder}" in caplog.text
+    with pytest.raises(UserError, match="is away"):
+        log_later([result.folder], None, tmp_path)
+    assert log_later([tmp_path / "outputs"], database, tmp_path) == 1
+    _, found = only_run(database)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["precision_at_3"] == 1.0
+    assert found.data.params["encoder.side"] == "28"
+    assert log_later([result.folder], database, tmp_path) == 0
+    assert json.loads((result.folder / "tracking.json").read_text())["logged"] is True
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no finished run in it"):
+        log_later([tmp_path], None, tmp_path)
+
+
+def test_a_deleted_experiment_is_refused_with_the_way_back(tracked, database):
+    client = MlflowClient(tracking_uri=database)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match=r"tracking.experiment=gone: deleted in MLflow"):
+        run(tracked(database, "tracking.experiment=gone"))
+
+
+def test_a_skipped_run_is_found_with_the_sweep_that_skipped_it(tracked, database):
+    run(tracked(database), sweep="first")
+    assert run(tracked(database), sweep="second").skipped
+    client, found = only_run(database)
+    experiment = [found.info.experiment_id]
+    for sweep in ("first", "second"):
+        assert len(client.search_runs(experiment, f"tags.sweep LIKE '%{sweep}%'")) == 1
+
+
+def test_untracked_runs_touch_no_database(tracked, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'none.db'}"
+    run(tracked(uri, "tracking=none"))
+    assert not (tmp_path / "none.db").exists()

@@ -1,0 +1,75 @@
+"""Encoders as a user would add them: `_target_: tests.toy_encoders.Brightness`. No model, no weights."""
+
+import numpy as np
+
+from medretrieval.encoders.base import Encoder
+
+
+class Brightness(Encoder):
+    """Mean and spread of an image's brightness; notes what it was asked for."""
+
+    def __init__(self, name="brightness", batch_size=4, weights=0):
+        super().__init__(name, batch_size)
+        self.weights = weights
+        self.batches = []
+        self.identified = 0
+
+    def signature(self):
+        return {"kind": "toy", "weights": self.weights}
+
+    def identity(self):
+        self.identified += 1
+        return {**self.signature(), "preprocessing": {"size": (28, 28)}}
+
+    def encode(self, images):
+        self.batches.append(len(images))
+        flat = images.reshape(len(images), -1).astype(np.float32)
+        return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
+
+
+class NotFinite(Brightness):
+    """The embedding of one image, counted from 0 over all batches, holds `value`."""
+
+    def __init__(self, at, value="nan", **kwargs):
+        super().__init__(**kwargs)
+        self.at, self.value = at, float(value)
+
+    def encode(self, images):
+        begin = sum(self.batches)
+        vectors = super().encode(images)
+        if begin <= self.at < begin + len(images):
+            vectors[self.at - begin, 1] = self.value
+        return vectors
+
+
+class Misshapen(Brightness):
+    """Correct vectors put through `shape`, a function of vectors and the number of the batch."""
+
+    def __init__(self, shape, **kwargs):
+        super().__init__(**kwargs)
+        self.shape = shape
+
+    def encode(self, images):
+        vectors = super().encode(images)
+        return self.shape(vectors, len(self.batches) - 1)
+
+
+class Interrupted(Brightness):
+    """As if Ctrl-C were pressed while batch `at` is embedded; its signature is Brightness's."""
+
+    def __init__(self, at=1, **kwargs):
+        super().__init__(**kwargs)
+        self.at = at
+
+    def encode(self, images):
+        if len(self.batches) == self.at:
+            raise KeyboardInterrupt
+        return super().encode(images)
+
+
+# open_clip's own models are of 100 MB and more; this one has its format and 20,000 parameters.
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 1, "layers": 1},
+}
