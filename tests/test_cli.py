@@ -1,0 +1,175 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from medretrieval import cli, results
+from medretrieval.config import root
+
+RUN = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
+UNTRACKED = (*RUN, "tracking=none")
+
+
+def one_line(done):
+    """The single line that a mistake is answered with."""
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("medretrieval: ")
+    assert done.stdout == ""
+    return line.removeprefix("medretrieval: ")
+
+
+def test_help_shows_verbs_and_choices_without_a_heavy_import(tmp_path):
+    code = (
+        "import sys; sys.argv=['medretrieval','--help']; from medretrieval.cli import main; main();"
+        "print([m for m in ('torch','faiss','mlflow','medmnist') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    assert "clip_vit_b32" in done.stdout
+    assert "clip_pneumonia" in done.stdout
+    for verb in cli.VERBS:
+        assert f"medretrieval {verb} " in done.stdout
+
+
+def test_a_run_prints_scores_beside_chance_and_where_everything_is(command, write_npz, tmp_path):
+    write_npz()
+    done = command(*UNTRACKED)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if len(line.split()) == 3}
+    assert rows["precision_at_3"] == ["1.0000", "0.5000"]
+    folder = done.stdout.rsplit("results: ", 1)[1].strip()
+    assert (Path(folder) / results.SCORES).exists()
+    assert folder.startswith(str(tmp_path / "outputs" / "runs"))
+
+
+def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz, tmp_path):
+    write_npz()
+    first = command(*UNTRACKED).stdout.rsplit("results: ", 1)[1].strip()
+    again = command(*UNTRACKED)
+    assert f"skipped: this configuration has finished in {first}" in again.stderr
+    assert "precision_at_3" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["encoder=clipp"],
+            "encoder=clipp: there is no such encoder; choose from: biomedclip, clip_vit_b16,",
+        ),
+        (["experiments=mahbod"], "experiments=mahbod: there is no such preset; choose from: clip_pneumonia,"),
+        (["seeds=1"], "seeds: no such key; choose from: dataset, device,"),
+        (["index.nlists=1"], "index.nlists: no such key; choose from: build, ef_construction,"),
+        (["index.nlist=many"], "index.nlist: Value 'many' of type 'str' could not be converted to Integer"),
+        (["encoder=timm"], "encoder.model: a value is needed; give it as encoder.model=<value>"),
+        (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),
+        (["compair"], "compair: no such verb, and no key=value; choose from: "),
+        (["log"], "medretrieval log wants folders of runs"),
+        (["log", "nowhere"], "nowhere: there is no such folder"),
+    ],
+)
+def test_a_mistake_is_answered_with_one_line(command, arguments, line):
+    assert one_line(command(*arguments, *(["tracking=none"] if arguments[0] != "log" else []))).startswith(
+        line
+    )
+
+
+def test_a_damaged_file_is_answered_with_one_line_and_leaves_no_results(command, write_npz, tmp_path):
+    path = write_npz()
+    path.write_bytes(path.read_bytes()[:500])
+    assert str(path) in one_line(command(*UNTRACKED))
+    assert not list(tmp_path.glob("outputs/**/scores.json"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_output_folder_is_answered_with_one_line(command, write_npz, tmp_path):
+    write_npz()
+    (tmp_path / "outputs").mkdir(mode=0o500)
+    assert "outputs" in one_line(command(*UNTRACKED))
+
+
+def test_a_file_in_place_of_the_output_folder_is_answered_with_one_line(command, write_npz, tmp_path):
+    write_npz()
+    (tmp_path / "outputs").write_text("")
+    assert "outputs" in one_line(command(*UNTRACKED))
+
+
+def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write_npz):
+    write_npz(n=600)
+    slow = (*UNTRACKED, "encoder=timm", "encoder.model=resnet18", "encoder.pretrained=null")
+    command = [sys.executable, "-m", "medretrieval", *slow, "encoder.batch_size=4"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob("cache/embeddings/*/*.partial-*/*.npy")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "medretrieval: interrupted; start it again" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("cache/embeddings/*/*.partial-*"))
+    assert not list(tmp_path.glob("outputs/**/scores.json"))
+
+
+def test_a_sweep_ends_with_one_table_and_goes_on_after_a_failure(command, write_npz):
+    write_npz()
+    done = command("-m", *UNTRACKED, "index=flat,ivf", "index.nlist=2,99")
+    assert done.returncode == 1
+    assert "1 of 4 runs have results" in done.stdout
+    assert done.stdout.count("failed: ") == 3
+    assert "index.nlist=99: more cells than the gallery has vectors (12)" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_four_parallel_jobs_on_a_new_database_all_finish(command, write_npz, tmp_path):
+    write_npz()
+    done = command(
+        "-m", *RUN, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "index=flat,ivf", "metric=l2,ip",
+        OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    assert [r.info.status for r in runs] == ["FINISHED"] * 4
+    assert len({r.data.tags["sweep"] for r in runs}) == 1
+    assert len(list(tmp_path.glob("cache/embeddings/*/*/embeddings.npy"))) == 2
+    assert "4 of 4 runs have results" in done.stdout
+
+
+def test_a_preset_sweeps_by_itself(command, write_npz, tmp_path):
+    write_npz()
+    (tmp_path / "mine" / "experiments").mkdir(parents=True)
+    (tmp_path / "mine" / "experiments" / "two.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      index: flat,hnsw\n"
+    )
+    done = command("--config-dir", "mine", "experiments=two", *UNTRACKED)
+    assert "2 of 2 runs have results" in done.stdout
+
+
+def test_a_run_can_be_logged_later(command, write_npz, tmp_path):
+    write_npz()
+    done = command(*RUN, "tracking.uri=http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert "MLflow at http://127.0.0.1:9 is away" in done.stderr
+    later = command("log", "outputs/runs", f"uri=sqlite:///{tmp_path / 'm.db'}")
+    assert later.stdout.strip() == "1 runs logged", later.stderr
+
+
+def test_conf_and_presets_are_found(tmp_path):
+    assert (root() / "conf" / "config.yaml").exists()
+    assert (root() / "experiments").is_dir()
+
+
+def test_the_score_reaches_hydras_sweepers(command, write_npz, tmp_path):
+    write_npz()
+    folder = command(*UNTRACKED).stdout.rsplit("results: ", 1)[1].strip()
+    report = results.read_scores(Path(folder))
+    assert report["objective"] == {"name": "precision_at_3", "value": 1.0}
