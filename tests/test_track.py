@@ -57,14 +57,19 @@ def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked
     metrics = found.data.metrics
     for name, value in result.report["scores"].items():
         assert metrics[name] == pytest.approx(value)
-    assert metrics["chance/precision_at_3"] == 0.5
-    assert {"time/embed_s", "time/total_s", "count/queries"} <= metrics.keys()
+    assert metrics["chance_precision"] == 0.5
+    assert metrics["queries_without_relevant"] == 0
+    assert {"time/embed_s", "time/total_s", "queries", "gallery"} <= metrics.keys()
     tags = {k: found.data.tags[k] for k in ("dataset", "encoder", "index", "metric", "protocol", "sweep")}
     assert tags == {
         "dataset": "breastmnist", "encoder": "pixels", "index": "ivf", "metric": "l2",
         "protocol": "query_gallery", "sweep": "s1",
     }  # fmt: skip
     assert "git_commit" in found.data.tags
+    assert found.info.run_name == "pixels ivf l2 query_gallery breastmnist"
+    assert {k: found.data.params[k] for k in ("dataset", "encoder", "index", "metric", "protocol")} == {
+        k: v for k, v in tags.items() if k != "sweep"
+    }
     assert found.data.params["encoder.side"] == "28"
     assert found.data.params["index.nlist"] == "1"  # as fitted
     assert not any("path" in key or "uri" in key for key in found.data.params)

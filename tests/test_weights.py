@@ -294,6 +294,27 @@ def test_a_checkpoint_of_a_deeper_model_of_the_family_is_refused(model, larger):
     assert "another architecture" in refusal(lambda: match_state(Path("w.pth"), state, target, model))
 
 
+def test_safetensors_with_other_names_are_never_read_in_a_wrong_order(tmp_path):
+    target = {f"blocks.{i}.weight": torch.full((2,), float(i)) for i in range(12)}
+    path = tmp_path / "w.safetensors"
+    save_file({name.replace("blocks", "layers"): tensor for name, tensor in target.items()}, path)
+    try:
+        matched = match_state(path, read_state(path), target, "m")
+    except UserError:
+        return
+    assert all(torch.equal(matched[name], target[name]) for name in target)
+
+
+def test_buffers_that_older_files_of_a_model_hold_are_left_out():
+    with torch.device("meta"):
+        model = timm.create_model("beit_base_patch16_224", num_classes=0)
+    target, buffers = model.state_dict(), dict(model.named_buffers())
+    assert "blocks.0.attn.relative_position_index" in buffers.keys() - target.keys()
+    assert (
+        match_state(Path("w.pth"), target | buffers, target, "beit_base_patch16_224").keys() == target.keys()
+    )
+
+
 def test_a_checkpoint_of_another_clip_is_refused(tiny, tmp_path, resnet):
     torch.save(resnet, tmp_path / "w.pth")
     line = refusal(lambda: clip_encoder(tmp_path / "w.pth").identity())
@@ -371,7 +392,11 @@ def pickled(save, content):
     return buffer.getvalue()
 
 
-SAVES = {"torch": save_zip, "torch legacy": save_legacy, "pickle": pickle.dump}
+SAVES = {
+    "torch": save_zip,
+    "torch legacy": save_legacy,
+    "pickle": lambda content, file: pickle.dump(content, file, protocol=2),
+}
 
 
 @pytest.fixture(params=SAVES)
@@ -401,9 +426,7 @@ def test_a_pickle_that_would_execute_code_is_refused_and_not_executed(tmp_path, 
 def test_a_pickle_from_the_hub_is_not_executed(hub, payload):
     content, witness = payload
     hub(TIMM_REPO, "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(Exception, match=r".") as caught:
-        timm_encoder(pretrained="hub").identity()
-    assert not isinstance(caught.value, AssertionError)
+    assert "pytorch_model.bin" in refusal(lambda: timm_encoder(pretrained="hub").identity())
     assert not witness.exists()
 
 
@@ -525,3 +548,11 @@ def test_the_commit_of_hub_weights_is_in_the_signature(hub, resnet):
         said.append((encoder.signature(), encoder.identity()))
     assert said[0][1] != said[1][1]
     assert said[0][0] != said[1][0]
+
+
+def test_a_branch_with_a_slash_in_the_hub_cache_is_no_obstacle(hub):
+    # The hub's client keeps the ref "refs/pr/1" as refs/refs/pr/1.
+    path = hub("somebody/else", "x").parents[2] / "refs" / "refs" / "pr" / "1"
+    path.parent.mkdir(parents=True)
+    path.write_text("c" * 40)
+    assert timm_encoder(pretrained="hub").signature()

@@ -82,6 +82,8 @@ def help_text() -> str:
 def _hydra(arguments: list[str]) -> int:
     import hydra
 
+    # So that a _target_ can name a class in the user's own folder, as with `python -m`.
+    sys.path.append(os.getcwd())
     register()
     # Makes Hydra hand its exceptions to us instead of printing them.
     full = os.environ.get("HYDRA_FULL_ERROR")

@@ -31,6 +31,18 @@ from medretrieval.track import SWEEP_TAG, About, Tracker, add_to_sweep, tracked
 
 log = logging.getLogger(__name__)
 
+# Configuration that says nothing about a run that its other parameters do not say.
+NO_PARAMETERS = {
+    "dataset.channels",
+    "dataset.classes",
+    "dataset.root",
+    "dataset.task",
+    "encoder.batch_size",
+    "encoder.device",
+    "index.build",
+    "index.search",
+}
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -285,10 +297,13 @@ def _about(settings: Config, sweep: str | None) -> About:
     # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
     for key in ("paths", "tracking", "force"):
         del config[key]
-    params = {k: str(v) for k, v in leaves(config).items() if v is not None and not k.endswith("_target_")}
-    for key in ("index.build", "index.search", "dataset.root", "dataset.classes"):
-        params.pop(key, None)
-    return About(_slug(settings), tags, params)
+    params = {
+        key.removesuffix(".name"): str(value)
+        for key, value in leaves(config).items()
+        if value is not None and key not in NO_PARAMETERS and not key.endswith("_target_")
+    }
+    names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
+    return About(" ".join(names), tags, params)
 
 
 def _dataset_inputs(settings: Config, inputs: Inputs) -> dict[str, dict[str, str]]:

@@ -210,9 +210,8 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
     now = int(time.time() * 1000)
     values = (
         content["scores"]
-        | {f"chance/{name}": value for name, value in content["chance"].items()}
         | {f"time/{name}_s": value for name, value in content["timings_s"].items()}
-        | {f"count/{name}": value for name, value in content["counts"].items()}
+        | content["counts"]
     )
     metrics = [Metric(name, float(value), now, 0) for name, value in values.items()]
     _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones

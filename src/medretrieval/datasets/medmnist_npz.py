@@ -85,7 +85,7 @@ class MedMNIST(Dataset):
                 return npz[wanted[0]], npz[wanted[1]]
         except DAMAGED as error:
             raise UserError(
-                f"{self.path}: damaged or not an .npz file ({error}); "
+                f"{self.path}: damaged or not an .npz file ({_reason(error)}); "
                 "delete it to download it again, or put an intact copy there"
             ) from error
         except OSError as error:
@@ -125,6 +125,11 @@ class MedMNIST(Dataset):
                 f"but dataset.classes names {len(self.classes)} (0 to {len(self.classes) - 1})"
             )
         return flat
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without NumPy's advice to unpickle."""
+    return "no plain arrays" if "pickle" in str(error) else first_line(error)
 
 
 def download(flag: str, size: int, path: Path) -> None:

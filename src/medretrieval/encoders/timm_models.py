@@ -39,7 +39,8 @@ class TimmEncoder(TorchEncoder):
         file, from_hub = self.file, False
         if self.pretrained is not None and file is None:
             file, from_hub = self._hub_weights(), True
-        if from_hub:
+        if file is not None and from_hub:
+            read_state(file)  # refuses what would have to be unpickled, which older timm would do
             module = self._create(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
         else:
             module = self._create(pretrained=False)

@@ -110,8 +110,13 @@ class TorchEncoder(Encoder):
             "seed": self.seed if self.random_weights else None,
             "precision": self.precision,
             "normalize": self.normalize,
-            "versions": {name: version(name) for name in (self.distribution, "torch")},
+            "versions": self.versions,
         }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the model library and of torch: another one may compute other vectors."""
+        return {name: version(name) for name in (self.distribution, "torch")}
 
     @property
     @abstractmethod
@@ -131,6 +136,7 @@ class TorchEncoder(Encoder):
             "precision": self.precision,
             "normalize": self.normalize,
             "runtime": "torch",
+            "versions": self.versions,
         }
 
     @functools.cached_property

@@ -119,8 +119,8 @@ def hub_state() -> str:
     """Hash of which commits the local hub cache holds of what: changes when weights from the hub do."""
     from huggingface_hub import constants
 
-    refs = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/refs/*"))
-    text = "".join(f"{path.parent.parent.name} {path.name} {path.read_text()}\n" for path in refs)
+    refs = sorted(path for path in Path(constants.HF_HUB_CACHE).glob("models--*/refs/**/*") if path.is_file())
+    text = "".join(f"{path} {path.read_text()}\n" for path in refs)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -198,8 +198,9 @@ def match_state(
     if not target.keys() <= state.keys():
         renamed = dict(zip(target, state.values(), strict=False))
         same_kind = all(a.split(".")[-1] == b.split(".")[-1] for a, b in zip(target, state, strict=False))
+        in_order = path.suffix != ".safetensors"  # those come sorted by name: layers.10 before layers.2
         beyond = len(state) - len(target)
-        if not 0 <= beyond <= CLASSIFIER_TENSORS or not same_kind:
+        if not in_order or not 0 <= beyond <= CLASSIFIER_TENSORS or not same_kind:
             missing = next(name for name in target if name not in state)
             raise UserError(_foreign(path, model, f"it has no tensor {missing!r}"))
         state = renamed
@@ -208,16 +209,18 @@ def match_state(
             detail = f"{name!r} is {list(state[name].shape)}, not {list(tensor.shape)}"
             raise UserError(_foreign(path, model, detail))
     blocks = {_block(name) for name in target}
-    if further := [n for n in state if n not in target and _block(n) and _block(n) in blocks]:
-        raise UserError(_foreign(path, model, f"it has {further[0]!r} besides"))
+    stacks = {stack for stack, _ in blocks if stack}
+    for name in state:
+        if name not in target and _block(name)[0] in stacks and _block(name) not in blocks:
+            raise UserError(_foreign(path, model, f"it has {name!r} besides"))
     return {name: state[name] for name in target}
 
 
-def _block(name: str) -> str:
-    """What stands before the first number in a tensor's name: "layer1" of "layer1.2.conv1.weight"."""
+def _block(name: str) -> tuple[str, str]:
+    """The first numbered part of a tensor's name: ("layer1", "2") of "layer1.2.conv1.weight"."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
-    return ".".join(parts[:first])
+    return ".".join(parts[:first]), parts[first]
 
 
 def _foreign(path: Path, model: str, detail: str) -> str:
