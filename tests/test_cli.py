@@ -105,7 +105,11 @@ def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write
     write_npz(n=600)
     slow = (*UNTRACKED, "encoder=timm", "encoder.model=resnet18", "encoder.pretrained=null")
     command = [sys.executable, "-m", "medretrieval", *slow, "encoder.batch_size=4"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # A test run that was started in the background would hand down an ignored SIGINT.
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(tmp_path.glob("cache/embeddings/*/*.partial-*/*.npy")):
         time.sleep(0.1)

@@ -178,12 +178,12 @@ def test_excluding_the_query_changes_nothing_where_it_is_not_in_the_gallery():
 def test_missing_results_are_counted_and_are_misses():
     task = query_gallery([1, 1], [0, 1, 1])
     # The last image of the gallery is relevant: -1 must not stand for it.
-    found = evaluate(fixed([[1, -1, -1], [0, 2, -1]]), task, 3, options(1, 3))
-    assert found.counts["missing_results"] == 3
-    assert found.per_query["precision_at_3"] == pytest.approx([1 / 3, 1 / 3])
-    assert found.per_query["recall_at_3"].tolist() == [0.5, 0.5]
-    assert found.per_query["map"].tolist() == [0.5, 0.25]
-    assert found.per_query["majority_vote_at_3"].tolist() == [1, 1]
+    found = evaluate(fixed([[1, -1, -1], [0, -1, -1]]), task, 3, options(1, 3))
+    assert found.counts["missing_results"] == 4
+    assert found.per_query["precision_at_3"] == pytest.approx([1 / 3, 0])
+    assert found.per_query["recall_at_3"].tolist() == [0.5, 0]
+    assert found.per_query["map"].tolist() == [0.5, 0]
+    assert found.per_query["majority_vote_at_3"].tolist() == [1, 0]
     assert found.ranking.distances[0].tolist() == [0, np.inf, np.inf]
 
 

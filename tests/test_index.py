@@ -132,13 +132,13 @@ def test_hnsw_with_a_wide_search_finds_nearly_everything(built, metric):
 @pytest.mark.parametrize(
     ("index", "parameters", "least"),
     [
-        ("ivfpq", {"nlist": 4, "nprobe": 4, "pq_m": 2, "pq_bits": 4}, 0.7),
+        ("ivfpq", {"nlist": 4, "nprobe": 4, "pq_m": 4, "pq_bits": 4}, 0.7),
         ("hnsw_sq8", {"ef_search": 400}, 0.9),
     ],
 )
 @every_metric
 def test_compressed_vectors_are_found_again_for_the_most_part(built, metric, index, parameters, least):
-    gallery, asked = normal(400, d=2), normal(30, d=2, seed=1)
+    gallery, asked = normal(400, d=4), normal(30, d=4, seed=1)
     found = built(gallery, index, metric, **parameters)
     assert least < recall(found.search(asked, 10)[0], asked, gallery, metric) <= 1
 

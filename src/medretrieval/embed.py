@@ -68,7 +68,8 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     }
     entry = cache.get_or_make("embeddings", parts, lambda folder: _write(encoder, split, folder / FILE))
     path = entry.folder / FILE
-    vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    # A plain view: after an import of faiss.contrib.torch_utils FAISS takes no np.memmap.
+    vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return Embeddings(vectors, path, content_key(parts), not entry.fresh, entry.facts["images_per_s"])
 
 

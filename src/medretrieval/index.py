@@ -313,7 +313,7 @@ def search_depth(index: VectorIndex, n: int, ks: list[int], save_depth: int | No
     """How deep a ranking this index is asked for.
 
     The whole gallery where the index sees it anyway. Else as deep as is saved or scored; in a graph no
-    deeper than ef_search, because FAISS would raise ef_search to the depth without saying so.
+    deeper than ef_search, beyond which it finds poorly.
 
     Args:
         index: the gallery's index.

@@ -48,7 +48,7 @@ def notes_of(
     if graph is not None and graph.hnsw.efSearch < max(settings.evaluation.ks):
         found.append(
             f"index.ef_search={graph.hnsw.efSearch} is below k={max(settings.evaluation.ks)}; "
-            "FAISS raises it to k."
+            "results beyond it are found poorly."
         )
     nlist = index.spec.parameters.get("nlist", 1)
     if nlist > 1 and counts["gallery"] < POINTS_A_CENTROID * nlist:
