@@ -65,7 +65,7 @@ def test_the_folder_holds_everything_in_documented_form(config, painted_file, tm
     }  # fmt: skip
     scores = json.loads((folder / "scores.json").read_text())
     assert {"scores", "timings_s", "counts", "encoder", "chance", "notes", "objective"} <= scores.keys()
-    assert {"load", "embed", "index", "search", "score", "total"} == scores["timings_s"].keys()
+    assert {"load", "embed", "index", "search", "score", "evidence", "total"} == scores["timings_s"].keys()
     assert scores["counts"] == {
         "queries": 12, "gallery": 12, "depth": 11, "queries_without_relevant": 0, "missing_results": 0
     }  # fmt: skip

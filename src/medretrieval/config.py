@@ -30,6 +30,13 @@ class SplitName(StrEnum):
     test = "test"
 
 
+class Baseline(StrEnum):
+    """The encoder whose scores stand beside every other's."""
+
+    pixels = "pixels"
+    none = "none"
+
+
 class FaissMetric(StrEnum):
     """What FAISS compares by."""
 
@@ -79,11 +86,14 @@ class ProtocolConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Score depths, saved depth and the one score that the command returns."""
+    """Score depths, saved depth, the one score that the command returns, and how sure it is."""
 
     ks: list[int] = MISSING
     save_depth: int | None = MISSING
     objective: str | None = MISSING
+    baseline: Baseline = MISSING
+    resamples: int = MISSING
+    confidence: float = MISSING
 
 
 @dataclass
@@ -178,6 +188,9 @@ def check(cfg: DictConfig) -> Config:
         raise UserError(f"evaluation.ks={settings.evaluation.ks}: give at least one depth, each 1 or more")
     settings.evaluation.ks = sorted(set(settings.evaluation.ks))
     _at_least(1, "evaluation.save_depth", settings.evaluation.save_depth)
+    _at_least(100, "evaluation.resamples", settings.evaluation.resamples)
+    if not 0 < settings.evaluation.confidence < 1:
+        raise UserError(f"evaluation.confidence={settings.evaluation.confidence}: must lie between 0 and 1")
     _at_least(1, "threads", settings.threads)
     _at_least(0, "seed", settings.seed)
     index = settings.index

@@ -5,13 +5,19 @@ from numpy.typing import NDArray
 
 from medretrieval.config import Config, FaissMetric
 from medretrieval.evaluate import Evaluation
+from medretrieval.evidence import Evidence
 from medretrieval.index import POINTS_A_CENTROID, VectorIndex, hnsw_of
 
 SAMPLE = 1000
+FEW = 30  # queries of a class
 
 
 def notes_of(
-    settings: Config, index: VectorIndex, vectors: NDArray[np.float32], evaluation: Evaluation
+    settings: Config,
+    index: VectorIndex,
+    vectors: NDArray[np.float32],
+    evaluation: Evaluation,
+    trust: Evidence,
 ) -> list[str]:
     """Sentences about this run, most of them empty for a plain one.
 
@@ -20,6 +26,7 @@ def notes_of(
         index: the searched index.
         vectors: the queries' embeddings, float32 [q, d].
         evaluation: the scores.
+        trust: their intervals and the baseline's scores.
     """
     counts, found = evaluation.counts, []
     unit = np.allclose(np.linalg.norm(vectors[:SAMPLE], axis=1), 1, atol=1e-3)
@@ -56,4 +63,26 @@ def notes_of(
             f"index.nlist={nlist} leaves fewer than {POINTS_A_CENTROID} vectors a cell "
             f"({counts['gallery']} in all); k-means wants more."
         )
-    return found
+    return found + _about_baseline(trust) + _about_classes(evaluation)
+
+
+def _about_baseline(trust: Evidence) -> list[str]:
+    if trust.difference is None or trust.difference[1] > 0:
+        return []
+    difference, low, high = trust.difference
+    better = "score higher than" if high < 0 else "reach as much as"
+    return [
+        f"{trust.baseline} {better} this encoder: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
+    ]
+
+
+def _about_classes(evaluation: Evaluation) -> list[str]:
+    labels = evaluation.ranking.query_labels
+    sizes = labels.sum(axis=0) if labels.ndim == 2 else np.unique(labels, return_counts=True)[1]
+    few = sizes[(sizes > 0) & (sizes < FEW)]
+    if not len(few):
+        return []
+    return [
+        f"{len(few)} classes have fewer than {FEW} queries (the smallest {few.min()}): "
+        "macro scores are shaky."
+    ]

@@ -22,6 +22,7 @@ from medretrieval.embed import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name, require_depths
+from medretrieval.evidence import Evidence, evidence
 from medretrieval.index import VectorIndex, build, require_parameters, search_depth
 from medretrieval.instantiate import instantiate
 from medretrieval.manifest import git_state, manifest
@@ -108,7 +109,9 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         tracker.start()
         query, gallery = _embed(inputs, cache, clock)
         index, evaluation = _search_and_score(settings, inputs, query, gallery, cache, clock)
-        report = _report(settings, inputs, index, evaluation, (query, gallery), clock, fingerprint)
+        with clock("evidence"):
+            trust = _trust(settings, inputs, index, evaluation, cache)
+        report = _report(settings, inputs, index, evaluation, trust, (query, gallery), clock, fingerprint)
         links = {
             "index.faiss": index.path,
             "embeddings_query.npy": query.path,
@@ -193,22 +196,35 @@ def _search_and_score(
     return index, evaluation
 
 
-def _report(
-    settings: Config,
-    inputs: Inputs,
-    index: VectorIndex,
-    evaluation: Evaluation,
-    embeddings: tuple[Embeddings, Embeddings],
-    clock: Clock,
-    fingerprint: str,
-) -> dict[str, Any]:
-    objective = objective_name(settings.evaluation, inputs.task.queries.labels.ndim == 2)
+def _objective(settings: Config, inputs: Inputs) -> str:
+    return objective_name(settings.evaluation, inputs.task.queries.labels.ndim == 2)
+
+
+def _trust(
+    settings: Config, inputs: Inputs, index: VectorIndex, evaluation: Evaluation, cache: Cache
+) -> Evidence:
+    objective = _objective(settings, inputs)
     if objective not in evaluation.scores:
         raise UserError(
             f"evaluation.objective={objective}: index={settings.index.name} gives "
             f"{evaluation.counts['depth']} of {inputs.task.reach} results, too few for it; use index=flat, "
             f"evaluation.save_depth=null, or a score at a depth: precision_at_{settings.evaluation.ks[-1]}"
         )
+    size, identity = inputs.dataset.size, inputs.identity
+    return evidence(settings, inputs.task, size, identity, evaluation, objective, cache)
+
+
+def _report(
+    settings: Config,
+    inputs: Inputs,
+    index: VectorIndex,
+    evaluation: Evaluation,
+    trust: Evidence,
+    embeddings: tuple[Embeddings, Embeddings],
+    clock: Clock,
+    fingerprint: str,
+) -> dict[str, Any]:
+    objective = _objective(settings, inputs)
     encoder, (query, gallery) = inputs.encoder, embeddings
     return {
         "title": _title(settings, encoder),
@@ -218,6 +234,7 @@ def _report(
         "scores": evaluation.scores,
         "chance": evaluation.chance,
         "objective": {"name": objective, "value": evaluation.scores[objective]},
+        **trust.document(),
         "timings_s": clock.seconds | {"total": time.perf_counter() - clock.begin},
         "counts": evaluation.counts,
         "encoder": {
@@ -237,7 +254,7 @@ def _report(
             "build_s": index.build_s,
             "cached": index.cached,
         },
-        "notes": notes_of(settings, index, query.vectors, evaluation),
+        "notes": notes_of(settings, index, query.vectors, evaluation, trust),
         "fingerprint": fingerprint,
     }
 

@@ -10,14 +10,7 @@ HEADLINE = ("precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "map", "r
 def run_table(report: dict[str, Any], folder: Path) -> str:
     """Headline scores with chance beside them, each stage's seconds, and where everything is."""
     lines = ["", report["title"], ""]
-    lines += table(
-        ["score", "value", "chance"],
-        [
-            [name, f"{value:.4f}", f"{report['chance'][name]:.4f}" if name in report["chance"] else ""]
-            for name, value in report["scores"].items()
-            if _is_headline(name)
-        ],
-    )
+    lines += _score_table(report)
     counts, timings = report["counts"], report["timings_s"]
     stages = "   ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items())
     lines += [
@@ -29,7 +22,26 @@ def run_table(report: dict[str, Any], folder: Path) -> str:
     return "\n".join([*lines, f"results: {folder}", ""])
 
 
-def _is_headline(name: str) -> bool:
+def _score_table(report: dict[str, Any]) -> list[str]:
+    baseline = report["baseline"]
+    columns: dict[str, Callable[[str], str]] = {
+        "score": str,
+        "value": lambda name: _number(report["scores"], name),
+        "interval": lambda name: _interval(report["intervals"], name),
+        "chance": lambda name: _number(report["chance"], name),
+    }
+    if baseline["encoder"] is not None:
+        columns[baseline["encoder"]] = lambda name: _number(baseline["scores"], name)
+    names = [name for name in report["scores"] if is_headline(name)]
+    return table(list(columns), [[cell(name) for cell in columns.values()] for name in names])
+
+
+def _interval(intervals: dict[str, list[float]], name: str) -> str:
+    return "{:.4f} .. {:.4f}".format(*intervals[name]) if name in intervals else "-"
+
+
+def is_headline(name: str) -> bool:
+    """Whether a score is shown in the terminal, with its interval."""
     if name.endswith("_hits") or name == "map_at_r":
         return False
     return name in HEADLINE or any(h.endswith("_") and name.startswith(h) for h in HEADLINE)

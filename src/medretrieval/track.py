@@ -212,6 +212,9 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         content["scores"]
         | {f"time/{name}_s": value for name, value in content["timings_s"].items()}
         | content["counts"]
+        | {f"interval/{name}_low": low for name, (low, _) in content["intervals"].items()}
+        | {f"interval/{name}_high": high for name, (_, high) in content["intervals"].items()}
+        | {f"baseline/{name}": value for name, value in content["baseline"]["scores"].items()}
     )
     metrics = [Metric(name, float(value), now, 0) for name, value in values.items()]
     _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones

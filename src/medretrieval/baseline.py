@@ -1,0 +1,98 @@
+"""The line to beat: what raw pixels score on the same task, kept in the cache."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from medretrieval.cache import Cache
+from medretrieval.config import Baseline, Config, IndexConfig, root
+from medretrieval.embed import Embeddings, embed, identify
+from medretrieval.encoders.base import Encoder
+from medretrieval.evaluate import Task, evaluate
+from medretrieval.index import build
+from medretrieval.instantiate import instantiate
+
+FILE = "per_query.npz"
+EXACT = IndexConfig(name="flat", factory="Flat")
+
+
+@dataclass(frozen=True)
+class BaselineScores:
+    """What the baseline encoder scores with exact search.
+
+    Attributes:
+        name: of the encoder.
+        scores: as `Evaluation.scores`.
+        per_query: as `Evaluation.per_query`, float64 [q] each.
+    """
+
+    name: str
+    scores: Mapping[str, float]
+    per_query: Mapping[str, NDArray[np.float64]]
+
+
+def baseline(
+    settings: Config, task: Task, size: int, run_identity: Mapping[str, Any], cache: Cache
+) -> BaselineScores | None:
+    """Score the baseline encoder on a run's task: its queries, gallery, protocol, metric and depths.
+
+    Args:
+        settings: the run's configuration.
+        task: who queries whom.
+        size: the dataset's size, part of the key of embeddings.
+        run_identity: of the run's own encoder.
+        cache: where embeddings and these scores are kept.
+
+    Returns:
+        None where evaluation.baseline is none, and where the run's encoder is the baseline.
+    """
+    name = settings.evaluation.baseline
+    if name == Baseline.none:
+        return None
+    node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
+    encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
+    identity = identify(encoder, cache)
+    if identity == run_identity:
+        return None
+    parts = {
+        "encoder": identity,
+        "images": [task.queries.images_sha256, task.gallery.images_sha256],
+        "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+        "protocol": asdict(settings.protocol),
+        "metric": asdict(settings.metric),
+        "ks": settings.evaluation.ks,
+        "size": size,
+    }
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        gallery = embed(encoder, identity, task.gallery, size, cache)
+        query = gallery
+        if task.queries is not task.gallery:
+            query = embed(encoder, identity, task.queries, size, cache)
+        return _score(settings, task, query, gallery, cache, folder / FILE)
+
+    entry = cache.get_or_make("baselines", parts, make)
+    with np.load(entry.folder / FILE, allow_pickle=False) as npz:
+        per_query = {score: npz[score] for score in npz.files}
+    return BaselineScores(str(name), entry.facts["scores"], per_query)
+
+
+def _score(
+    settings: Config, task: Task, query: Embeddings, gallery: Embeddings, cache: Cache, path: Path
+) -> dict[str, Any]:
+    index = build(EXACT, settings.metric, gallery, task.reach, settings.seed, cache)
+    deeper = task.reach + 1 if task.excludes else task.reach
+    found = evaluate(
+        lambda begin, end: index.search(query.vectors[begin:end], deeper),
+        task,
+        task.reach,
+        settings.evaluation,
+    )
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **found.per_query)
+    return {"scores": found.scores}
