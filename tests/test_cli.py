@@ -42,8 +42,9 @@ def test_a_run_prints_scores_beside_chance_and_where_everything_is(command, writ
     write_npz()
     done = command(*UNTRACKED)
     assert done.returncode == 0, done.stderr
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if len(line.split()) == 3}
-    assert rows["precision_at_3"] == ["1.0000", "0.5000"]
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
+    assert rows["score"] == ["value", "interval", "chance"]
+    assert rows["precision_at_3"] == ["1.0000", "1.0000", "..", "1.0000", "0.5000"]
     folder = done.stdout.rsplit("results: ", 1)[1].strip()
     assert (Path(folder) / results.SCORES).exists()
     assert folder.startswith(str(tmp_path / "outputs" / "runs"))
