@@ -1,7 +1,6 @@
 """One run: embed, index, evaluate, track. Everything the command line does, as a plain function."""
 
 import dataclasses
-import importlib.metadata
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,9 @@ import faiss
 from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
-from medretrieval.cache import Cache, content_key
-from medretrieval.config import Config, check, expand, leaves
+from medretrieval.about import about, dataset_inputs, fingerprint_of, slug, title
+from medretrieval.cache import Cache
+from medretrieval.config import Config, check, expand
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.embed import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
@@ -25,24 +25,12 @@ from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name, re
 from medretrieval.evidence import Evidence, evidence
 from medretrieval.index import VectorIndex, build, require_parameters, search_depth
 from medretrieval.instantiate import instantiate
-from medretrieval.manifest import git_state, manifest
+from medretrieval.manifest import manifest
 from medretrieval.notes import notes_of
 from medretrieval.ranking import require_companions
-from medretrieval.track import SWEEP_TAG, About, Tracker, add_to_sweep, tracked
+from medretrieval.track import Tracker, add_to_sweep, tracked
 
 log = logging.getLogger(__name__)
-
-# Configuration that says nothing about a run that its other parameters do not say.
-NO_PARAMETERS = {
-    "dataset.channels",
-    "dataset.classes",
-    "dataset.root",
-    "dataset.task",
-    "encoder.batch_size",
-    "encoder.device",
-    "index.build",
-    "index.search",
-}
 
 
 @dataclass(frozen=True)
@@ -95,17 +83,17 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     outputs = expand(settings.paths.outputs)
     cache = Cache(expand(settings.paths.cache))
     clock = Clock()
-    with tracked(Tracker(settings.tracking, outputs, _about(settings, sweep))) as tracker:
+    with tracked(Tracker(settings.tracking, outputs, about(settings, sweep))) as tracker:
         with clock("load"):
             inputs = _load(settings, cache)
-        fingerprint = _fingerprint(settings, inputs)
+        fingerprint = fingerprint_of(settings, inputs.task, inputs.identity)
         finished = None if settings.force else results.find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
-        folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{_slug(settings)}"
+        folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             tracker.about.name += " RANDOM WEIGHTS"
-        tracker.about.inputs = _dataset_inputs(settings, inputs)
+        tracker.about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
         tracker.start()
         query, gallery = _embed(inputs, cache, clock)
         index, evaluation = _search_and_score(settings, inputs, query, gallery, cache, clock)
@@ -143,9 +131,13 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _load(settings: Config, cache: Cache) -> Inputs:
+def load_task(settings: Config) -> tuple[Dataset, Task]:
+    """Read the splits that a run's protocol names, and check them against the rest of the configuration.
+
+    Raises:
+        UserError: data, protocol, depths or index parameters that do not fit each other.
+    """
     dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
-    encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
     protocol = settings.protocol
     queries = _load_split(dataset, protocol.query)
     gallery = queries if protocol.gallery == protocol.query else _load_split(dataset, protocol.gallery)
@@ -160,6 +152,12 @@ def _load(settings: Config, cache: Cache) -> Inputs:
             f"dataset={dataset.name}: no query of split {queries.name!r} has a relevant image in split "
             f"{gallery.name!r}; the two splits share no class"
         )
+    return dataset, task
+
+
+def _load(settings: Config, cache: Cache) -> Inputs:
+    encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
+    dataset, task = load_task(settings)
     return Inputs(dataset, encoder, identify(encoder, cache), task)
 
 
@@ -227,7 +225,7 @@ def _report(
     objective = _objective(settings, inputs)
     encoder, (query, gallery) = inputs.encoder, embeddings
     return {
-        "title": _title(settings, encoder),
+        "title": title(settings, encoder),
         "dataset": inputs.dataset.name,
         "metric": settings.metric.name,
         "protocol": dataclasses.asdict(settings.protocol),
@@ -278,87 +276,6 @@ def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
     if sweep is not None:
         add_to_sweep(finished, sweep)
     return RunResult(finished, results.read_scores(finished), skipped=True)
-
-
-def _fingerprint(settings: Config, inputs: Inputs) -> str:
-    """What makes two runs the same: configuration, data and weights, but not where files lie."""
-    config = dataclasses.asdict(settings)
-    for key in ("paths", "force"):
-        del config[key]
-    config["dataset"].pop("root", None)
-    return content_key(
-        {
-            "config": config,
-            "images": [inputs.task.queries.images_sha256, inputs.task.gallery.images_sha256],
-            "labels": [inputs.task.queries.labels_sha256, inputs.task.gallery.labels_sha256],
-            "encoder": inputs.identity,
-            "version": importlib.metadata.version("medretrieval"),
-        }
-    )
-
-
-def _about(settings: Config, sweep: str | None) -> About:
-    encoder = str(settings.encoder["name"])
-    tags = {
-        "dataset": str(settings.dataset["name"]),
-        "encoder": encoder,
-        "index": settings.index.name,
-        "metric": settings.metric.name,
-        "protocol": settings.protocol.name,
-        "git_commit": str(git_state()["commit"]),
-        "mlflow.source.name": "medretrieval",
-    }
-    if sweep is not None:
-        tags[SWEEP_TAG] = sweep
-    config = dataclasses.asdict(settings)
-    # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
-    for key in ("paths", "tracking", "force"):
-        del config[key]
-    params = {
-        key.removesuffix(".name"): str(value)
-        for key, value in leaves(config).items()
-        if value is not None and key not in NO_PARAMETERS and not key.endswith("_target_")
-    }
-    names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
-    return About(" ".join(names), tags, params)
-
-
-def _dataset_inputs(settings: Config, inputs: Inputs) -> dict[str, dict[str, str]]:
-    return {
-        role: {
-            "name": f"{inputs.dataset.name}/{split.name}",
-            "digest": split.images_sha256[:32],
-            "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
-            "profile": f'{{"images": {len(split)}, "size": {inputs.dataset.size}}}',
-        }
-        for role, split in (("query", inputs.task.queries), ("gallery", inputs.task.gallery))
-    }
-
-
-def _slug(settings: Config) -> str:
-    parts = (
-        settings.dataset["name"],
-        settings.encoder["name"],
-        settings.index.name,
-        settings.metric.name,
-        settings.protocol.name,
-    )
-    return "_".join(str(part).replace("/", "-") for part in parts)
-
-
-def _title(settings: Config, encoder: Encoder) -> str:
-    marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
-    protocol = settings.protocol
-    who = (
-        protocol.query
-        if protocol.query == protocol.gallery
-        else f"{protocol.query} queries {protocol.gallery}"
-    )
-    itself = "" if protocol.exclude_self else ", the query itself counted"
-    return (
-        f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
-        f"{settings.metric.name} · {protocol.name} ({who}{itself})"
-    )
 
 
 def _set_threads(threads: int) -> None:

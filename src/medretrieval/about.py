@@ -1,0 +1,111 @@
+"""What a run is called, in folders, in MLflow and for telling whether it has finished before."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+from medretrieval.cache import content_key
+from medretrieval.config import Config, leaves
+from medretrieval.datasets.base import Dataset
+from medretrieval.encoders.base import Encoder
+from medretrieval.evaluate import Task
+from medretrieval.manifest import git_state
+from medretrieval.track import SWEEP_TAG, About
+
+# Configuration that says nothing about a run that its other parameters do not say.
+NO_PARAMETERS = {
+    "dataset.channels",
+    "dataset.classes",
+    "dataset.root",
+    "dataset.task",
+    "encoder.batch_size",
+    "encoder.device",
+    "index.build",
+    "index.search",
+}
+
+
+def fingerprint_of(settings: Config, task: Task, identity: Mapping[str, Any]) -> str:
+    """What makes two runs the same: configuration, data and weights, but not where files lie."""
+    config = dataclasses.asdict(settings)
+    for key in ("paths", "force"):
+        del config[key]
+    config["dataset"].pop("root", None)
+    return content_key(
+        {
+            "config": config,
+            "images": [task.queries.images_sha256, task.gallery.images_sha256],
+            "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+            "encoder": dict(identity),
+            "version": importlib.metadata.version("medretrieval"),
+        }
+    )
+
+
+def about(settings: Config, sweep: str | None) -> About:
+    """Name, tags and parameters of a run for MLflow."""
+    encoder = str(settings.encoder["name"])
+    tags = {
+        "dataset": str(settings.dataset["name"]),
+        "encoder": encoder,
+        "index": settings.index.name,
+        "metric": settings.metric.name,
+        "protocol": settings.protocol.name,
+        "git_commit": str(git_state()["commit"]),
+        "mlflow.source.name": "medretrieval",
+    }
+    if sweep is not None:
+        tags[SWEEP_TAG] = sweep
+    config = dataclasses.asdict(settings)
+    # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
+    for key in ("paths", "tracking", "force"):
+        del config[key]
+    params = {
+        key.removesuffix(".name"): str(value)
+        for key, value in leaves(config).items()
+        if value is not None and key not in NO_PARAMETERS and not key.endswith("_target_")
+    }
+    names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
+    return About(" ".join(names), tags, params)
+
+
+def dataset_inputs(settings: Config, dataset: Dataset, task: Task) -> dict[str, dict[str, str]]:
+    """The splits of a run as MLflow's dataset inputs, by role."""
+    return {
+        role: {
+            "name": f"{dataset.name}/{split.name}",
+            "digest": split.images_sha256[:32],
+            "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
+            "profile": f'{{"images": {len(split)}, "size": {dataset.size}}}',
+        }
+        for role, split in (("query", task.queries), ("gallery", task.gallery))
+    }
+
+
+def slug(settings: Config) -> str:
+    """A name for a run's folder."""
+    parts = (
+        settings.dataset["name"],
+        settings.encoder["name"],
+        settings.index.name,
+        settings.metric.name,
+        settings.protocol.name,
+    )
+    return "_".join(str(part).replace("/", "-") for part in parts)
+
+
+def title(settings: Config, encoder: Encoder) -> str:
+    """One line that says what was run."""
+    marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
+    protocol = settings.protocol
+    who = (
+        protocol.query
+        if protocol.query == protocol.gallery
+        else f"{protocol.query} queries {protocol.gallery}"
+    )
+    itself = "" if protocol.exclude_self else ", the query itself counted"
+    return (
+        f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
+        f"{settings.metric.name} · {protocol.name} ({who}{itself})"
+    )
