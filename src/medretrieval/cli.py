@@ -35,6 +35,8 @@ A run (Hydra):
   medretrieval --hydra-help                    Hydra's own options
 
 Verbs:
+  medretrieval verify <run>                    recompute a run's scores and ranking from its files
+  medretrieval again <run> [key=value ...]     do a run again and say what differs
   medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
 
 Choices:
@@ -210,4 +212,17 @@ def _log(arguments: list[str]) -> int:
     return 0
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"log": _log}
+def _verify(arguments: list[str]) -> int:
+    from medretrieval.verify import verify_main
+
+    return verify_main(arguments)
+
+
+def _again(arguments: list[str]) -> int:
+    from medretrieval.verify import again_main
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return again_main(arguments)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"again": _again, "log": _log, "verify": _verify}

@@ -240,7 +240,7 @@ def build(
         "indexes", parts, lambda folder: _write(spec, metric, gallery.vectors, seed, folder / FILE)
     )
     index = faiss.read_index(str(entry.folder / FILE))
-    _set(index, spec.search, "index.search")
+    set_parameters(index, spec.search, "index.search")
     return VectorIndex(
         index=index,
         spec=spec,
@@ -263,7 +263,7 @@ def _write(
         reason = str(error).rsplit("Error: ", 1)[-1]
         raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
     _seed(index, seed)
-    _set(index, spec.build, "index.build")
+    set_parameters(index, spec.build, "index.build")
     index.train(prepared)
     index.add(prepared)
     build_s = time.perf_counter() - start
@@ -283,7 +283,8 @@ def _seed(index: faiss.Index, seed: int) -> None:
         clustering.min_points_per_centroid = 1
 
 
-def _set(index: faiss.Index, parameters: str, where: str) -> None:
+def set_parameters(index: faiss.Index, parameters: str, where: str) -> None:
+    """Set a ParameterSpace string on an index; `where` names the key in the message of a refusal."""
     if not parameters:
         return
     space: Any = faiss.ParameterSpace()  # its stub knows one of its overloads only

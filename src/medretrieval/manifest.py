@@ -17,7 +17,7 @@ LIBRARIES = (
 
 
 def manifest(
-    dataset: Dataset, splits: dict[str, Split], identity: dict[str, Any], seed: int
+    dataset: Dataset, splits: dict[str, Split], identity: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
     """Facts about a run, as JSON values.
 
@@ -25,7 +25,7 @@ def manifest(
         dataset: where the splits come from.
         splits: the splits that were read, by role ("query", "gallery").
         identity: of the encoder, with its weights' hash.
-        seed: the run's seed.
+        config: the run's whole configuration; with it this file suffices to do the run again.
     """
     return {
         "dataset": dataset.name,
@@ -45,8 +45,9 @@ def manifest(
         "python": sys.version.split()[0],
         "machine": {"platform": platform.platform(), "processor": processor(), "cpus": os.cpu_count()},
         "threads": threads(),
-        "seed": seed,
+        "seed": config["seed"],
         "command": sys.argv,
+        "config": config,
     }
 
 

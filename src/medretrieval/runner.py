@@ -105,9 +105,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
             "embeddings_query.npy": query.path,
             "embeddings_gallery.npy": gallery.path,
         }
-        results.write(
-            folder, evaluation, inputs.task.relevant, _documents(cfg, settings, inputs, report), links
-        )
+        results.write(folder, evaluation, inputs.task.relevant, _documents(cfg, inputs, report), links)
         results.mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
         tracker.finish(folder)
@@ -257,11 +255,10 @@ def _report(
     }
 
 
-def _documents(
-    cfg: DictConfig, settings: Config, inputs: Inputs, report: Mapping[str, Any]
-) -> dict[str, str]:
+def _documents(cfg: DictConfig, inputs: Inputs, report: Mapping[str, Any]) -> dict[str, str]:
     splits = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
-    facts = manifest(inputs.dataset, splits, inputs.identity, settings.seed)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    facts = manifest(inputs.dataset, splits, inputs.identity, config)
     return {
         results.SCORES: results.as_json(report),
         results.MANIFEST: results.as_json(facts),

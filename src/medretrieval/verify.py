@@ -1,0 +1,230 @@
+"""The verbs `verify` and `again`: are a run's numbers what its files say, and do they come out again?"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+
+from medretrieval import results
+from medretrieval.config import Config, check
+from medretrieval.errors import UserError
+from medretrieval.evaluate import Evaluation, Task, evaluate
+from medretrieval.index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.ranking import Ranking
+from medretrieval.runner import load_task, run
+
+LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", "index.faiss")
+
+
+def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
+    """Recompute a run's scores from its ranking, and its ranking from its embeddings and index.
+
+    Args:
+        folder: a finished run's folder.
+        overrides: of its configuration, such as "paths.data=...".
+
+    Returns:
+        What differs, a sentence each; empty where everything is as saved.
+
+    Raises:
+        UserError: no finished run, or files of it are gone.
+    """
+    cfg = saved_config(folder, overrides)
+    settings = check(cfg)
+    report, ranking = results.read_scores(folder), Ranking.load(folder / results.RANKING)
+    if gone := [name for name in LINKS if not (folder / name).exists()]:
+        raise UserError(
+            f"{folder / gone[0]}: gone (was the cache cleaned?); "
+            f"make it anew with: medretrieval again {folder}"
+        )
+    _, task = load_task(settings)
+    found = _about_data(folder, task)
+    return (
+        found
+        + _about_scores(folder, report, ranking)
+        + _about_ranking(folder, settings, report, task, ranking)
+    )
+
+
+def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of a finished run, typed, with overrides on top.
+
+    Raises:
+        UserError: no finished run in the folder, or an unknown key.
+    """
+    for name in (results.SCORES, results.MANIFEST):
+        if not (folder / name).exists():
+            raise UserError(f"{folder}: no finished run in it (it holds no {name})")
+    config = json.loads((folder / results.MANIFEST).read_text())["config"]
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        OmegaConf.update(cfg, key, OmegaConf.create({"v": value}).v, force_add=False)
+        if key == "paths.data" and "root" in cfg.dataset:
+            cfg.dataset.root = value
+    return cast(DictConfig, cfg)
+
+
+def _about_data(folder: Path, task: Task) -> list[str]:
+    manifest = json.loads((folder / results.MANIFEST).read_text())
+    splits = {"query": task.queries, "gallery": task.gallery}
+    return [
+        f"{role}: {what} is {getattr(split, what)[:12]}, was {manifest['data'][role][what][:12]}: other data"
+        for role, split in splits.items()
+        for what in ("images_sha256", "labels_sha256")
+        if manifest["data"][role][what] != getattr(split, what)
+    ]
+
+
+def _about_scores(folder: Path, report: Mapping[str, Any], ranking: Ranking) -> list[str]:
+    """Means against the saved scores of queries, and precision against the saved ranking."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(folder / results.PER_QUERY).to_pydict()
+    relevant = np.array(table["relevant"])
+    differing = []
+    for name, saved in report["scores"].items():
+        if name in table:
+            column = np.array(table[name], dtype=np.float64)
+            differing += _difference(f"scores.json: {name}", saved, float(column[relevant > 0].mean()))
+    for k in (k for k in _depths(report) if k <= ranking.depth):
+        hits = _hits(ranking)[:, :k].sum(axis=1)[relevant > 0] / k
+        name = f"precision_at_{k}"
+        differing += _difference(f"ranking.npz: {name}", report["scores"][name], float(hits.mean()))
+    return differing
+
+
+def _depths(report: Mapping[str, Any]) -> list[int]:
+    prefix = "precision_at_"
+    return [int(name.removeprefix(prefix)) for name in report["scores"] if name.startswith(prefix)]
+
+
+def _hits(ranking: Ranking) -> NDArray[np.bool_]:
+    """Relevance by a second route than `ranking.hits`: row by row from the labels themselves."""
+    query, gallery = ranking.query_labels, ranking.gallery_labels
+    if query.ndim == 1:
+        return np.stack([(gallery[i] == q) & (i >= 0) for i, q in zip(ranking.ids, query, strict=True)])
+    return np.stack(
+        [(gallery[i] & q).any(axis=1) & (i >= 0) for i, q in zip(ranking.ids, query, strict=True)]
+    )
+
+
+def _about_ranking(
+    folder: Path, settings: Config, report: Mapping[str, Any], task: Task, ranking: Ranking
+) -> list[str]:
+    again = _search_again(folder, settings, report, task)
+    found, saved = again.ranking, ranking
+    if found.ids.shape != saved.ids.shape:
+        return [f"ranking.npz: {list(saved.ids.shape)} results, {list(found.ids.shape)} when searched again"]
+    rows = (found.ids != saved.ids).any(axis=1)
+    finite = np.isfinite(saved.distances) & np.isfinite(found.distances)
+    apart = np.abs(found.distances - saved.distances)[finite].max(initial=0.0)
+    differing = []
+    if rows.any():
+        first = saved.query_ids[rows.argmax()]
+        differing.append(
+            f"ranking.npz: {int(rows.sum())} of {len(rows)} queries have other results when searched again "
+            f"(first {first}); distances differ by at most {apart:.2g}"
+        )
+    for name, value in report["scores"].items():
+        if name in again.scores:
+            differing += _difference(f"searched again: {name}", value, again.scores[name])
+    return differing
+
+
+def _search_again(folder: Path, settings: Config, report: Mapping[str, Any], task: Task) -> Evaluation:
+    vectors = np.load(folder / LINKS[0], mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    index = faiss.read_index(str(folder / LINKS[2]))
+    set_parameters(index, report["index"]["search"], "index.search")
+    spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
+    searched = VectorIndex(index, spec, settings.metric, folder / LINKS[2], 0.0, True, is_exhaustive(index))
+    depth = report["counts"]["depth"]
+    deeper = depth + 1 if task.excludes else depth
+    return evaluate(lambda b, e: searched.search(vectors[b:e], deeper), task, depth, settings.evaluation)
+
+
+def _difference(what: str, saved: float, found: float) -> list[str]:
+    # Means of the same numbers may be summed in another order.
+    if abs(saved - found) <= 1e-12:
+        return []
+    return [f"{what} is {saved:.6f} in the file and {found:.6f} recomputed (by {found - saved:+.2g})"]
+
+
+def again(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, list[str]]:
+    """Do a run again from its saved configuration, and compare.
+
+    Args:
+        folder: a finished run's folder.
+        overrides: of its configuration, such as "paths.outputs=...".
+
+    Returns:
+        The new run's folder, and what differs.
+    """
+    done = run(saved_config(folder, (*overrides, "force=true")))
+    before = results.read_scores(folder)
+    differing = _about_manifest(folder, done.folder)
+    for name, value in before["scores"].items():
+        if name not in done.report["scores"]:
+            differing.append(f"{name} is missing now")
+        else:
+            differing += _difference(name, value, done.report["scores"][name])
+    a, b = (Ranking.load(f / results.RANKING) for f in (folder, done.folder))
+    if a.ids.shape != b.ids.shape or not np.array_equal(a.ids, b.ids):
+        differing.append("the rankings differ")
+    return done.folder, differing
+
+
+def _about_manifest(before: Path, after: Path) -> list[str]:
+    old, new = (json.loads((f / results.MANIFEST).read_text()) for f in (before, after))
+    return [
+        f"{key} was {old[key]}, is {new[key]}"
+        for key in ("data", "weights_sha256", "libraries", "threads", "seed")
+        if old[key] != new[key]
+    ]
+
+
+def verify_main(arguments: list[str]) -> int:
+    """`medretrieval verify <run> [key=value ...]`: 0 where everything is as saved, else 1."""
+    folder, overrides = _arguments("verify", arguments)
+    differing = verify(folder, overrides)
+    counts = results.read_scores(folder)["counts"]
+    if not differing:
+        print(f"{folder}: {counts['queries']} rankings and all scores are as saved")
+        return 0
+    print(f"{folder}: {len(differing)} differences", *differing, sep="\n  ")
+    return 1
+
+
+def again_main(arguments: list[str]) -> int:
+    """`medretrieval again <run> [key=value ...]`: 0 where the scores come out again, else 1."""
+    folder, overrides = _arguments("again", arguments)
+    new, differing = again(folder, overrides)
+    print(f"results: {new}")
+    if not differing:
+        kept = results.read_scores(new)["encoder"]["cached"]
+        source = (
+            "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
+        )
+        print(f"the same ranking and scores, bit for bit; {source}")
+        return 0
+    print("what differs:", *differing, sep="\n  ")
+    return 1
+
+
+def _arguments(verb: str, arguments: list[str]) -> tuple[Path, tuple[str, ...]]:
+    folders = [a for a in arguments if "=" not in a or Path(a).exists()]
+    if len(folders) != 1:
+        raise UserError(
+            f"medretrieval {verb} wants one run: medretrieval {verb} <run's folder> [key=value ...]"
+        )
+    folder = Path(folders[0])
+    if folder.name == results.MANIFEST:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    return folder, tuple(a for a in arguments if a not in folders)

@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medretrieval import run
+from medretrieval.errors import UserError
+from medretrieval.verify import again, again_main, verify, verify_main
+
+RUN = (
+    "dataset=breastmnist",
+    "encoder=random",
+    "metric=l2",
+    "evaluation.ks=[1,3]",
+    "evaluation.resamples=100",
+)
+
+
+@pytest.fixture
+def done(config, write_npz):
+    write_npz(n=20)
+    return run(config(*RUN)).folder
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("protocol", ["query_gallery", "leave_one_out"])
+@pytest.mark.parametrize("depth", ["2", "null"])
+def test_an_untouched_run_is_as_saved(config, write_npz, index, protocol, depth):
+    write_npz(n=60)
+    overrides = (f"index={index}", f"protocol={protocol}", f"evaluation.save_depth={depth}")
+    assert verify(run(config(*RUN, *overrides)).folder) == []
+
+
+def test_a_multi_label_run_is_as_saved(config, write_npz):
+    labels = (np.random.default_rng(0).random((20, 14)) < 0.2).astype(np.uint8)
+    write_npz("chestmnist", n=20, **{f"{s}_labels": labels for s in ("train", "val", "test")})
+    assert verify(run(config(*RUN, "dataset=chestmnist")).folder) == []
+
+
+def test_a_changed_score_is_found_with_its_size(done):
+    report = json.loads((done / "scores.json").read_text())
+    report["scores"]["map"] += 0.01
+    (done / "scores.json").write_text(json.dumps(report))
+    assert any("map is" in line and "-0.01" in line for line in verify(done))
+
+
+def test_a_changed_ranking_is_found_with_its_first_query(done):
+    with np.load(done / "ranking.npz") as npz:
+        arrays = dict(npz)
+    arrays["ids"][3, :2] = arrays["ids"][3, 1::-1]
+    np.savez(done / "ranking.npz", **arrays)
+    assert any("1 of 20 queries have other results" in line and "test/3" in line for line in verify(done))
+
+
+def test_a_changed_score_of_a_query_is_found(done):
+    table = pd.read_parquet(done / "per_query.parquet")
+    table.loc[0, "mrr"] += 0.5
+    table.to_parquet(done / "per_query.parquet")
+    assert any("scores.json: mrr" in line for line in verify(done))
+
+
+def test_changed_embeddings_are_found(done):
+    path = (done / "embeddings_query.npy").resolve()
+    vectors = np.load(path)
+    np.save(path, vectors[::-1])
+    assert any("when searched again" in line for line in verify(done))
+
+
+def test_other_data_is_found(done, write_npz):
+    write_npz(n=20, test_labels=np.arange(20) // 10)
+    found = verify(done)
+    assert any(line.startswith("query: labels_sha256") for line in found)
+    assert not any("images" in line for line in found)
+
+
+def test_files_that_are_gone_are_refused_with_the_way_out(done):
+    (done / "index.faiss").resolve().unlink()
+    with pytest.raises(UserError, match=r"index.faiss: gone .*medretrieval again"):
+        verify(done)
+    with pytest.raises(UserError, match="no finished run in it"):
+        verify(done.parent)
+
+
+def test_a_run_comes_out_again_from_its_manifest_alone(done, tmp_path):
+    (done / "config.yaml").unlink()
+    new, differing = again(done, (f"paths.cache={tmp_path / 'empty'}",))
+    assert differing == []
+    assert new != done
+    assert (new / "ranking.npz").read_bytes() == (done / "ranking.npz").read_bytes()
+
+
+def test_what_does_not_come_out_again_is_told(done, write_npz):
+    write_npz(n=20, train_labels=np.zeros(20))
+    _, differing = again(done)
+    assert any(line.startswith("data was") for line in differing)
+    assert any(line.startswith("precision_at_1") for line in differing)
+
+
+def test_the_verbs_exit_with_one_where_something_differs(done, capsys):
+    assert verify_main([str(done)]) == 0
+    assert "20 rankings and all scores are as saved" in capsys.readouterr().out
+    assert again_main([str(done)]) == 0
+    report = json.loads((done / "scores.json").read_text())
+    report["scores"]["map"] += 0.01
+    (done / "scores.json").write_text(json.dumps(report))
+    assert verify_main([str(done)]) == 1
+    assert again_main([str(done)]) == 1
+    assert "map is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["nowhere"]])
+def test_anything_but_one_run_is_refused(arguments):
+    with pytest.raises(UserError, match=r"wants one run|no such folder"):
+        verify_main(arguments)
