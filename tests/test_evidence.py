@@ -83,7 +83,7 @@ def test_a_wider_confidence_gives_wider_intervals(config, noisy_file):
 def test_an_encoder_that_pixels_reach_is_told_so(config, noisy_file):
     report = run(config(*RANDOM)).report
     assert any(
-        note.startswith("pixels score higher than this encoder: difference -") for note in report["notes"]
+        note.startswith("This encoder scores lower than pixels: difference -") for note in report["notes"]
     )
     assert "pixels" in run_table(report, noisy_file).splitlines()[3]
 

@@ -13,7 +13,7 @@ from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.ranking import Ranking
 
-PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
+PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "evaluation.vote_k=3")
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def test_an_ideal_encoder_scores_one_and_chance_stands_beside_it(config, painted
     assert scores.pop("chance_precision") == 0.5
     recalls = {name: scores.pop(name) for name in list(scores) if "recall" in name}
     assert recalls == {f"{m}recall_at_{k}": pytest.approx(k / 6) for m in ("", "macro_") for k in (1, 3)}
+    assert scores.pop("vote_brier") == scores.pop("vote_calibration_error") == 0
     assert set(scores.values()) == {1.0}
     assert {"map", "r_precision", "map_at_r", "mrr", "ndcg_at_3", "map_at_3_hits"} <= scores.keys()
 

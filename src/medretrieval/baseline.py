@@ -66,6 +66,7 @@ def baseline(
         "protocol": asdict(settings.protocol),
         "metric": asdict(settings.metric),
         "ks": settings.evaluation.ks,
+        "vote_k": settings.evaluation.vote_k,
         "size": size,
     }
 

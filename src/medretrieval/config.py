@@ -91,6 +91,7 @@ class EvaluationConfig:
     ks: list[int] = MISSING
     save_depth: int | None = MISSING
     objective: str | None = MISSING
+    vote_k: int = MISSING
     baseline: Baseline = MISSING
     resamples: int = MISSING
     confidence: float = MISSING
@@ -188,6 +189,7 @@ def check(cfg: DictConfig) -> Config:
         raise UserError(f"evaluation.ks={settings.evaluation.ks}: give at least one depth, each 1 or more")
     settings.evaluation.ks = sorted(set(settings.evaluation.ks))
     _at_least(1, "evaluation.save_depth", settings.evaluation.save_depth)
+    _at_least(1, "evaluation.vote_k", settings.evaluation.vote_k)
     _at_least(100, "evaluation.resamples", settings.evaluation.resamples)
     if not 0 < settings.evaluation.confidence < 1:
         raise UserError(f"evaluation.confidence={settings.evaluation.confidence}: must lie between 0 and 1")

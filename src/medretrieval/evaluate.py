@@ -12,6 +12,7 @@ from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
 from medretrieval.ranking import Labels, Ranking, drop_own, hits, own_positions, relevant_counts
+from medretrieval.vote import Vote, abstention_curve, vote, vote_scores
 
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
@@ -62,6 +63,8 @@ class Evaluation:
     Attributes:
         scores: means over the queries with R > 0, macro means over classes, `chance_precision`.
         chance: expectation of a random ranking, under the names of the scores.
+        abstention: accuracy of the neighbours' vote by the share of queries answered; empty for
+            multi-label data.
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
         ranking: the first `save_depth` results.
         counts: queries, gallery, depth, queries_without_relevant, missing_results.
@@ -71,6 +74,7 @@ class Evaluation:
 
     scores: dict[str, float]
     chance: dict[str, float]
+    abstention: dict[str, list[float]]
     per_query: dict[str, NDArray[np.float64]]
     ranking: Ranking
     counts: dict[str, int]
@@ -95,6 +99,7 @@ def score_names(ks: list[int], multi_label: bool) -> list[str]:
     """Every score a run can have, without the macro means."""
     kinds = ["precision", "recall", "hit_rate", "map", "ndcg"] + ([] if multi_label else ["majority_vote"])
     names = [f"{kind}_at_{k}" for kind in kinds for k in ks] + [f"map_at_{k}_hits" for k in ks]
+    names += [] if multi_label else ["vote_accuracy"]
     return [*names, "map", "map_at_r", "r_precision", "mrr"]
 
 
@@ -131,6 +136,7 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
     """
     clock = {"search": 0.0, "score": 0.0}
     parts: list[dict[str, NDArray[np.float64]]] = []
+    votes: list[Vote] = []
     kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     missing, save = 0, config.save_depth or depth
     for begin, end in _chunks(len(task.queries), depth):
@@ -140,18 +146,26 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
             ids, distances = drop_own(ids, distances, task.own[begin:end])
         searched = time.perf_counter()
         parts.append(_score(ids, task, slice(begin, end), config.ks))
+        if task.queries.labels.ndim == 1:
+            votes.append(_vote(ids[:, : config.vote_k], distances[:, : config.vote_k], task))
         kept.append((ids[:, :save].copy(), distances[:, :save].copy()))
         missing += int((ids[:, : max(config.ks)] < 0).sum())
         clock["search"] += searched - start
         clock["score"] += time.perf_counter() - searched
     per_query = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    voted, abstention = _voted(votes, task)
+    if votes:
+        per_query["vote_accuracy"] = (
+            np.concatenate([v.predicted for v in votes]) == task.queries.labels
+        ) * 1.0
     _drop_shallow(per_query, depth, task)
     _drop_irrelevant(per_query, task.relevant)
     random = chance.expected(config.ks, task.relevant, task.size)
     means = {"chance_precision": random.pop("chance_precision")} if random else {}
     return Evaluation(
-        scores=_means(per_query, task) | means,
+        scores=_means(per_query, task) | voted | means,
         chance={name: random[name] for name in random if name in per_query},
+        abstention=abstention,
         per_query=per_query,
         ranking=Ranking(
             query_ids=task.queries.ids,
@@ -201,6 +215,24 @@ def _score(ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int]) -> di
         "r_precision": scores.r_precision(h, relevant),
         "mrr": scores.reciprocal_rank(h),
     }
+
+
+def _vote(ids: NDArray[np.int64], distances: NDArray[np.float32], task: Task) -> Vote:
+    classes = int(max(task.queries.labels.max(), task.gallery.labels.max())) + 1
+    return vote(np.where(ids < 0, -1, task.gallery.labels[ids]), distances, classes)
+
+
+def _voted(votes: list[Vote], task: Task) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scores and abstention curve of the votes of all queries that have something to find."""
+    kept = task.relevant > 0
+    if not votes or not kept.any():
+        return {}, {}
+    cast = Vote(
+        np.concatenate([v.probabilities for v in votes])[kept],
+        np.concatenate([v.predicted for v in votes])[kept],
+    )
+    labels = task.queries.labels[kept].astype(np.int64)
+    return vote_scores(cast, labels), abstention_curve(cast, labels)
 
 
 def _drop_shallow(per_query: dict[str, NDArray[np.float64]], depth: int, task: Task) -> None:

@@ -70,9 +70,9 @@ def _about_baseline(trust: Evidence) -> list[str]:
     if trust.difference is None or trust.difference[1] > 0:
         return []
     difference, low, high = trust.difference
-    better = "score higher than" if high < 0 else "reach as much as"
+    finding = "scores lower than" if high < 0 else "is not shown to beat"
     return [
-        f"{trust.baseline} {better} this encoder: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
+        f"This encoder {finding} {trust.baseline}: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
     ]
 
 

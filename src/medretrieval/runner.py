@@ -231,6 +231,7 @@ def _report(
         "chance": evaluation.chance,
         "objective": {"name": objective, "value": evaluation.scores[objective]},
         **trust.document(),
+        "vote": {"k": settings.evaluation.vote_k, "abstention": evaluation.abstention},
         "timings_s": clock.seconds | {"total": time.perf_counter() - clock.begin},
         "counts": evaluation.counts,
         "encoder": {

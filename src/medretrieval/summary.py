@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HEADLINE = ("precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "map", "r_precision", "mrr")
+HEADLINE = (
+    "precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "map", "r_precision", "mrr", "vote_accuracy",
+)  # fmt: skip
 
 
 def run_table(report: dict[str, Any], folder: Path) -> str:

@@ -1,0 +1,150 @@
+"""What a reader of similar cases would conclude: the neighbours vote on the query's class.
+
+The vote is Dudani's distance-weighted k-nearest-neighbour rule (1976, doi 10.1109/TSMC.1976.5408784):
+the nearest neighbour weighs 1, the k-th 0, the others in between by distance. It does not change when
+distances are shifted or scaled, so it serves every metric. Equal shares go to the nearest neighbour's
+class among those that are equal. Single-label only.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of queries answered, for the abstention curve
+BINS = 15  # of confidence, for the calibration error (Guo et al. 2017)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The vote of every query's neighbours.
+
+    Attributes:
+        probabilities: float64 [q, classes], the share of each class; uniform where nobody votes.
+        predicted: int64 [q], -1 where nobody votes.
+    """
+
+    probabilities: Floats
+    predicted: Labels
+
+    @property
+    def confidence(self) -> Floats:
+        """Share of the predicted class, float64 [q]."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+
+def vote(results: Labels, distances: NDArray[np.floating[Any]], classes: int) -> Vote:
+    """Let the first k neighbours vote.
+
+    Args:
+        results: int64 [q, k], classes of the neighbours, nearest first; -1 for a missing one.
+        distances: float [q, k], never decreasing along a row; inf with -1.
+        classes: number of classes.
+
+    >>> vote(np.array([[0, 1, 1, 0]]), np.array([[0.0, 1.0, 1.0, 4.0]]), 2).probabilities.round(2)
+    array([[0.4, 0.6]])
+    """
+    weights = _weights(results, distances.astype(np.float64))
+    sums = np.zeros((len(results), classes))
+    rows = np.broadcast_to(np.arange(len(results))[:, None], results.shape)
+    present = results >= 0
+    np.add.at(sums, (rows[present], results[present]), weights[present])
+    totals = sums.sum(axis=1, keepdims=True)
+    uniform = np.full_like(sums, 1 / classes)
+    shares = np.divide(sums, totals, out=uniform, where=totals > 0)
+    return Vote(shares, _predict(results, shares))
+
+
+def _weights(results: Labels, distances: Floats) -> Floats:
+    present = results >= 0
+    near = distances[:, :1]
+    far = np.where(present, distances, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+    # Nobody else to compare with, or all equally far: all weigh the same.
+    equal = ~(far > near)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = np.where(equal, 1.0, (far - distances) / (far - near))
+    return np.where(present, weights, 0.0)
+
+
+def _predict(results: Labels, shares: Floats) -> Labels:
+    best = shares >= shares.max(axis=1, keepdims=True) - 1e-12
+    padded = np.concatenate([best, np.zeros((len(best), 1), bool)], axis=1)  # for -1 to point at
+    is_best = np.take_along_axis(padded, results, axis=1)
+    first = is_best.argmax(axis=1)
+    nearest = results[np.arange(len(results)), first]
+    return np.where(is_best.any(axis=1), nearest, -1)
+
+
+def vote_scores(cast: Vote, labels: Labels) -> dict[str, float]:
+    """What the votes of all queries are worth.
+
+    `vote_accuracy`, and `vote_balanced_accuracy`, the mean recall over the classes that occur among the
+    queries. `vote_auroc`: the one-against-rest area, averaged over those classes (with two classes: of
+    the second), left out where only one occurs. `vote_brier` (1950) sums squares over all classes: 0
+    best, 2 worst. `vote_calibration_error`: the expected one over 15 equal bins of confidence (Guo et
+    al. 2017).
+
+    Args:
+        cast: the votes.
+        labels: int64 [q].
+    """
+    right = (cast.predicted == labels).astype(np.float64)
+    present = np.unique(labels)
+    truth = np.zeros_like(cast.probabilities)
+    truth[np.arange(len(labels)), labels] = 1
+    scores = {
+        "vote_accuracy": float(right.mean()),
+        "vote_balanced_accuracy": float(np.mean([right[labels == c].mean() for c in present])),
+        "vote_brier": float(((cast.probabilities - truth) ** 2).sum(axis=1).mean()),
+        "vote_calibration_error": calibration_error(cast.confidence, right),
+    }
+    if len(present) > 1:
+        sides = present[-1:] if cast.probabilities.shape[1] == 2 else present
+        scores["vote_auroc"] = float(np.mean([auroc(cast.probabilities[:, c], labels == c) for c in sides]))
+    return scores
+
+
+def auroc(values: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive stands above a negative, ties half (Mann-Whitney).
+
+    >>> auroc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+    0.875
+    """
+    from scipy.stats import rankdata
+
+    n = int(positive.sum())
+    above = rankdata(values)[positive].sum() - n * (n + 1) / 2
+    return float(above / (n * (len(values) - n)))
+
+
+def calibration_error(confidence: Floats, right: Floats) -> float:
+    """Expected calibration error: mean over equal bins of |accuracy - confidence|, by size of the bin."""
+    places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(places, right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def abstention_curve(cast: Vote, labels: Labels) -> dict[str, list[float]]:
+    """Accuracy among the share of queries that are answered first, the most confident ones.
+
+    Queries of equal confidence are answered in equal parts, so the order of the data has no part in it.
+
+    Args:
+        cast: the votes.
+        labels: int64 [q].
+
+    Returns:
+        {"answered": shares, "accuracy": accuracies}, the last one being the accuracy over all.
+    """
+    right = (cast.predicted == labels).astype(np.float64)
+    levels, back = np.unique(-cast.confidence, return_inverse=True)
+    counts = np.bincount(back, minlength=len(levels)).astype(np.float64)
+    hits = np.bincount(back, right, minlength=len(levels))
+    answered = np.concatenate([[0.0], np.cumsum(counts)])
+    correct = np.concatenate([[0.0], np.cumsum(hits)])
+    wanted = np.array(SHARES) * len(labels)
+    accuracies = np.interp(wanted, answered, correct) / wanted
+    return {"answered": list(SHARES), "accuracy": [float(a) for a in accuracies]}
