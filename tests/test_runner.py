@@ -63,10 +63,13 @@ def test_the_folder_holds_everything_in_documented_form(config, painted_file, tm
     assert names == {
         "scores.json", "per_query.parquet", "ranking.npz", "index.faiss", "embeddings_query.npy",
         "embeddings_gallery.npy", "config.yaml", "manifest.json", "tracking.json",
+        "audit.parquet", "audit.png",
     }  # fmt: skip
     scores = json.loads((folder / "scores.json").read_text())
     assert {"scores", "timings_s", "counts", "encoder", "chance", "notes", "objective"} <= scores.keys()
-    assert {"load", "embed", "index", "search", "score", "evidence", "total"} == scores["timings_s"].keys()
+    assert {"load", "embed", "index", "search", "score", "evidence", "audit", "total"} == scores[
+        "timings_s"
+    ].keys()
     assert scores["counts"] == {
         "queries": 12, "gallery": 12, "depth": 11, "queries_without_relevant": 0, "missing_results": 0
     }  # fmt: skip

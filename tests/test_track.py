@@ -77,7 +77,10 @@ def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked
         "query": "breastmnist/test", "gallery": "breastmnist/train"
     }  # fmt: skip
     files = {f.path for f in client.list_artifacts(found.info.run_id)}
-    assert files == {"scores.json", "per_query.parquet", "ranking.npz", "config.yaml", "manifest.json"}
+    assert files == {
+        "scores.json", "per_query.parquet", "ranking.npz", "config.yaml", "manifest.json",
+        "audit.parquet", "audit.png",
+    }  # fmt: skip
 
 
 def test_index_and_embeddings_are_logged_where_asked(tracked, database):

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from medretrieval.uncertainty import (
+    bca,
     bootstrap,
     class_members,
     holm,
@@ -12,6 +13,7 @@ from medretrieval.uncertainty import (
     not_different,
     paired_difference,
     paired_permutation,
+    sign_flips,
 )
 
 
@@ -21,13 +23,20 @@ def skewed():
     return np.random.default_rng(3).beta(0.5, 3, 80).round(2)
 
 
-def test_the_interval_is_that_of_scipy(skewed):
+def test_the_interval_is_that_of_scipy():
+    skewed = np.random.default_rng(1).beta(0.3, 4, 25)
     expected = stats.bootstrap(
-        (skewed,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(1)
+        (skewed,), np.mean, n_resamples=40000, method="BCa", rng=np.random.default_rng(1)
     ).confidence_interval
-    low, high = intervals({"map": skewed}, 20000, 0.95, seed=0)["map"]
+    low, high = intervals({"map": skewed}, 40000, 0.95, seed=0)["map"]
     assert [low, high] == pytest.approx([expected.low, expected.high], abs=0.02 * (high - low))
-    assert high - skewed.mean() > skewed.mean() - low  # a percentile interval would be near symmetric
+    assert high - skewed.mean() > 1.5 * (skewed.mean() - low)
+
+
+def test_ties_with_the_estimate_are_no_bias():
+    replicates = np.concatenate([np.linspace(-1, 1, 2001), np.zeros(2000)])
+    low, high = bca(0.0, replicates, np.linspace(-1, 1, 11), 0.95, scale=1.0)
+    assert low == pytest.approx(-high)
 
 
 def test_the_acceleration_is_that_of_the_sample_skewness(skewed):
@@ -173,14 +182,40 @@ def test_ties_count_as_beyond():
     assert paired_permutation(a, a[[1, 0, 2]], 100, 0) == 1.0
 
 
-def test_the_permutation_test_raises_as_many_false_alarms_as_it_says():
-    rng, simulations = np.random.default_rng(11), 1500
+def false_alarms(draw, simulations):
     alarms = 0
     for seed in range(simulations):
-        ease = rng.beta(2, 1, 60)  # what the two runs share
-        a, b = rng.binomial(5, ease) / 5, rng.binomial(5, ease) / 5
-        alarms += paired_permutation(a, b, 499, seed) <= 0.05
-    assert abs(alarms / simulations - 0.05) < 3 * np.sqrt(0.05 * 0.95 / simulations)
+        ease = np.random.default_rng(seed).beta(2, 1, 60)  # what the two runs share
+        rng = np.random.default_rng([seed, 1])
+        alarms += paired_permutation(draw(rng, ease), draw(rng, ease), 499, seed) <= 0.05
+    return alarms / simulations
+
+
+def test_the_permutation_test_raises_as_many_false_alarms_as_it_says():
+    rate = false_alarms(lambda rng, ease: ease + rng.exponential(0.1, 60), 3000)
+    assert rate == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 3000))
+
+
+def test_the_permutation_test_is_no_bolder_with_ties():
+    rate = false_alarms(lambda rng, ease: rng.binomial(5, ease) / 5, 1500)
+    assert 0.02 < rate < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
+
+
+def test_p_is_never_zero():
+    assert paired_permutation(np.arange(1.0, 65), np.zeros(64), 99, 0) == 0.01
+
+
+def test_class_means_are_flipped_as_they_are_resampled(skewed):
+    values = np.stack([skewed, skewed**2], axis=1)
+    findings = np.random.default_rng(0).random((80, 3)) < [0.9, 0.3, 0.1]
+    findings[:5] = False  # without a finding: in no class
+    flips = sign_flips(values, 2000, 0, members=findings)
+    assert flips.means == pytest.approx(bootstrap(values, 1, 0, members=findings).means)
+    kept = findings.any(axis=1)
+    assert len(bootstrap(values, 1, 0, members=findings).jackknife) == kept.sum()
+    assert flips.p(0, 1) == sign_flips(values[kept], 2000, 0, members=findings[kept]).p(0, 1)
+    shares = (findings / findings.sum(axis=0)).mean(axis=1)
+    assert flips.p(0, 1) == paired_permutation(*(values * shares[:, None])[kept].T, 2000, 0)
 
 
 def test_signs_are_those_of_groups():
@@ -210,3 +245,4 @@ def test_holm():
 
 def test_not_different():
     assert not_different(holm([0.001, 0.04, 0.03]), alpha=0.05) == [False, True, True]
+    assert not_different([0.05, 0.049], alpha=0.05) == [True, False]

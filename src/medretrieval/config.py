@@ -98,6 +98,16 @@ class EvaluationConfig:
 
 
 @dataclass
+class AuditConfig:
+    """From when on two images count as near-duplicates."""
+
+    enabled: bool = MISSING
+    near_cosine: float = MISSING
+    near_hash: int = MISSING
+    max_pairs: int = MISSING
+
+
+@dataclass
 class TrackingConfig:
     """Where MLflow keeps the runs."""
 
@@ -127,6 +137,7 @@ class Config:
     metric: MetricConfig = MISSING
     protocol: ProtocolConfig = MISSING
     evaluation: EvaluationConfig = MISSING
+    audit: AuditConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     seed: int = MISSING
@@ -193,6 +204,10 @@ def check(cfg: DictConfig) -> Config:
     _at_least(100, "evaluation.resamples", settings.evaluation.resamples)
     if not 0 < settings.evaluation.confidence < 1:
         raise UserError(f"evaluation.confidence={settings.evaluation.confidence}: must lie between 0 and 1")
+    _at_least(0, "audit.near_hash", settings.audit.near_hash)
+    _at_least(0, "audit.max_pairs", settings.audit.max_pairs)
+    if not -1 <= settings.audit.near_cosine <= 1:
+        raise UserError(f"audit.near_cosine={settings.audit.near_cosine}: must lie between -1 and 1")
     _at_least(1, "threads", settings.threads)
     _at_least(0, "seed", settings.seed)
     index = settings.index

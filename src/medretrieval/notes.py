@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.audit import Audit
 from medretrieval.config import Config, FaissMetric
 from medretrieval.evaluate import Evaluation
 from medretrieval.evidence import Evidence
 from medretrieval.index import POINTS_A_CENTROID, VectorIndex, hnsw_of
+from medretrieval.results import AUDIT_PAIRS, AUDIT_PICTURE
 
 SAMPLE = 1000
 FEW = 30  # queries of a class
@@ -18,6 +20,7 @@ def notes_of(
     vectors: NDArray[np.float32],
     evaluation: Evaluation,
     trust: Evidence,
+    leaks: Audit | None,
 ) -> list[str]:
     """Sentences about this run, most of them empty for a plain one.
 
@@ -27,6 +30,7 @@ def notes_of(
         vectors: the queries' embeddings, float32 [q, d].
         evaluation: the scores.
         trust: their intervals and the baseline's scores.
+        leaks: look-alikes between queries and gallery.
     """
     counts, found = evaluation.counts, []
     unit = np.allclose(np.linalg.norm(vectors[:SAMPLE], axis=1), 1, atol=1e-3)
@@ -63,7 +67,20 @@ def notes_of(
             f"index.nlist={nlist} leaves fewer than {POINTS_A_CENTROID} vectors a cell "
             f"({counts['gallery']} in all); k-means wants more."
         )
-    return found + _about_baseline(trust) + _about_classes(evaluation)
+    return found + _about_baseline(trust) + _about_classes(evaluation) + _about_leaks(leaks)
+
+
+def _about_leaks(leaks: Audit | None) -> list[str]:
+    if leaks is None or not leaks.counts["identical_between"]:
+        return []
+    counts = leaks.counts
+    conflicts = (
+        f", {counts['label_conflicts']} of them with another label" if counts["label_conflicts"] else ""
+    )
+    return [
+        f"{counts['identical_between']} query images have a byte-identical other image in the gallery"
+        f"{conflicts}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}."
+    ]
 
 
 def _about_baseline(trust: Evidence) -> list[str]:

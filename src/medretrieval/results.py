@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ MANIFEST = "manifest.json"
 PER_QUERY = "per_query.parquet"
 RANKING = "ranking.npz"
 SKIPPED = "skipped.json"
+AUDIT_PAIRS = "audit.parquet"
+AUDIT_PICTURE = "audit.png"
 FAILED = "failed.txt"
 
 
@@ -27,6 +30,7 @@ def write(
     relevant: NDArray[np.int64],
     documents: dict[str, str],
     links: dict[str, Path],
+    writers: dict[str, Callable[[Path], None]],
 ) -> None:
     """Fill a run's folder. Everything is written aside first; scores.json is put in place last.
 
@@ -36,6 +40,7 @@ def write(
         relevant: R of each query, int64 [q].
         documents: name -> text, scores.json among them.
         links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
+        writers: name -> what writes the file at the path it is handed.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
@@ -49,6 +54,8 @@ def write(
         evaluation.ranking.save(aside / RANKING)
         for name, target in links.items():
             _link(aside / name, target)
+        for name, write_file in writers.items():
+            write_file(aside / name)
         for name, text in documents.items():
             (aside / name).write_text(text)
         for path in sorted(aside.iterdir(), key=lambda p: p.name == SCORES):

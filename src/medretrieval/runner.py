@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
 from medretrieval.about import about, dataset_inputs, fingerprint_of, slug, title
+from medretrieval.audit import Audit, audit, picture, write_pairs
 from medretrieval.cache import Cache
 from medretrieval.config import Config, check, expand
 from medretrieval.datasets.base import Dataset, Split
@@ -99,13 +100,17 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         index, evaluation = _search_and_score(settings, inputs, query, gallery, cache, clock)
         with clock("evidence"):
             trust = _trust(settings, inputs, index, evaluation, cache)
-        report = _report(settings, inputs, index, evaluation, trust, (query, gallery), clock, fingerprint)
+        with clock("audit"):
+            leaks = _audit(settings, inputs.task, query, gallery)
+        embeddings = query, gallery
+        report = _report(settings, inputs, index, evaluation, trust, leaks, embeddings, clock, fingerprint)
         links = {
             "index.faiss": index.path,
             "embeddings_query.npy": query.path,
             "embeddings_gallery.npy": gallery.path,
         }
-        results.write(folder, evaluation, inputs.task.relevant, _documents(cfg, inputs, report), links)
+        documents, writers = _documents(cfg, inputs, report), _audit_writers(inputs.task, leaks)
+        results.write(folder, evaluation, inputs.task.relevant, documents, links, writers)
         results.mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
         tracker.finish(folder)
@@ -210,12 +215,26 @@ def _trust(
     return evidence(settings, inputs.task, size, identity, evaluation, objective, cache)
 
 
+def _audit(settings: Config, task: Task, query: Embeddings, gallery: Embeddings) -> Audit | None:
+    return audit(task, query.vectors, gallery.vectors, settings.audit) if settings.audit.enabled else None
+
+
+def _audit_writers(task: Task, leaks: Audit | None) -> dict[str, Callable[[Path], None]]:
+    if leaks is None or not leaks.pairs:
+        return {}
+    return {
+        results.AUDIT_PAIRS: lambda path: write_pairs(path, leaks, task),
+        results.AUDIT_PICTURE: lambda path: picture(path, leaks, task),
+    }
+
+
 def _report(
     settings: Config,
     inputs: Inputs,
     index: VectorIndex,
     evaluation: Evaluation,
     trust: Evidence,
+    leaks: Audit | None,
     embeddings: tuple[Embeddings, Embeddings],
     clock: Clock,
     fingerprint: str,
@@ -251,7 +270,8 @@ def _report(
             "build_s": index.build_s,
             "cached": index.cached,
         },
-        "notes": notes_of(settings, index, query.vectors, evaluation, trust),
+        "audit": leaks.counts if leaks else {},
+        "notes": notes_of(settings, index, query.vectors, evaluation, trust, leaks),
         "fingerprint": fingerprint,
     }
 

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.config import TrackingConfig
 from medretrieval.errors import UserError, first_line
-from medretrieval.results import CONFIG, MANIFEST, PER_QUERY, RANKING, SCORES, read_scores, write_json
+from medretrieval.results import (
+    AUDIT_PAIRS,
+    AUDIT_PICTURE,
+    CONFIG,
+    MANIFEST,
+    PER_QUERY,
+    RANKING,
+    SCORES,
+    read_scores,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -214,6 +224,7 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         | content["counts"]
         | {f"interval/{name}_low": low for name, (low, _) in content["intervals"].items()}
         | {f"interval/{name}_high": high for name, (_, high) in content["intervals"].items()}
+        | {f"audit/{name}": value for name, value in content["audit"].items()}
         | {f"baseline/{name}": value for name, value in content["baseline"]["scores"].items()}
     )
     metrics = [Metric(name, float(value), now, 0) for name, value in values.items()]
@@ -224,7 +235,8 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         for role, facts in about.inputs.items()
     ]
     client.log_inputs(run_id, inputs)
-    for name in ARTIFACTS + (LARGE_ARTIFACTS if log_index else ()):
+    audited = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE) if (folder / name).exists())
+    for name in ARTIFACTS + audited + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
     client.set_terminated(run_id, "FINISHED")
 

@@ -1,0 +1,244 @@
+"""Leaks and look-alikes: images that stand on both sides, and pictures that are all but the same.
+
+Byte-identical images are found by hash; near-duplicates by the angle between embeddings and by a
+perceptual hash (pHash: discrete cosine transform of a 32 x 32 average, signs of its 8 x 8 low
+frequencies against their median; Zauner 2010). What they make of a score is for the reader to judge.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.config import AuditConfig
+from medretrieval.datasets.base import Split
+from medretrieval.encoders.base import l2_normalize
+from medretrieval.evaluate import Task
+
+CELLS = 4_000_000  # of a chunk [queries, gallery]
+HASH_SIDE, LOW = 32, 8
+TILE, GAP = 112, 8  # pixels of the picture
+IDENTICAL, NEAR_EMBEDDING, NEAR_HASH = "identical", "near_embedding", "near_hash"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a gallery image that are the same or look alike."""
+
+    kind: str
+    query: int
+    gallery: int
+    cosine: float
+    hash_distance: int
+    same_label: bool
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Attributes:
+        counts: byte-identical copies of an earlier image within the queries (`identical_within_query`) and
+            within the gallery (`identical_within_gallery`); query images with an identical image in the
+            gallery (`identical_between`), with one of another label (`label_conflicts`), and with a
+            near-duplicate there that is not identical (`near_embedding`, which depends on the encoder,
+            and `near_hash`). The query itself never counts.
+        pairs: at most max_pairs of a kind, the most alike first.
+    """
+
+    counts: dict[str, int]
+    pairs: list[Pair]
+
+
+def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], config: AuditConfig) -> Audit:
+    """Compare every query image with every gallery image.
+
+    Args:
+        task: who queries whom.
+        query: embeddings of the queries, float32 [q, d].
+        gallery: embeddings of the gallery, float32 [n, d].
+        config: thresholds.
+    """
+    same = task.queries.name == task.gallery.name
+    itself = np.arange(len(task.queries)) if same else np.full(len(task.queries), -1)
+    codes = _codes(task)
+    found = {kind: _Found(config.max_pairs) for kind in (IDENTICAL, NEAR_EMBEDDING, NEAR_HASH)}
+    for begin, cosine, distance, identical, other in _chunks(task, codes, itself, query, gallery):
+        masks = {
+            IDENTICAL: identical,
+            NEAR_EMBEDDING: (cosine >= config.near_cosine) & other & ~identical,
+            NEAR_HASH: (distance <= config.near_hash) & other & ~identical,
+        }
+        for kind, mask in masks.items():
+            found[kind].add(kind, begin, mask, cosine, distance, task)
+    return Audit(
+        {
+            "identical_within_query": _copies(codes[0]),
+            "identical_within_gallery": _copies(codes[1]),
+            "identical_between": found[IDENTICAL].queries,
+            "label_conflicts": found[IDENTICAL].conflicts,
+            NEAR_EMBEDDING: found[NEAR_EMBEDDING].queries,
+            NEAR_HASH: found[NEAR_HASH].queries,
+        },
+        [pair for kept in found.values() for pair in kept.pairs],
+    )
+
+
+class _Found:
+    """Counts of one kind, and its worst pairs so far."""
+
+    def __init__(self, max_pairs: int) -> None:
+        self.max_pairs = max_pairs
+        self.queries = self.conflicts = 0
+        self.pairs: list[Pair] = []
+
+    def add(
+        self,
+        kind: str,
+        begin: int,
+        mask: NDArray[np.bool_],
+        cosine: NDArray[np.float32],
+        distance: NDArray[np.uint8],
+        task: Task,
+    ) -> None:
+        i, j = np.nonzero(mask)
+        cosine = cosine.round(6)  # the last bits depend on the chunk
+        agree = task.queries.labels[begin + i] == task.gallery.labels[j]
+        agree = agree.all(axis=1) if agree.ndim == 2 else agree
+        self.queries += int(mask.any(axis=1).sum())
+        self.conflicts += len(np.unique(i[~agree]))
+        worst = np.lexsort((j, i, -cosine[i, j], distance[i, j], agree))[: self.max_pairs]
+        self.pairs += [
+            Pair(
+                kind,
+                begin + int(i[n]),
+                int(j[n]),
+                float(cosine[i[n], j[n]]),
+                int(distance[i[n], j[n]]),
+                bool(agree[n]),
+            )
+            for n in worst
+        ]
+        self.pairs.sort(key=lambda p: (p.same_label, p.hash_distance, -p.cosine, p.query, p.gallery))
+        del self.pairs[self.max_pairs :]
+
+
+def _copies(codes: NDArray[np.int64]) -> int:
+    return len(codes) - len(np.unique(codes))
+
+
+def _codes(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A number for each image of both sides, equal for equal bytes (int64 [q] and [n])."""
+    both = np.concatenate([identical_codes(task.queries), identical_codes(task.gallery)])
+    numbers = np.unique(both, return_inverse=True)[1]
+    return numbers[: len(task.queries)], numbers[len(task.queries) :]
+
+
+def identical_codes(split: Split) -> NDArray[np.str_]:
+    """A code for each image, equal for equal bytes (str [n])."""
+    return np.array([hashlib.sha256(image.tobytes()).hexdigest()[:32] for image in split.images])
+
+
+def image_hashes(split: Split) -> NDArray[np.uint64]:
+    """Perceptual hashes, 64 bits each (uint64 [n])."""
+    from PIL import Image
+    from scipy.fft import dctn
+
+    size = (HASH_SIDE, HASH_SIDE)
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(i).convert("L").resize(size, Image.Resampling.BILINEAR), np.float32)
+            for i in split.images
+        ]
+    )
+    low = dctn(small, axes=(1, 2))[:, :LOW, :LOW].reshape(len(small), -1)
+    # The first coefficient is the mean brightness, which says nothing of the picture.
+    bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
+    words: NDArray[np.uint64] = np.packbits(bits, axis=1).view(np.uint64).ravel()
+    return words
+
+
+Chunk = tuple[int, NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]
+
+
+def _chunks(
+    task: Task,
+    codes: tuple[NDArray[np.int64], NDArray[np.int64]],
+    itself: NDArray[np.int64],
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+) -> Iterator[Chunk]:
+    """First query, then [queries, gallery]: cosine, hash distance, identical, another than itself."""
+    hashes = image_hashes(task.queries), image_hashes(task.gallery)
+    unit_query, unit_gallery = l2_normalize(query), l2_normalize(gallery)
+    places = np.arange(len(task.gallery))
+    step = max(1, CELLS // len(places))
+    for begin in range(0, len(itself), step):
+        rows = slice(begin, begin + step)
+        other = places != itself[rows, None]
+        yield (
+            begin,
+            unit_query[rows] @ unit_gallery.T,
+            np.bitwise_count(hashes[0][rows, None] ^ hashes[1][None, :]),
+            (codes[0][rows, None] == codes[1][None, :]) & other,
+            other,
+        )
+
+
+def write_pairs(path: Path, found: Audit, task: Task) -> None:
+    """Write the pairs as Parquet: kind, query_id, gallery_id, cosine, hash_distance, same_label."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    query_ids, gallery_ids = task.queries.ids, task.gallery.ids
+    columns: dict[str, Any] = {
+        "kind": pa.array([p.kind for p in found.pairs], pa.string()),
+        "query_id": pa.array([str(query_ids[p.query]) for p in found.pairs], pa.string()),
+        "gallery_id": pa.array([str(gallery_ids[p.gallery]) for p in found.pairs], pa.string()),
+        "cosine": pa.array([p.cosine for p in found.pairs], pa.float64()),
+        "hash_distance": pa.array([p.hash_distance for p in found.pairs], pa.int64()),
+        "same_label": pa.array([p.same_label for p in found.pairs], pa.bool_()),
+    }
+    parquet.write_table(pa.table(columns), path)
+
+
+def picture(path: Path, found: Audit, task: Task, rows: int = 8) -> None:
+    """Draw the worst pairs of each kind side by side (PNG), at most `rows` a kind; one column a kind."""
+    from PIL import Image, ImageDraw
+
+    kinds = {
+        kind: [p for p in found.pairs if p.kind == kind][:rows]
+        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING)
+    }
+    column, row = 2 * TILE + 3 * GAP, TILE + 34
+    height = 28 + row * max(1, *(len(pairs) for pairs in kinds.values()))
+    sheet = Image.new("RGB", (column * len(kinds), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (kind, pairs) in enumerate(kinds.items()):
+        left = place * column + GAP
+        draw.text(
+            (left, 8), f"{kind.replace('_', ' ')}: {len(pairs)} shown" if pairs else f"{kind}: none", "black"
+        )
+        for line, pair in enumerate(pairs):
+            top = 28 + line * row
+            sheet.paste(_tile(task.queries, pair.query), (left, top))
+            sheet.paste(_tile(task.gallery, pair.gallery), (left + TILE + GAP, top))
+            colour = "black" if pair.same_label else "#c00000"
+            names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"
+            draw.text((left, top + TILE + 2), names, colour)
+            label = "same label" if pair.same_label else "OTHER LABEL"
+            draw.text(
+                (left, top + TILE + 14), f"cos {pair.cosine:.4f}, hash {pair.hash_distance}, {label}", colour
+            )
+    sheet.save(path)
+
+
+def _tile(split: Split, position: int) -> Any:
+    from PIL import Image
+
+    image = Image.fromarray(split.images[position]).convert("RGB")
+    return image.resize((TILE, TILE), Image.Resampling.NEAREST)
