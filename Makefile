@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce verify again ui test lint format bench clean
+.PHONY: help setup run sweep reproduce compare verify again ui test lint format bench clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ sweep: $(STAMP) ## 12 runs: 2 encoders x 3 index types x 2 metrics
 
 reproduce: $(STAMP) ## CLIP ViT-B/32 on PneumoniaMNIST, the system to reproduce (wants the hub once)
 	$(BIN)/medretrieval experiments=clip_pneumonia $(ARGS)
+
+compare: $(STAMP) ## compare runs, a sweep or an experiment: RUNS="<run> <run> ..."
+	$(BIN)/medretrieval compare $(RUNS) $(ARGS)
 
 verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder> from its files
 	$(BIN)/medretrieval verify $(RUN) $(ARGS)

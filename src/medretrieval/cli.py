@@ -35,6 +35,7 @@ A run (Hydra):
   medretrieval --hydra-help                    Hydra's own options
 
 Verbs:
+  medretrieval compare <run> <run> ...         which run is best, and is that more than luck of the queries
   medretrieval verify <run>                    recompute a run's scores and ranking from its files
   medretrieval again <run> [key=value ...]     do a run again and say what differs
   medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
@@ -225,4 +226,15 @@ def _again(arguments: list[str]) -> int:
     return again_main(arguments)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"again": _again, "log": _log, "verify": _verify}
+def _compare(arguments: list[str]) -> int:
+    from medretrieval.compare import main as compare_main
+
+    return compare_main(arguments)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "again": _again,
+    "compare": _compare,
+    "log": _log,
+    "verify": _verify,
+}

@@ -1,0 +1,299 @@
+"""The verb `compare`: which of several runs is best, and is that more than luck of the queries?"""
+
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval import results
+from medretrieval.compare_report import SUFFIXES, Comparison, Pair, render, track_comparison
+from medretrieval.compare_runs import NO_SCORES, Run, config_of, find, load_run
+from medretrieval.config import choices
+from medretrieval.errors import UserError
+from medretrieval.uncertainty import bootstrap, class_members, holm, not_different, sign_flips
+
+USAGE = """medretrieval compare <run> <run> ... [key=value ...]
+
+<run>  a run's folder, a folder of runs, a sweep's id, an MLflow run id, or an MLflow experiment's name
+
+score=         default: the objective of the first run; macro_<score> for the mean over classes
+baseline=      compare with this run (its name, part of it, or its number in the table); default: the best
+pairs=         best: each run with the best or the baseline (default); all: every pair
+resamples=     of the bootstrap (10000)    permutations=  of the sign-flip test (10000)
+confidence=    0.95                        seed=          0
+format=        terminal (default), markdown, csv, latex
+uri=           MLflow store (MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db)
+outputs=       where sweeps are (outputs)  track=         true (default): log it to MLflow
+"""
+PLACES = ("paths.", "tracking.", "force", "dataset.root")
+AXES: tuple[Callable[[dict[str, Any]], str], ...] = (
+    lambda r: r["dataset"],
+    lambda r: r["encoder"]["name"] + ("*" if r["encoder"]["random_weights"] else ""),
+    lambda r: r["index"]["name"],
+    lambda r: r["index"]["search"],
+    lambda r: r["metric"],
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of the command, checked."""
+
+    runs: list[str]
+    score: str | None
+    baseline: str | None
+    pairs: str
+    resamples: int
+    permutations: int
+    confidence: float
+    seed: int
+    format: str
+    outputs: Path
+    uri: str
+    track: bool
+
+    @property
+    def alpha(self) -> float:
+        """What counts as significant; 0.05 and not 0.050000000000000044."""
+        return round(1 - self.confidence, 12)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit code.
+
+    Raises:
+        UserError: an unknown key, runs that are not there or cannot be compared.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory() as aside:
+        places = dict(
+            place for what in options.runs for place in find(what, options.uri, options.outputs, Path(aside))
+        )
+        runs = [load_run(folder, source) for folder, source in places.items()]
+        comparison = compare(runs, options)
+        experiment = config_of(runs[0])["tracking.experiment"]
+    print(render(comparison, options.format))
+    if options.format == "csv":  # a reader of CSV wants nothing below it
+        print(*comparison.notes, sep="\n", file=sys.stderr)
+    if options.track:
+        kept = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
+        params = {key: str(getattr(options, key)) for key in kept}
+        track_comparison(comparison, options.uri, options.outputs, experiment, params)
+    return 0
+
+
+def parse(arguments: list[str]) -> Options:
+    """Turn the command's words into checked options.
+
+    Raises:
+        UserError: no run, a key that is unknown or given twice, a value that cannot be meant.
+    """
+    keys = [field for field in Options.__dataclass_fields__ if field != "runs"]
+    given: dict[str, str] = {}
+    runs = [a for a in arguments if "=" not in a or Path(a).is_dir()]
+    for key, value in (a.split("=", 1) for a in arguments if a not in runs):
+        if key not in keys:
+            raise UserError(f"compare: {key}=: no such key; {choices(keys)}")
+        if key in given or not value:
+            raise UserError(f"compare: {key}=: give one value, once")
+        given[key] = value
+    if not runs:
+        raise UserError("compare wants runs: medretrieval compare <run> <run> ... (--help says which)")
+    values = {
+        "score": None, "baseline": None, "pairs": "best", "resamples": "10000", "permutations": "10000",
+        "confidence": "0.95", "seed": "0", "format": "terminal", "outputs": "outputs", "track": "true",
+    } | given  # fmt: skip
+    for key, allowed in {"pairs": ("best", "all"), "format": SUFFIXES, "track": ("true", "false")}.items():
+        if values[key] not in allowed:
+            raise UserError(f"compare: {key}={values[key]}: {choices(list(allowed))}")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{values['outputs']}/mlflow.db"
+    checked: dict[str, Any] = {"uri": uri} | values
+    for key, least in {"resamples": 100, "permutations": 100, "seed": 0}.items():
+        checked[key] = int(_number(key, values[key], r"\d+", least, math.inf))
+    checked["confidence"] = _number("confidence", values["confidence"], r"0?\.\d+", 0.5, 0.9999)
+    checked |= {"outputs": Path(str(values["outputs"])), "track": values["track"] == "true"}
+    return Options(runs=runs, **checked)
+
+
+def _number(key: str, text: str | None, pattern: str, least: float, most: float) -> float:
+    if text is None or not re.fullmatch(pattern, text) or not least <= float(text) <= most:
+        upper = "" if most == math.inf else f" to {most}"
+        raise UserError(f"compare: {key}={text}: give a number, {least}{upper or ' or more'}")
+    return float(text)
+
+
+def compare(runs: list[Run], options: Options) -> Comparison:
+    """Test the differences between runs over the same queries.
+
+    Args:
+        runs: finished runs, in any order.
+        options: score, baseline, and how to test.
+
+    Raises:
+        UserError: runs that cannot be compared, saying in what they differ; no such score or baseline.
+    """
+    score = options.score or str(runs[0].report["objective"]["name"])
+    _require_comparable(runs, score)
+    runs, values, labels = _matched(runs, score)
+    members = class_members(labels) if score.startswith("macro_") else None
+    drawn = bootstrap(values, options.resamples, options.seed, members=members)
+    order = np.argsort(-drawn.means, kind="stable")
+    runs, values = [runs[i] for i in order], values[:, order]
+    names = _names(runs)
+    reference = _baseline(options.baseline, names)
+    flips = sign_flips(values, options.permutations, options.seed, members=members)
+    tested = [(i, reference) for i in range(len(runs)) if i != reference]
+    if options.pairs == "all":
+        others = [i for i in range(len(runs)) if i != reference]
+        tested += [(a, b) for b in others for a in others if a > b]
+    p = [flips.p(a, b) for a, b in tested]
+    adjusted = holm(p)
+    alike = not_different(adjusted, options.alpha)
+    pairs = [
+        Pair(a, b, *drawn.difference(int(order[a]), int(order[b]), options.confidence), raw, corrected, same)
+        for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
+    ]
+    rows = [(float(drawn.means[i]), *drawn.interval(int(i), options.confidence)) for i in order]
+    notes = _notes(score, names, values, options, reference, len(pairs))
+    if any(run.report["encoder"]["random_weights"] for run in runs):
+        notes.append("* RANDOM WEIGHTS: says nothing about the model")
+    return Comparison(
+        score, options.confidence, names, [r.source for r in runs], rows, reference, pairs, notes
+    )
+
+
+def _require_comparable(runs: list[Run], score: str) -> None:
+    for key in sorted({key for run in runs for key in run.report["protocol"]}):
+        _require_same(runs, f"protocol.{key}", [run.report["protocol"].get(key) for run in runs])
+    for role in ("query", "gallery"):
+        for what in ("images_sha256", "labels_sha256"):
+            hashes = [run.manifest["data"][role][what][:12] for run in runs]
+            _require_same(runs, f"the data ({role} {what})", hashes)
+    column = score.removeprefix("macro_")
+    if lacking := [run.source for run in runs if column not in run.scores]:
+        common = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+        raise UserError(
+            f"compare: score={score}: {_listed(lacking)} has no such score; choose from (also with macro_ "
+            f"before it): {', '.join(common)}"
+        )
+
+
+def _require_same(runs: list[Run], what: str, facts: Sequence[Any]) -> None:
+    if others := [i for i, fact in enumerate(facts) if fact != facts[0]]:
+        raise UserError(
+            f"compare: {what} is {facts[0]} in {runs[0].source} but {facts[others[0]]} in "
+            f"{_listed([runs[i].source for i in others])}; compare runs that are alike in it"
+        )
+
+
+def _listed(sources: list[str]) -> str:
+    return sources[0] + (f" (and in {len(sources) - 1} more)" if len(sources) > 1 else "")
+
+
+def _matched(runs: list[Run], score: str) -> tuple[list[Run], NDArray[np.float64], NDArray[Any]]:
+    """Runs without duplicates, their scores float64 [q, runs] and the labels, queries ordered by id."""
+    from pyarrow import parquet
+
+    column, first = score.removeprefix("macro_"), None
+    kept: dict[tuple[str, bytes], tuple[Run, NDArray[np.float64]]] = {}
+    for run in runs:
+        found = parquet.read_table(run.folder / results.PER_QUERY, columns=[*NO_SCORES, column]).sort_by("id")
+        first = first if first is not None else found
+        for name, what in zip(NO_SCORES, ("query ids", "labels", "counts of relevant images"), strict=True):
+            if not found[name].equals(first[name]):
+                raise UserError(
+                    f"compare: {runs[0].source} and {run.source} differ in their {what} (column {name!r} of "
+                    f"{results.PER_QUERY}); compare runs over the same queries and gallery"
+                )
+        values = found[column].to_numpy()
+        if (np.isnan(values) != (found["relevant"].to_numpy() == 0)).any():
+            raise UserError(f"{run.source}: {column} is missing for some queries; run it with force=true")
+        # The same configuration counts as another run only where it came out differently.
+        kept.setdefault((run.report["fingerprint"], values.tobytes()), (run, values))
+    if len(kept) < 2 or first is None:
+        raise UserError(f"compare: {runs[0].source} is the only run given; give two or more different ones")
+    if (first["relevant"].to_numpy() > 0).sum() < 2:
+        raise UserError("compare: fewer than two queries have a relevant image; nothing can be tested")
+    kept_runs, columns = zip(*kept.values(), strict=True)
+    return list(kept_runs), np.stack(columns, axis=1), _label_array(first["label"])
+
+
+def _label_array(column: Any) -> NDArray[Any]:
+    labels = column.to_pylist()
+    if not isinstance(labels[0], list):
+        return np.array(labels, dtype=np.int64)
+    findings = np.zeros((len(labels), 1 + max((f for row in labels for f in row), default=0)), dtype=np.bool_)
+    for row, found in zip(findings, labels, strict=True):
+        row[found] = True
+    return findings
+
+
+def _names(runs: list[Run]) -> list[str]:
+    """What differs between the runs; where reports do not tell, what differs in their configuration."""
+    shown = [axis for axis in AXES if len({axis(run.report) for run in runs}) > 1]
+    names = [" ".join(t for axis in shown or AXES[1:2] if (t := axis(run.report))) for run in runs]
+    for name in {name for name in names if names.count(name) > 1}:
+        twins = [i for i, other in enumerate(names) if other == name]
+        configs = [config_of(runs[i]) for i in twins]
+        known = {key for config in configs for key in config if not key.startswith(PLACES)}
+        # One key of those that differ in the same way: the shortest, the others are filled in from it.
+        telling: dict[tuple[str, ...], str] = {}
+        for key in sorted(known, key=lambda key: (len(key), key)):
+            telling.setdefault(tuple(str(config.get(key)) for config in configs), key)
+        keys = [key for values, key in telling.items() if len(set(values)) > 1]
+        for i, config in zip(twins, configs, strict=True):
+            names[i] = " ".join([name, *(f"{k}={config[k]}" for k in keys if k in config)])
+    return [
+        f"{n} ({run.folder.name})" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)
+    ]
+
+
+def _baseline(wanted: str | None, names: list[str]) -> int:
+    if wanted is None:
+        return 0
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
+        return int(wanted) - 1
+    if wanted in names:
+        return names.index(wanted)
+    found = [i for i, name in enumerate(names) if wanted in name]
+    if len(found) != 1:
+        known = "; ".join(f"{i} {name}" for i, name in enumerate(names, 1))
+        raise UserError(f"compare: baseline={wanted}: fits {len(found)} runs; choose one of: {known}")
+    return found[0]
+
+
+def _notes(
+    score: str, names: list[str], values: NDArray[np.float64], options: Options, reference: int, pairs: int
+) -> list[str]:
+    without = int(np.isnan(values[:, 0]).sum())
+    left_out = f" ({without} without a relevant image left out)" if without else ""
+    alpha, least = options.alpha, pairs / (options.permutations + 1)
+    role = "the best" if options.baseline is None else "the baseline"
+    corrected = f"Holm's correction for {pairs} comparison{'s' if pairs > 1 else ''}"
+    lines = [
+        f"{score} over {len(values) - without} queries{left_out}. The gallery is held fixed and queries are "
+        f"resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
+        f"Differences are paired, run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
+        f"flip test, {options.permutations} permutations, with {corrected}.",
+        f"= marks what is not shown to differ (corrected p >= {alpha:.3g}), which is no proof of equality.",
+    ]
+    if options.baseline is None and options.pairs == "best" and len(names) > 2:
+        lines.append(
+            "The best was chosen on these same queries, so p against it is somewhat too small; pairs=all, or "
+            "a baseline= chosen beforehand, holds its level."
+        )
+    if least >= alpha:
+        need = math.ceil(pairs / alpha) + 1
+        lines.append(f"note: no corrected p can be below {min(least, 1):.3g}; give permutations={need}")
+    return lines

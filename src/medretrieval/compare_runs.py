@@ -1,0 +1,122 @@
+"""Where the runs of a comparison are: folders, sweeps, MLflow runs and experiments."""
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medretrieval import results
+from medretrieval.config import leaves
+from medretrieval.errors import UserError, first_line
+
+FILES = (results.SCORES, results.MANIFEST, results.CONFIG, results.PER_QUERY)
+NO_SCORES = ("id", "label", "relevant")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what its files say, and where they were found."""
+
+    folder: Path
+    source: str
+    report: dict[str, Any]
+    manifest: dict[str, Any]
+    scores: list[str]
+
+
+def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, str]]:
+    """Folders of the runs that one word of the command means, and what to call them in messages.
+
+    Args:
+        what: a folder, a sweep's id, an MLflow run id or an experiment's name.
+        uri: MLflow's store.
+        outputs: the folder that holds sweeps.
+        aside: where files from MLflow are put.
+
+    Raises:
+        UserError: nothing of that name, or MLflow is away.
+    """
+    for top in (Path(what), outputs / "sweeps" / what):
+        if top.is_dir():
+            finished = [p.parent for p in sorted(top.rglob(results.SCORES))]
+            skipped = [p for p in sorted(top.rglob(results.SKIPPED)) if p.parent not in finished]
+            finished += [Path(json.loads(p.read_text())["run"]) for p in skipped]
+            if not finished:
+                raise UserError(f"{top}: no finished run in it (a run's folder holds {results.SCORES})")
+            return [(folder.resolve(), str(folder)) for folder in finished]
+    try:
+        found = _download(what, uri, aside)
+    except Exception as error:  # whatever a server, a database or a disk may raise
+        line = f"{what}: no such folder, and MLflow at {uri} cannot be read ({first_line(error)})"
+        raise UserError(f"{line}; give a run's folder, or uri=") from error
+    if not found:
+        raise UserError(
+            f"{what}: no folder, no sweep in {outputs / 'sweeps'}, and no finished run, experiment "
+            f"or sweep of MLflow at {uri}; give a run's folder, or outputs= or uri="
+        )
+    return found
+
+
+def _download(what: str, uri: str, aside: Path) -> list[tuple[Path, str]]:
+    from medretrieval.track import SWEEP_TAG, sqlite_file
+
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():  # asking MLflow would make it
+        return []
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client, runs = MlflowClient(tracking_uri=uri), []
+    if re.fullmatch(r"[0-9a-f]{32}", what):
+        with suppress(MlflowException):
+            runs = [client.get_run(what)]
+    elif (experiment := client.get_experiment_by_name(what)) is not None:
+        runs = client.search_runs([experiment.experiment_id], "status = 'FINISHED'", max_results=50000)
+    elif re.fullmatch(r"[\w.-]+", what):
+        everywhere = [e.experiment_id for e in client.search_experiments()]
+        wanted = f"status = 'FINISHED' AND tags.{SWEEP_TAG} LIKE '%{what}%'"
+        runs = client.search_runs(everywhere, wanted, max_results=50000)
+        runs = [run for run in runs if what in run.data.tags[SWEEP_TAG].split()]
+    places = []
+    for run in runs:
+        if "encoder" in run.data.tags:  # comparisons are kept there too
+            folder = aside / run.info.run_id
+            folder.mkdir(exist_ok=True)
+            for name in FILES:
+                client.download_artifacts(run.info.run_id, name, str(folder))
+            places.append((folder, f"MLflow run {run.info.run_id}"))
+    return places
+
+
+def load_run(folder: Path, source: str) -> Run:
+    """Read a finished run's files.
+
+    Raises:
+        UserError: files that are missing, damaged or of an older version.
+    """
+    from pyarrow import parquet
+
+    try:
+        report = results.read_scores(folder)
+        manifest = json.loads((folder / results.MANIFEST).read_text())
+        columns = parquet.read_schema(folder / results.PER_QUERY).names
+        _ = [report[key] for key in ("protocol", "objective", "fingerprint")], manifest["data"]
+    except KeyError as error:
+        raise UserError(f"{source}: {error} is missing in its files; run it again with force=true") from error
+    except (OSError, ValueError) as error:
+        line = f"{source}: no finished run ({first_line(error)}); run it again with force=true"
+        raise UserError(line) from error
+    return Run(folder, source, report, manifest, [c for c in columns if c not in NO_SCORES])
+
+
+def config_of(run: Run) -> dict[str, Any]:
+    """A run's configuration as flat keys."""
+    from omegaconf import OmegaConf
+
+    return leaves(OmegaConf.to_container(OmegaConf.load(run.folder / results.CONFIG)))
