@@ -200,6 +200,8 @@ def test_queries_are_matched_by_id(good, bad, capsys):
 def test_findings_of_multi_label_sets_give_macro_means(good, bad, capsys):
     for folder in (good, bad):
         rewrite(folder, label=pa.array([[0], [0, 2], [2]] * 8, type=pa.list_(pa.int64())))
+    rewrite(good, precision_at_3=np.random.default_rng(0).random(24) + 0.1)
+    rewrite(bad, precision_at_3=np.random.default_rng(1).random(24))
     main([str(good), str(bad), "score=macro_precision_at_3", "format=csv", *FEW])
     rows = rows_of(capsys)
     scores = np.array(values_of_file_order(bad))

@@ -67,9 +67,17 @@ def test_the_folder_holds_everything_in_documented_form(config, painted_file, tm
     }  # fmt: skip
     scores = json.loads((folder / "scores.json").read_text())
     assert {"scores", "timings_s", "counts", "encoder", "chance", "notes", "objective"} <= scores.keys()
-    assert {"load", "embed", "index", "search", "score", "evidence", "audit", "total"} == scores[
-        "timings_s"
-    ].keys()
+    assert {
+        "load",
+        "embed",
+        "index",
+        "search",
+        "score",
+        "evidence",
+        "approximation",
+        "audit",
+        "total",
+    } == scores["timings_s"].keys()
     assert scores["counts"] == {
         "queries": 12, "gallery": 12, "depth": 11, "queries_without_relevant": 0, "missing_results": 0
     }  # fmt: skip
@@ -162,6 +170,13 @@ def test_other_data_under_the_same_name_is_not_skipped(config, write_npz):
     write_npz(n=12)
     run(config(*PIXELS))
     write_npz(n=12, test_labels=np.arange(12) // 6)
+    assert not run(config(*PIXELS)).skipped
+
+
+def test_a_run_of_an_older_format_is_run_again(config, painted_file, monkeypatch):
+    monkeypatch.setattr("medretrieval.about.FORMAT", 1)
+    run(config(*PIXELS))
+    monkeypatch.setattr("medretrieval.about.FORMAT", 2)
     assert not run(config(*PIXELS)).skipped
 
 

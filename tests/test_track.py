@@ -59,6 +59,9 @@ def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked
         assert metrics[name] == pytest.approx(value)
     assert metrics["chance_precision"] == 0.5
     assert metrics["queries_without_relevant"] == 0
+    assert metrics["ann/recall_at_3"] == 1.0  # one cell
+    assert metrics["audit/identical_between"] == 0
+    assert metrics["interval/precision_at_3_low"] <= metrics["precision_at_3"]
     assert {"time/embed_s", "time/total_s", "queries", "gallery"} <= metrics.keys()
     tags = {k: found.data.tags[k] for k in ("dataset", "encoder", "index", "metric", "protocol", "sweep")}
     assert tags == {

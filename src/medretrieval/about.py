@@ -11,6 +11,7 @@ from medretrieval.datasets.base import Dataset
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate import Task
 from medretrieval.manifest import git_state
+from medretrieval.results import FORMAT
 from medretrieval.track import SWEEP_TAG, About
 
 # Configuration that says nothing about a run that its other parameters do not say.
@@ -39,6 +40,7 @@ def fingerprint_of(settings: Config, task: Task, identity: Mapping[str, Any]) ->
             "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
             "encoder": dict(identity),
             "version": importlib.metadata.version("medretrieval"),
+            "format": FORMAT,
         }
     )
 

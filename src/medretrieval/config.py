@@ -49,7 +49,8 @@ class IndexConfig:
     """An index as data: FAISS factory string, and parameters for building and for searching it.
 
     `factory`, `build` and `search` are templates over the other keys; a key that none of them
-    uses must stay unset (None), so no option can be accepted and ignored.
+    uses must stay unset (None), so no option can be accepted and ignored. `deterministic` builds on
+    one thread: the same bytes every time.
     """
 
     name: str = MISSING
@@ -63,6 +64,7 @@ class IndexConfig:
     ef_search: int | None = None
     pq_m: int | None = None
     pq_bits: int | None = None
+    deterministic: bool = False
 
 
 @dataclass

@@ -7,7 +7,8 @@ import logging
 import math
 import string
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from medretrieval.errors import UserError
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
+NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic")  # the keys that fill none
 MAX_PQ_M = 32  # training takes seconds a codebook
 POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
 FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
@@ -166,7 +168,7 @@ def require_parameters(config: IndexConfig, n: int) -> tuple[set[str], dict[str,
         UserError: a parameter that the templates do not use, or that does not fit the gallery.
     """
     used = set().union(*(_fields(t) for t in (config.factory, config.build, config.search)))
-    given = {k: v for k, v in asdict(config).items() if k not in ("name", "factory", "build", "search")}
+    given = {k: v for k, v in asdict(config).items() if k not in NO_TEMPLATE}
     for key, value in given.items():
         if value is not None and key not in used:
             raise UserError(
@@ -209,7 +211,14 @@ def _check_fit(parameters: Mapping[str, int], n: int) -> None:
 
 
 def build(
-    config: IndexConfig, metric: MetricConfig, gallery: Embeddings, depth: int, seed: int, cache: Cache
+    config: IndexConfig,
+    metric: MetricConfig,
+    gallery: Embeddings,
+    depth: int,
+    seed: int,
+    cache: Cache,
+    *,
+    deterministic: bool | None = None,
 ) -> VectorIndex:
     """Build the index of a gallery, or take it from the cache, and set its search parameters.
 
@@ -222,12 +231,15 @@ def build(
         depth: results a query that will be asked for; fits the search parameters.
         seed: of k-means.
         cache: where built indexes are kept.
+        deterministic: build on one thread, since threads that add to a graph at once race for its links;
+            searching keeps its threads. None for what the configuration says.
 
     Raises:
         UserError: parameters that do not fit, or a factory string that FAISS refuses.
     """
     n, d = gallery.vectors.shape
     spec = fit(config, n, d, depth)
+    threads = 1 if (config.deterministic if deterministic is None else deterministic) else None
     parts = {
         "embeddings": gallery.key,
         "factory": spec.factory,
@@ -236,8 +248,10 @@ def build(
         "seed": seed,
         "faiss": faiss.__version__,
     }
+    if threads is not None:  # not in every key, so that indexes built before this option are still found
+        parts["threads"] = threads
     entry = cache.get_or_make(
-        "indexes", parts, lambda folder: _write(spec, metric, gallery.vectors, seed, folder / FILE)
+        "indexes", parts, lambda folder: _write(spec, metric, gallery.vectors, seed, threads, folder / FILE)
     )
     index = faiss.read_index(str(entry.folder / FILE))
     set_parameters(index, spec.search, "index.search")
@@ -253,7 +267,12 @@ def build(
 
 
 def _write(
-    spec: IndexSpec, metric: MetricConfig, vectors: NDArray[np.float32], seed: int, path: Path
+    spec: IndexSpec,
+    metric: MetricConfig,
+    vectors: NDArray[np.float32],
+    seed: int,
+    threads: int | None,
+    path: Path,
 ) -> dict[str, Any]:
     start = time.perf_counter()
     prepared = prepare(vectors, metric, "gallery")
@@ -264,12 +283,24 @@ def _write(
         raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
     _seed(index, seed)
     set_parameters(index, spec.build, "index.build")
-    index.train(prepared)
-    index.add(prepared)
+    with _threads(threads):
+        index.train(prepared)  # an IVF over a graph of cells builds that graph here
+        index.add(prepared)
     build_s = time.perf_counter() - start
     # Through Python, so that a full disk is an OSError and not FAISS's own exception.
     path.write_bytes(faiss.serialize_index(index).data)
     return {"build_s": build_s, "vectors": index.ntotal}
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """Let FAISS use so many threads within the block; None for as many as it has."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _seed(index: faiss.Index, seed: int) -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
 from medretrieval.about import about, dataset_inputs, fingerprint_of, slug, title
+from medretrieval.approximation import measure
 from medretrieval.audit import Audit, audit, picture, write_pairs
 from medretrieval.cache import Cache
 from medretrieval.config import Config, check, expand
@@ -100,10 +101,13 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         index, evaluation = _search_and_score(settings, inputs, query, gallery, cache, clock)
         with clock("evidence"):
             trust = _trust(settings, inputs, index, evaluation, cache)
+        with clock("approximation"):
+            loss = measure(settings, inputs.task, index, query, gallery, cache)
         with clock("audit"):
             leaks = _audit(settings, inputs.task, query, gallery)
         embeddings = query, gallery
         report = _report(settings, inputs, index, evaluation, trust, leaks, embeddings, clock, fingerprint)
+        report["approximation"] = loss.document() if loss else None
         links = {
             "index.faiss": index.path,
             "embeddings_query.npy": query.path,

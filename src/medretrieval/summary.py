@@ -20,6 +20,7 @@ def run_table(report: dict[str, Any], folder: Path) -> str:
         f"queries {counts['queries']}, gallery {counts['gallery']}   index {report['index']['factory']}",
     ]
     lines += [f"seconds: {stages}{'   (embeddings from the cache)' if report['encoder']['cached'] else ''}"]
+    lines += _approximation_line(report["approximation"])
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join([*lines, f"results: {folder}", ""])
 
@@ -36,6 +37,19 @@ def _score_table(report: dict[str, Any]) -> list[str]:
         columns[baseline["encoder"]] = lambda name: _number(baseline["scores"], name)
     names = [name for name in report["scores"] if is_headline(name)]
     return table(list(columns), [[cell(name) for cell in columns.values()] for name in names])
+
+
+def _approximation_line(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    k, recall = list(found["recall"].items())[-1]
+    change, low, high = found["precision"][k]
+    return [
+        f"against exact search: recall@{k} {recall:.4f}, "
+        f"precision_at_{k} {change:+.4f} ({low:+.4f} to {high:+.4f}), "
+        f"{found['queries_per_s_batched']:.0f} queries/s, p95 {found['latency_ms']['p95']:.2f} ms, "
+        f"{found['bytes_per_vector']:.0f} bytes a vector"
+    ]
 
 
 def _interval(intervals: dict[str, list[float]], name: str) -> str:

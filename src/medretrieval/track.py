@@ -224,6 +224,7 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         | content["counts"]
         | {f"interval/{name}_low": low for name, (low, _) in content["intervals"].items()}
         | {f"interval/{name}_high": high for name, (_, high) in content["intervals"].items()}
+        | {f"ann/{name}": value for name, value in flat_approximation(content["approximation"]).items()}
         | {f"audit/{name}": value for name, value in content["audit"].items()}
         | {f"baseline/{name}": value for name, value in content["baseline"]["scores"].items()}
     )
@@ -239,6 +240,18 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
     for name in ARTIFACTS + audited + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
     client.set_terminated(run_id, "FINISHED")
+
+
+def flat_approximation(content: dict[str, Any] | None) -> dict[str, float]:
+    """The numbers of scores.json's approximation under flat names."""
+    if content is None:
+        return {}
+    flat = {f"recall_at_{k}": value for k, value in content["recall"].items()}
+    flat |= {f"precision_at_{k}_change": change for k, (change, _, _) in content["precision"].items()}
+    flat |= {f"latency_ms_{name}": value for name, value in content["latency_ms"].items()}
+    return flat | {
+        n: content[n] for n in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector")
+    }
 
 
 def _note(content: dict[str, Any]) -> str:
