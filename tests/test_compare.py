@@ -114,10 +114,13 @@ def test_holm_corrects_for_the_comparisons_made(good, capsys):
     rng = np.random.default_rng(0)
     runs = [good] + [copy_of(good, f"e{i}", 1.0 - (rng.random(24) < i / 12)) for i in (1, 2, 4)]
     names = [str(r) for r in runs]
-    main([*names, "score=precision_at_3", "format=csv", *FEW])
+    main([*names, "score=precision_at_3", "baseline=pixels", "format=csv", *FEW])
     rows = rows_of(capsys)
     p = [float(row["p"]) for row in rows[1:]]
     assert [float(row["p_holm"]) for row in rows[1:]] == pytest.approx(holm(p))
+    # Without a baseline the best is chosen on the same queries: corrected as part of all pairs.
+    main([*names, "score=precision_at_3", "format=csv", *FEW])
+    picked = [float(row["p_holm"]) for row in rows_of(capsys)[1:]]
     main([*names, "score=precision_at_3", "pairs=all", "format=csv", *FEW])
     rows = rows_of(capsys)
     assert len(rows) == 1 + 6
@@ -125,6 +128,7 @@ def test_holm_corrects_for_the_comparisons_made(good, capsys):
         holm([float(r["p"]) for r in rows[1:]])
     )
     assert [float(row["p"]) for row in rows[1:4]] == p
+    assert [float(row["p_holm"]) for row in rows[1:4]] == picked
     means = dict(zip(["pixels", "e1", "e2", "e4"], (values_of(r).mean() for r in runs), strict=True))
     for row in rows[1:]:
         a, b = (means[row[side]] for side in ("run", "minus_run"))
@@ -156,9 +160,9 @@ def test_the_terminal_says_what_was_resampled_counted_and_corrected(good, bad, c
     out = capsys.readouterr().out
     assert "precision_at_3 over 24 queries. The gallery is held fixed and queries are resampled" in out
     assert "run minus the best (number 1, pixels)" in out
-    assert "Holm's correction for 2 comparisons" in out
+    assert "Holm's correction for 3 comparisons" in out
     assert "The best was chosen on these same queries" in out
-    assert re.search(r"^3 +random .* 0\.002\d +0\.004\d$", out, re.M)
+    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d$", out, re.M)
     main([str(good), str(bad), "score=precision_at_3", "confidence=0.999", "permutations=500", "track=false"])
     assert "no corrected p can be below 0.002; give permutations=1001" in capsys.readouterr().out
 

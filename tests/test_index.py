@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -357,6 +358,61 @@ def test_a_build_depends_on_the_seed_and_on_nothing_else_random(built):
     ]
     assert files[0] == files[1]
     assert files[0] != files[2]
+
+
+def test_two_deterministic_builds_of_a_graph_are_the_same_bytes(built):
+    gallery = normal(2000)
+    first, again = (built(gallery, "hnsw", deterministic=True, store=store) for store in "ab")
+    assert not again.cached
+    assert first.path.read_bytes() == again.path.read_bytes()
+
+
+def test_a_deterministic_build_is_kept_apart_and_an_ordinary_one_stays_where_it_was(built):
+    gallery = normal(60)
+    assert not built(gallery, "hnsw").cached
+    assert not built(gallery, "hnsw", deterministic=True).cached
+    assert built(gallery, "hnsw", deterministic=False).cached
+    assert built(gallery, "hnsw", deterministic=True).cached
+
+
+@pytest.mark.parametrize("index", ["hnsw", "ivf"])
+def test_a_deterministic_build_uses_one_thread_and_gives_the_others_back(built, monkeypatch, index):
+    before, during = faiss.omp_get_max_threads(), []
+    cls = type(faiss.index_factory(16, {"hnsw": "HNSW8,Flat", "ivf": "IVF4,Flat"}[index]))
+    add = cls.add
+
+    def watched(self, vectors):
+        during.append(faiss.omp_get_max_threads())
+        return add(self, vectors)
+
+    faiss.omp_set_num_threads(3)
+    try:
+        monkeypatch.setattr(cls, "add", watched)
+        built(normal(200), index, deterministic=True)
+        assert (during, faiss.omp_get_max_threads()) == ([1], 3)
+        built(normal(200), index)
+        assert (during, faiss.omp_get_max_threads()) == ([1, 3], 3)
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_the_threads_come_back_when_a_build_fails(built):
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError):
+            built(normal(10), factory="IDMap,Flat", deterministic=True)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_a_build_can_be_asked_to_be_deterministic_by_keyword(built, tmp_path):
+    gallery, (config, metric) = embeddings(normal(60)), configured("hnsw")
+    asked = [config, metric, gallery, 10, 0, Cache(tmp_path / "keyword")]
+    assert not build(*asked, deterministic=True).cached
+    assert build(replace(config, deterministic=True), *asked[1:]).cached
+    assert not build(replace(config, deterministic=True), *asked[1:], deterministic=False).cached
 
 
 @given(seed=st.integers(0, 10**6), depth=st.integers(0, 8))

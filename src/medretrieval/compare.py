@@ -154,7 +154,9 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     reference = _baseline(options.baseline, names)
     flips = sign_flips(values, options.permutations, options.seed, members=members)
     tested = [(i, reference) for i in range(len(runs)) if i != reference]
-    if options.pairs == "all":
+    shown = len(tested)
+    # The best is chosen on these same queries, so its comparisons are corrected as part of all pairs.
+    if options.pairs == "all" or options.baseline is None:
         others = [i for i in range(len(runs)) if i != reference]
         tested += [(a, b) for b in others for a in others if a > b]
     p = [flips.p(a, b) for a, b in tested]
@@ -164,8 +166,9 @@ def compare(runs: list[Run], options: Options) -> Comparison:
         Pair(a, b, *drawn.difference(int(order[a]), int(order[b]), options.confidence), raw, corrected, same)
         for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
     ]
+    corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
     rows = [(float(drawn.means[i]), *drawn.interval(int(i), options.confidence)) for i in order]
-    notes = _notes(score, names, values, options, reference, len(pairs))
+    notes = _notes(score, names, values, options, reference, corrected_for)
     if any(run.report["encoder"]["random_weights"] for run in runs):
         notes.append("* RANDOM WEIGHTS: says nothing about the model")
     return Comparison(
@@ -290,8 +293,8 @@ def _notes(
     ]
     if options.baseline is None and options.pairs == "best" and len(names) > 2:
         lines.append(
-            "The best was chosen on these same queries, so p against it is somewhat too small; pairs=all, or "
-            "a baseline= chosen beforehand, holds its level."
+            "The best was chosen on these same queries, so p is corrected for all pairs of runs; a baseline= "
+            "chosen beforehand wants fewer comparisons."
         )
     if least >= alpha:
         need = math.ceil(pairs / alpha) + 1

@@ -231,8 +231,8 @@ def build(
         depth: results a query that will be asked for; fits the search parameters.
         seed: of k-means.
         cache: where built indexes are kept.
-        deterministic: build on one thread, since threads that add to a graph at once race for its links;
-            searching keeps its threads. None for what the configuration says.
+        deterministic: build on one thread: before FAISS 1.15 threads that add to a graph at once race for
+            its links. Searching keeps its threads. None for what the configuration says.
 
     Raises:
         UserError: parameters that do not fit, or a factory string that FAISS refuses.
