@@ -45,7 +45,7 @@ def test_the_baseline_of_the_baseline_is_left_out(config, noisy_file):
 def test_the_baseline_is_scored_once_for_all_encoders(config, noisy_file, monkeypatch):
     run(config(*RANDOM))
     monkeypatch.setattr("medretrieval.baseline._score", lambda *a: pytest.fail("scored again"))
-    run(config(*RANDOM, "encoder.seed=1"))
+    assert run(config(*RANDOM, "encoder.seed=1")).report["baseline"]["encoder"] == "pixels"
 
 
 @pytest.mark.parametrize("change", ["metric=cosine", "evaluation.ks=[1,2]", "protocol=leave_one_out"])

@@ -228,7 +228,7 @@ def test_a_file_in_the_local_hub_cache_needs_no_network(hub, resnet, vectors):
 def test_safetensors_are_preferred_to_a_pickle(hub, resnet):
     save_file(resnet, hub(TIMM_REPO, "model.safetensors"))
     hub(TIMM_REPO, "pytorch_model.bin").write_bytes(b"not to be opened")
-    timm_encoder(pretrained="hub").identity()
+    assert timm_encoder(pretrained="hub").identity()["random_weights"] is False
 
 
 def test_a_tag_of_open_clip_brings_its_own_preprocessing(hub, tiny, monkeypatch):

@@ -18,7 +18,8 @@ from medretrieval.compare_report import SUFFIXES, Comparison, Pair, render, trac
 from medretrieval.compare_runs import NO_SCORES, Run, config_of, find, load_run
 from medretrieval.config import choices
 from medretrieval.errors import UserError
-from medretrieval.uncertainty import bootstrap, class_members, holm, not_different, sign_flips
+from medretrieval.ranking import class_members
+from medretrieval.uncertainty import bootstrap, holm, not_different, sign_flips
 
 USAGE = """medretrieval compare <run> <run> ... [key=value ...]
 

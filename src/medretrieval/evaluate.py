@@ -11,7 +11,7 @@ from medretrieval import chance, scores
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.ranking import Labels, Ranking, drop_own, hits, own_positions, relevant_counts
+from medretrieval.ranking import Ranking, class_members, drop_own, hits, own_positions, relevant_counts
 from medretrieval.vote import Vote, abstention_curve, vote, vote_scores
 
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
@@ -167,14 +167,7 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
         chance={name: random[name] for name in random if name in per_query},
         abstention=abstention,
         per_query=per_query,
-        ranking=Ranking(
-            query_ids=task.queries.ids,
-            gallery_ids=task.gallery.ids,
-            query_labels=task.queries.labels,
-            gallery_labels=task.gallery.labels,
-            ids=np.concatenate([ids for ids, _ in kept]),
-            distances=np.concatenate([distances for _, distances in kept]),
-        ),
+        ranking=_ranking(kept, task),
         counts={
             "queries": len(task.queries),
             "gallery": len(task.gallery),
@@ -217,6 +210,17 @@ def _score(ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int]) -> di
     }
 
 
+def _ranking(kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]], task: Task) -> Ranking:
+    return Ranking(
+        query_ids=task.queries.ids,
+        gallery_ids=task.gallery.ids,
+        query_labels=task.queries.labels,
+        gallery_labels=task.gallery.labels,
+        ids=np.concatenate([ids for ids, _ in kept]),
+        distances=np.concatenate([distances for _, distances in kept]),
+    )
+
+
 def _vote(ids: NDArray[np.int64], distances: NDArray[np.float32], task: Task) -> Vote:
     classes = int(max(task.queries.labels.max(), task.gallery.labels.max())) + 1
     return vote(np.where(ids < 0, -1, task.gallery.labels[ids]), distances, classes)
@@ -254,17 +258,9 @@ def _means(per_query: dict[str, NDArray[np.float64]], task: Task) -> dict[str, f
     if not kept.any():
         return {}
     result = {name: float(values[kept].mean()) for name, values in per_query.items()}
-    members = _members(task.queries.labels) & kept[:, None]
+    members = class_members(task.queries.labels) & kept[:, None]
     members = members[:, members.any(axis=0)]
     for name, values in per_query.items():
         by_class = np.nan_to_num(values) @ members / members.sum(axis=0)
         result[f"macro_{name}"] = float(by_class.mean())
     return result
-
-
-def _members(labels: Labels) -> NDArray[np.bool_]:
-    """Which query counts for which class: bool [q, classes]."""
-    if labels.ndim == 2:
-        return labels.astype(np.bool_)
-    members: NDArray[np.bool_] = labels[:, None] == np.unique(labels)
-    return members

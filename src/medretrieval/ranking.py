@@ -160,6 +160,14 @@ def relevant_counts(
     return counts
 
 
+def class_members(labels: Labels) -> NDArray[np.bool_]:
+    """Which query counts for which class: bool [q, classes], from int64 [q] or bool [q, classes]."""
+    if labels.ndim == 2:
+        return labels.astype(np.bool_)
+    members: NDArray[np.bool_] = labels[:, None] == np.unique(labels)
+    return members
+
+
 def require_companions(labels: Labels, classes: tuple[str, ...], where: str) -> None:
     """Refuse classes of one member where every image searches the others.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.ranking import Labels
+from medretrieval.ranking import Labels, class_members
 
 # Cells of one chunk of weights or signs: some 25 MB at the peak.
 CHUNK_CELLS = 1_000_000
@@ -192,14 +192,6 @@ def not_different(adjusted: Sequence[float], alpha: float) -> list[bool]:
     [True, True, False]
     """
     return [p >= alpha for p in adjusted]
-
-
-def class_members(labels: Labels) -> NDArray[np.bool_]:
-    """Which query counts for which class: bool [q, classes], from int64 [q] or bool [q, classes]."""
-    if labels.ndim == 2:
-        return labels.astype(np.bool_)
-    members: NDArray[np.bool_] = labels[:, None] == np.unique(labels)
-    return members
 
 
 def bootstrap(
