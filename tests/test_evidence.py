@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from medretrieval import run
@@ -113,3 +114,24 @@ def test_pixels_beat_a_small_imagenet_network_on_pneumoniamnist(config, real_roo
     report = run(config(*overrides)).report
     assert report["baseline"]["scores"]["precision_at_5"] == pytest.approx(0.8404, abs=2e-4)
     assert report["baseline"]["difference"][2] < -0.25
+
+
+def test_the_table_of_classes_holds_the_means_of_their_queries(config, noisy_file):
+    result = run(config(*RANDOM))
+    frame = pd.read_parquet(result.folder / "per_query.parquet")
+    names = ["malignant", "normal, benign"]
+    assert list(result.report["per_class"]) == names
+    for number, name in enumerate(names):
+        mine, row = frame[frame["label"] == number], result.report["per_class"][name]
+        assert row["queries"] == len(mine)
+        for score in ("precision_at_3", "map", "mrr", "vote_accuracy"):
+            assert row[score] == pytest.approx(mine[score].mean())
+
+
+def test_findings_count_for_each_of_their_classes(config, write_npz):
+    labels = np.zeros((20, 14), np.uint8)
+    labels[:10, 2] = labels[5:15, 4] = 1
+    write_npz("chestmnist", n=20, **{f"{s}_labels": labels for s in ("train", "val", "test")})
+    overrides = ("dataset=chestmnist", "encoder=random", "evaluation.ks=[1]", "evaluation.resamples=100")
+    table = run(config(*overrides)).report["per_class"]
+    assert {name: row["queries"] for name, row in table.items()} == {"effusion": 10, "mass": 10}

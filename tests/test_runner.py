@@ -174,9 +174,9 @@ def test_other_data_under_the_same_name_is_not_skipped(config, write_npz):
 
 
 def test_a_run_of_an_older_format_is_run_again(config, painted_file, monkeypatch):
-    monkeypatch.setattr("medretrieval.about.FORMAT", 1)
-    run(config(*PIXELS))
-    monkeypatch.setattr("medretrieval.about.FORMAT", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("medretrieval.about.FORMAT", 1)
+        run(config(*PIXELS))
     assert not run(config(*PIXELS)).skipped
 
 

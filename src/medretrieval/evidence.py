@@ -1,13 +1,16 @@
 """How far a run's scores can be trusted: their intervals, and what raw pixels score on the same task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from medretrieval.baseline import baseline
 from medretrieval.cache import Cache
 from medretrieval.config import Config
 from medretrieval.evaluate import Evaluation, Task
+from medretrieval.ranking import class_members
 from medretrieval.summary import is_headline
 from medretrieval.uncertainty import intervals, paired_difference
 
@@ -38,6 +41,29 @@ class Evidence:
                 "difference": list(self.difference) if self.difference else None,
             },
         }
+
+
+def per_class(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Mean of every headline score over the queries of each class that has any with something to find.
+
+    Args:
+        evaluation: the scores; a query with several findings counts for each.
+        classes: names, label i being classes[i].
+
+    Returns:
+        class -> {"queries": how many, score: mean}.
+    """
+    labels, per_query = evaluation.ranking.query_labels, evaluation.per_query
+    names = [name for name in per_query if is_headline(name)]
+    numbers = np.arange(labels.shape[1]) if labels.ndim == 2 else np.unique(labels)
+    table = {}
+    for number, members in zip(numbers, class_members(labels).T, strict=True):
+        values = {name: per_query[name][members] for name in names}
+        found = ~np.isnan(next(iter(values.values())))
+        if found.any():
+            means = {name: float(column[found].mean()) for name, column in values.items()}
+            table[classes[number]] = {"queries": int(found.sum()), **means}
+    return table
 
 
 def evidence(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medretrieval.evaluate import Evaluation
 from medretrieval.ranking import Labels
 
-FORMAT = 2  # of a run's folder; runs of another format are not taken for finished
+FORMAT = 3  # of a run's folder; runs of another format are not taken for finished
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"

@@ -24,7 +24,7 @@ from medretrieval.embed import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name, require_depths
-from medretrieval.evidence import Evidence, evidence
+from medretrieval.evidence import Evidence, evidence, per_class
 from medretrieval.index import VectorIndex, build, require_parameters, search_depth
 from medretrieval.instantiate import instantiate
 from medretrieval.manifest import manifest
@@ -254,6 +254,7 @@ def _report(
         "chance": evaluation.chance,
         "objective": {"name": objective, "value": evaluation.scores[objective]},
         **trust.document(),
+        "per_class": per_class(evaluation, inputs.dataset.classes),
         "vote": {"k": settings.evaluation.vote_k, "abstention": evaluation.abstention},
         "timings_s": clock.seconds | {"total": time.perf_counter() - clock.begin},
         "counts": evaluation.counts,
