@@ -32,10 +32,10 @@ reproduce: $(STAMP) ## CLIP ViT-B/32 on PneumoniaMNIST, the system to reproduce 
 compare: $(STAMP) ## compare runs, a sweep or an experiment: RUNS="<run> <run> ..."
 	$(BIN)/medretrieval compare $(RUNS) $(ARGS)
 
-verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder> from its files
+verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder or MLflow id>
 	$(BIN)/medretrieval verify $(RUN) $(ARGS)
 
-again: $(STAMP) ## do RUN=<folder> again and say what differs
+again: $(STAMP) ## do RUN=<folder or MLflow id> again and say what differs
 	$(BIN)/medretrieval again $(RUN) $(ARGS)
 
 ui: $(STAMP) ## the MLflow UI on what has been run

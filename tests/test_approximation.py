@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 from faiss.contrib.evaluation import knn_intersection_measure
+from tests.tasks import task_of
 
 from medretrieval import compose, run
-from medretrieval.approximation import exact_distances, measure, neighbour_recall
+from medretrieval.approximation import exact_distances, measure, neighbour_recall, speed
 from medretrieval.cache import Cache
 from medretrieval.config import check
 from medretrieval.datasets.base import Split
 from medretrieval.embed import Embeddings
-from medretrieval.evaluate import Task
-from medretrieval.index import build
+from medretrieval.index import build, exact_search
 from medretrieval.summary import run_table
 
 METRICS = ("cosine", "l2", "ip")
@@ -31,53 +31,99 @@ def measured(tmp_path):
             sides = [sides[1], sides[1]]
         (queries, a), (gallery, b) = sides
         embedded = [Embeddings(v, tmp_path / "none.npy", f"{len(v)}", False, 0.0) for v in (a, b)]
-        task, cache = Task.of(queries, gallery, exclude_self=True), Cache(tmp_path / "cache")
-        index = build(settings.index, settings.metric, embedded[1], 10, 0, cache)
-        return measure(settings, task, index, *embedded, cache)
+        index = build(settings.index, settings.metric, embedded[1], 10, 0, Cache(tmp_path / "cache"))
+        rate = speed(index, a, n, 10)
+        return measure(settings, task_of(queries, gallery), index, a, b), rate
 
     return call
 
 
-def test_an_exact_index_is_not_measured(measured):
-    assert measured("index=flat") is None
+def test_an_exact_index_is_timed_and_not_compared(measured):
+    loss, rate = measured("index=flat")
+    assert loss is None
+    assert rate.bytes_per_vector == pytest.approx(16 * 4, rel=0.01)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_ivf_that_probes_every_cell_loses_nothing(measured, metric, leave_one_out):
-    found = measured(
+    found, _ = measured(
         "index=ivf", "index.nlist=8", "index.nprobe=8", f"metric={metric}", leave_one_out=leave_one_out
     )
     assert found.recall == {1: 1.0, 10: 1.0}
-    assert found.precision == {1: (0, 0, 0), 10: (0, 0, 0)}
+    names = [f"{name}_at_{k}" for k in (1, 10) for name in ("precision", "recall", "map")]
+    assert found.changes == dict.fromkeys(names, (0, 0, 0))
+    assert found.missing == 0
 
 
 def test_more_probes_lose_less(measured):
-    recalls = [measured("index=ivf", "index.nlist=16", f"index.nprobe={p}").recall[10] for p in (1, 4, 8, 16)]
+    recalls = [
+        measured("index=ivf", "index.nlist=16", f"index.nprobe={p}")[0].recall[10] for p in (1, 4, 8, 16)
+    ]
     assert recalls == sorted(recalls)
     assert recalls[0] < 0.7
     assert recalls[-1] == 1.0
 
 
 def test_compressed_vectors_lose_neighbours(measured):
-    found = measured("index=ivfpq", "index.nlist=1", "index.pq_m=2", "index.pq_bits=4")
+    found, rate = measured("index=ivfpq", "index.nlist=1", "index.pq_m=2", "index.pq_bits=4")
     assert 0.05 < found.recall[10] < 0.9
-    assert found.bytes_per_vector < 16 * 4
+    assert rate.bytes_per_vector < 16 * 4
+
+
+def test_results_that_an_index_does_not_give_are_counted(measured):
+    # A cell holds some 12 vectors, so one probe leaves many of 40 results open.
+    found, _ = measured("index=ivf", "index.nlist=50", "index.nprobe=1", "evaluation.ks=[1,40]")
+    assert found.missing > 80 * 10
+    assert found.changes["precision_at_40"][0] < -0.1
+    assert found.changes["map_at_40"][2] < 0 > found.changes["recall_at_40"][2]
+
+
+def test_what_is_left_out_is_left_out_of_both_searches(tmp_path):
+    rng = np.random.default_rng(1)
+    labels, vectors = rng.integers(0, 3, 90), rng.standard_normal((90, 8)).astype(np.float32)
+    images = np.zeros((90, 2, 2), np.uint8)
+    split = Split("test", images, labels, groups=(np.arange(90) // 3).astype(np.str_))
+    settings = check(compose("index=ivf", "index.nlist=4", "index.nprobe=4", "evaluation.ks=[5]"))
+    embedded = Embeddings(vectors, tmp_path / "none.npy", "v", False, 0.0)
+    index = build(settings.index, settings.metric, embedded, 10, 0, Cache(tmp_path / "cache"))
+    asked = []
+    task = task_of(split, split, exclude_same_group=True)
+    object.__setattr__(index, "index", Spy(index.index, asked))
+    assert measure(settings, task, index, vectors, vectors).recall == {5: 1.0}
+    assert asked == [5 + 3]
+
+
+class Spy:
+    """A FAISS index that notes how deep it is searched."""
+
+    def __init__(self, index, asked):
+        self.inner, self.asked = index, asked
+
+    def search(self, vectors, depth):
+        self.asked.append(depth)
+        return self.inner.search(vectors, depth)
 
 
 def test_speed_and_size_are_plausible(measured):
-    found = measured("index=hnsw")
+    found, rate = measured("index=hnsw")
     assert found.queries == 80
-    assert 0 < found.latency_ms["p50"] <= found.latency_ms["p95"] <= found.latency_ms["p99"] < 1000
-    assert found.queries_per_s_single > 1
-    assert found.bytes_per_vector > 16 * 4
+    assert 0 < rate.latency_ms["p50"] <= rate.latency_ms["p95"] <= rate.latency_ms["p99"] < 1000
+    assert min(rate.queries_per_s_single, rate.queries_per_s_batched, found.exact_queries_per_s) > 1
+    assert rate.bytes_per_vector > 16 * 4
+
+
+def test_timing_stops_when_its_time_is_up(measured, monkeypatch):
+    monkeypatch.setattr("medretrieval.approximation.SECONDS", 0.0)
+    _, rate = measured("index=hnsw")
+    assert rate.latency_ms["p50"] > 0
 
 
 def test_many_queries_are_sampled_alike_for_one_seed(measured, monkeypatch):
     monkeypatch.setattr("medretrieval.approximation.SAMPLE", 30)
-    a, b = (measured("index=ivf", "index.nlist=16", "index.nprobe=1") for _ in range(2))
+    a, b = (measured("index=ivf", "index.nlist=16", "index.nprobe=1")[0] for _ in range(2))
     assert a.queries == 30
-    assert (a.recall, a.precision) == (b.recall, b.precision)
+    assert (a.recall, a.changes) == (b.recall, b.changes)
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
@@ -113,6 +159,31 @@ def test_exact_distances_are_those_of_exact_search(tmp_path, metric):
     assert again[0, 3] == np.inf
     distances[0, 3] = np.inf
     assert np.allclose(again, distances, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("block", [7, 64, 1000])
+def test_exact_search_in_blocks_finds_what_a_flat_index_finds(tmp_path, monkeypatch, metric, block):
+    monkeypatch.setattr("medretrieval.index.BLOCK", block)
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal((n, 8)).astype(np.float32) for n in (5, 64))
+    b[40] = b[3]  # a tie across blocks
+    settings = check(compose(f"metric={metric}"))
+    embedded = Embeddings(b, tmp_path / "none.npy", "b", False, 0.0)
+    wanted = build(settings.index, settings.metric, embedded, 20, 0, Cache(tmp_path)).search(a, 20)
+    ids, distances = exact_search(a, b, settings.metric, 20)
+    assert np.array_equal(ids, wanted[0])
+    assert np.allclose(distances, wanted[1], atol=1e-6)
+
+
+def test_ties_beyond_the_last_place_cost_no_recall(tmp_path):
+    # Each vector five times: an index may give any of the equals.
+    vectors = np.repeat(np.random.default_rng(0).standard_normal((40, 8)), 5, axis=0).astype(np.float32)
+    split = Split("test", np.zeros((200, 2, 2), np.uint8), np.arange(200) % 2)
+    settings = check(compose("index=hnsw", "evaluation.ks=[2]", "evaluation.resamples=200"))
+    embedded = Embeddings(vectors, tmp_path / "none.npy", "v", False, 0.0)
+    index = build(settings.index, settings.metric, embedded, 200, 0, Cache(tmp_path / "cache"))
+    assert measure(settings, task_of(split, split), index, vectors, vectors).recall == {2: 1.0}
 
 
 def test_a_run_says_what_its_index_loses(config, write_npz):

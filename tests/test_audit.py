@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.tasks import task_of
 
 from medretrieval import run
 from medretrieval.audit import audit, image_hashes, picture, write_pairs
 from medretrieval.config import AuditConfig
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.phantom import ChestPhantom
-from medretrieval.evaluate import Task
 
 CONFIG = AuditConfig(enabled=True, near_cosine=0.999, near_hash=2, max_pairs=50)
 
@@ -24,7 +24,7 @@ def replaced(split, images=None, labels=None):
 
 
 def found(queries, gallery, config=CONFIG, vectors=None):
-    task = Task.of(queries, gallery, exclude_self=True)
+    task = task_of(queries, gallery)
     n = len(queries)  # without other vectors, all are at right angles
     q, g = vectors or np.split(np.eye(n + len(gallery), dtype=np.float32), [n])
     return audit(task, q, g, config), task
@@ -96,7 +96,7 @@ def test_chunks_change_nothing(monkeypatch):
     split = phantoms(30)
     images = split.images.copy()
     images[::3] = images[0]
-    task = Task.of(*[replaced(split, images)] * 2, exclude_self=True)
+    task = task_of(*[replaced(split, images)] * 2)
     vectors = images.reshape(30, -1).astype(np.float32)
     loose = AuditConfig(True, 0.9, 20, 40)
     whole = audit(task, vectors, vectors, loose)

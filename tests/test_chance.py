@@ -2,8 +2,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from tests.tasks import task_of
 
 from medretrieval import chance, scores
+from medretrieval.config import EvaluationConfig
+from medretrieval.datasets.base import Split
+from medretrieval.evaluate import evaluate
+from medretrieval.relevance import Relevance
 
 # k = 1, inside, at and beyond the largest gallery below.
 KS = [1, 2, 3, 5, 6, 9]
@@ -41,7 +46,9 @@ def enumerated(r, n):
 
 
 def expected(r, n):
-    return chance.expected(KS, np.atleast_1d(r), np.atleast_1d(n))
+    """Means over the queries that have something to find."""
+    found = chance.expected(KS, np.atleast_1d(r), np.atleast_1d(n))
+    return {name: np.nanmean(values) for name, values in found.items() if np.isfinite(values).any()}
 
 
 @pytest.mark.parametrize(("r", "n"), GALLERIES)
@@ -82,4 +89,63 @@ def test_queries_without_relevant_items_are_left_out():
 
 def test_a_large_gallery_gives_finite_numbers_between_zero_and_one():
     found = chance.expected([1, 10, 1000], np.array([1, 500, 99_999]), np.array([100_000] * 3))
-    assert all(0 < value <= 1 + 1e-12 for value in found.values())
+    assert all(((values > 0) & (values <= 1 + 1e-12)).all() for values in found.values())
+
+
+def random_evaluation(labels, relevance=None, seed=0):
+    rng, n = np.random.default_rng(seed), len(labels)
+    only = Split("test", np.arange(n, dtype=np.uint8)[:, None, None], labels)
+    task = task_of(only, only, relevance)
+    ids = rng.permuted(np.tile(np.arange(n), (n, 1)), axis=1)
+    # Distances of uneven steps, so that votes weigh unevenly.
+    distances = np.sort(rng.random((n, n)).astype(np.float32) ** 2, axis=1)
+    config = EvaluationConfig(ks=[1, 4], save_depth=None, vote_k=6)
+    return task, evaluate(
+        lambda rows, depth: (ids[rows, :depth], distances[rows, :depth]), task, n - 1, config
+    )
+
+
+@pytest.mark.parametrize("kind", ["multi", "ordinal"])
+def test_graded_ndcg_of_random_rankings_is_what_chance_expects(kind):
+    rng = np.random.default_rng(3)
+    labels = rng.random((40, 4)) < 0.35 if kind == "multi" else rng.integers(0, 4, 40)
+    relevance = Relevance(grades=4 if kind == "ordinal" else None)
+    runs = [random_evaluation(labels, relevance, seed)[1] for seed in range(60)]
+    for name in ("graded_ndcg_at_1", "graded_ndcg_at_4", "macro_graded_ndcg_at_4"):
+        means = np.array([run.scores[name] for run in runs])
+        error = means.std(ddof=1) / np.sqrt(len(means))
+        assert abs(means.mean() - runs[0].chance[name]) < 4 * error, name
+
+
+def test_votes_of_random_rankings_are_what_drawing_expects():
+    labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
+    runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
+    task, first = runs[0]
+    drawn = chance.permuted(
+        labels,
+        labels,
+        first.vote_distances,
+        lambda rng: task.exclusions.random_results(rng, 60, 6),
+        [1, 4],
+        6,
+        0,
+    )
+    assert drawn.keys() == {name for name in first.scores if "vote" in name}
+    for name, value in drawn.items():
+        means = np.array([found.scores[name] for _, found in runs])
+        # Both are means of random rankings: 60 here and 50 there.
+        error = means.std(ddof=1) * np.sqrt(1 / 60 + 1 / 50)
+        assert abs(means.mean() - value) < 4 * error, name
+
+
+def test_drawing_is_the_same_for_one_seed():
+    labels = np.arange(30) % 3
+    task, found = random_evaluation(labels)
+
+    def draw(rng):
+        return task.exclusions.random_results(rng, 30, 6)
+
+    def drawn(seed):
+        return chance.permuted(labels, labels, found.vote_distances, draw, [1], 6, seed)
+
+    assert drawn(1) == drawn(1) != drawn(2)

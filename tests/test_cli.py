@@ -43,8 +43,8 @@ def test_a_run_prints_scores_beside_chance_and_where_everything_is(command, writ
     done = command(*UNTRACKED)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
-    assert rows["score"] == ["value", "interval", "chance"]
-    assert rows["precision_at_3"] == ["1.0000", "1.0000", "..", "1.0000", "0.5000"]
+    assert rows["score"] == ["value", "interval", "chance", "lift"]
+    assert rows["precision_at_3"] == ["1.0000", "1.0000", "..", "1.0000", "0.5000", "2.00"]
     folder = done.stdout.rsplit("results: ", 1)[1].strip()
     assert (Path(folder) / results.SCORES).exists()
     assert folder.startswith(str(tmp_path / "outputs" / "runs"))
@@ -67,7 +67,7 @@ def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz,
         ),
         (["experiments=mahbod"], "experiments=mahbod: there is no such preset; choose from: clip_pneumonia,"),
         (["seeds=1"], "seeds: no such key; choose from: audit, dataset, device,"),
-        (["index.nlists=1"], "index.nlists: no such key; choose from: build, deterministic,"),
+        (["index.nlists=1"], "index.nlists: no such key; choose from: autotune, build, deterministic,"),
         (["index.nlist=many"], "index.nlist: Value 'many' of type 'str' could not be converted to Integer"),
         (["encoder=timm"], "encoder.model: a value is needed; give it as encoder.model=<value>"),
         (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),

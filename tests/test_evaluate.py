@@ -3,11 +3,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from tests.tasks import task_of
 
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.evaluate import Task, evaluate, objective_name, require_depths, score_names
+from medretrieval.evaluate import evaluate, objective_name, require_depths, score_names
 
 SHALLOW = ("map", "map_at_r", "r_precision", "mrr")
 
@@ -37,7 +38,7 @@ def fixed(ids, distances=None):
     if distances is None:
         distances = np.where(ids < 0, np.inf, np.arange(ids.shape[1]))
     distances = distances.astype(np.float32)
-    return lambda begin, end: (ids[begin:end].copy(), distances[begin:end].copy())
+    return lambda rows, depth: (ids[rows].copy(), distances[rows].copy())
 
 
 def shuffled(queries, gallery, seed=0):
@@ -47,11 +48,11 @@ def shuffled(queries, gallery, seed=0):
 
 def leave_one_out(labels, exclude_self=True):
     only = split(labels)
-    return Task.of(only, only, exclude_self)
+    return task_of(only, only, exclude_self=exclude_self)
 
 
 def query_gallery(query_labels, gallery_labels):
-    return Task.of(split(query_labels), split(gallery_labels, "train"), exclude_self=True)
+    return task_of(split(query_labels), split(gallery_labels, "train"))
 
 
 def random_run(labels, *ks, **settings):
@@ -78,7 +79,7 @@ def test_ideal_embeddings_score_exactly_one_on_every_score():
     found = evaluate(nearest(vectors, vectors, 24), task, task.reach, options(5))
     assert found.scores.pop("chance_precision") == pytest.approx(5 / 23)
     assert [found.scores.pop(name) for name in VOTE] == [1, 1, 0, 0]
-    names = score_names([5], multi_label=False)
+    names = score_names([5], multi_label=False, graded=False)
     assert found.scores.keys() == {*names, *(f"macro_{name}" for name in names)}
     assert set(found.scores.values()) == {1.0}
 
@@ -108,7 +109,8 @@ def test_shuffled_labels_score_what_chance_expects():
     task = leave_one_out(labels)
     found = evaluate(nearest(vectors, vectors, 400), task, task.reach, options(1, 5))
     for name, expected in found.chance.items():
-        assert abs(found.scores[name] - expected) < 4 * found.per_query[name].std() / 20, name
+        values = found.per_query[name.removeprefix("macro_")]
+        assert abs(found.scores[name] - expected) < 4 * values.std() / 20, name
 
 
 @pytest.mark.parametrize("cells", [1, 70, 1000])
@@ -137,12 +139,12 @@ def test_searches_come_in_order_and_no_chunk_is_larger_than_allowed(monkeypatch)
     task, asked = leave_one_out(np.zeros(19, int)), []
     found = shuffled(19, 19)
 
-    def search(begin, end):
-        asked.append((begin, end))
-        return found[begin:end].copy(), np.zeros((end - begin, 19), np.float32)
+    def search(rows, depth):
+        asked.append((rows.start, rows.stop, depth))
+        return found[rows].copy(), np.zeros((rows.stop - rows.start, 19), np.float32)
 
     evaluate(search, task, 18, options(1))
-    assert asked == [(b, min(b + 3, 19)) for b in range(0, 19, 3)]
+    assert asked == [(b, min(b + 3, 19), 19) for b in range(0, 19, 3)]
 
 
 def doubles():
@@ -165,7 +167,7 @@ def test_leave_one_out_never_finds_the_query_even_among_identical_images():
 def test_without_exclusion_a_query_finds_itself_first_or_its_earlier_double():
     vectors, labels = doubles()
     task = leave_one_out(labels, exclude_self=False)
-    assert (task.excludes, task.reach) == (False, 20)
+    assert (task.exclusions.extra, task.reach) == (0, 20)
     found = evaluate(nearest(vectors, vectors, 20), task, 20, options(1))
     assert found.ranking.ids[:, 0].tolist() == (np.arange(20) // 2 * 2).tolist()
     single = np.arange(20.0)[:, None]
@@ -176,7 +178,7 @@ def test_without_exclusion_a_query_finds_itself_first_or_its_earlier_double():
 
 def test_excluding_the_query_changes_nothing_where_it_is_not_in_the_gallery():
     task = query_gallery([0, 1], [0, 1, 1])
-    assert (task.excludes, task.reach) == (False, 3)
+    assert (task.exclusions.extra, task.reach) == (0, 3)
     assert task.relevant.tolist() == [1, 2]
 
 
@@ -293,7 +295,7 @@ def test_macro_means_of_a_multi_label_task_count_a_query_for_each_of_its_finding
 def test_a_multi_label_task_has_no_majority_vote():
     found = random_run(np.eye(3, dtype=bool)[[0, 0, 1, 1, 2, 2]], 1, 2)
     assert not [name for name in found.scores if "majority_vote" in name]
-    assert found.per_query.keys() == set(score_names([1, 2], multi_label=True))
+    assert found.per_query.keys() == set(score_names([1, 2], multi_label=True, graded=True))
 
 
 @pytest.mark.parametrize("save_depth", [1, 7, 100])
@@ -315,21 +317,21 @@ def test_a_depth_that_no_query_can_fill_is_refused():
 
 @pytest.mark.parametrize(("ks", "name"), [([1, 5, 10], "precision_at_5"), ([3], "precision_at_3")])
 def test_the_objective_is_precision_at_the_middle_depth_unless_one_is_named(ks, name):
-    assert objective_name(options(*ks), multi_label=False) == name
+    assert objective_name(options(*ks), leave_one_out([0, 0])) == name
 
 
 def test_every_score_and_its_macro_mean_can_be_the_objective():
     names = random_run(np.arange(12) % 2, 1, 5).scores.keys() - {"chance_precision", *VOTE}
     for name in names:
-        assert objective_name(options(1, 5, objective=name), multi_label=False) == name
+        assert objective_name(options(1, 5, objective=name), leave_one_out([0, 0])) == name
 
 
 @pytest.mark.parametrize("name", ["accuracy", "precision_at_2", "macro_macro_map", "precision"])
 def test_an_unknown_objective_is_refused_with_what_there_is(name):
     with pytest.raises(UserError, match=rf"evaluation\.objective={name}: .*precision_at_5.*map_at_5_hits"):
-        objective_name(options(1, 5, objective=name), multi_label=False)
+        objective_name(options(1, 5, objective=name), leave_one_out([0, 0]))
 
 
 def test_majority_vote_is_no_objective_of_a_multi_label_task():
     with pytest.raises(UserError, match="majority_vote_at_5"):
-        objective_name(options(1, 5, objective="majority_vote_at_5"), multi_label=True)
+        objective_name(options(1, 5, objective="majority_vote_at_5"), leave_one_out(np.eye(2, dtype=bool)))

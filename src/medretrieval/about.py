@@ -8,8 +8,10 @@ from typing import Any
 from medretrieval.cache import content_key
 from medretrieval.config import Config, leaves
 from medretrieval.datasets.base import Dataset
+from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate import Task
+from medretrieval.exclusions import active
 from medretrieval.manifest import git_state
 from medretrieval.results import FORMAT
 from medretrieval.track import SWEEP_TAG, About
@@ -32,12 +34,14 @@ def fingerprint_of(settings: Config, task: Task, identity: Mapping[str, Any]) ->
     config = dataclasses.asdict(settings)
     for key in ("paths", "force"):
         del config[key]
-    config["dataset"].pop("root", None)
+    for key in ("root", "groups"):
+        config["dataset"].pop(key, None)
     return content_key(
         {
             "config": config,
             "images": [task.queries.images_sha256, task.gallery.images_sha256],
             "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+            "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
             "encoder": dict(identity),
             "version": importlib.metadata.version("medretrieval"),
             "format": FORMAT,
@@ -69,6 +73,7 @@ def about(settings: Config, sweep: str | None) -> About:
         if value is not None and key not in NO_PARAMETERS and not key.endswith("_target_")
     }
     names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
+    names += active(settings.protocol)
     return About(" ".join(names), tags, params)
 
 
@@ -107,6 +112,7 @@ def title(settings: Config, encoder: Encoder) -> str:
         else f"{protocol.query} queries {protocol.gallery}"
     )
     itself = "" if protocol.exclude_self else ", the query itself counted"
+    itself += "".join(f", {option.replace('_', ' ')}" for option in active(protocol))
     return (
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
         f"{settings.metric.name} · {protocol.name} ({who}{itself})"

@@ -1,30 +1,47 @@
-"""What an approximate index loses against exact search on the same embeddings, and what it gains.
+"""How fast an index answers, and what an approximate one loses against exact search of the same embeddings.
 
 Recall of neighbours is that of ann-benchmarks (Aumüller et al. 2020): the share of the first k results
 that are not farther than the exact k-th, so that ties count.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval import scores
-from medretrieval.baseline import EXACT
-from medretrieval.cache import Cache
 from medretrieval.config import Config, FaissMetric, MetricConfig
-from medretrieval.embed import Embeddings
 from medretrieval.evaluate import Task
-from medretrieval.index import VectorIndex, build, prepare
-from medretrieval.ranking import drop_own, hits
+from medretrieval.index import BLOCK, FAISS_METRIC, VectorIndex, exact_search, prepare
 from medretrieval.uncertainty import paired_difference
 
 SAMPLE = 1000  # queries that are compared with exact search
 TIMED = 200  # queries that are timed one by one
 WARM_UP = 10
+SECONDS = 1.0  # that timing may take, one by one and at once
 TIE = 1e-5  # of distances: their last bits differ between exact and approximate search
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How an index answers.
+
+    Attributes:
+        queries_per_s_single: asked one by one.
+        queries_per_s_batched: asked many at once.
+        latency_ms: "p50", "p95", "p99" of single queries.
+        bytes_per_vector: size of the index's file over the size of the gallery.
+    """
+
+    queries_per_s_single: float
+    queries_per_s_batched: float
+    latency_ms: Mapping[str, float]
+    bytes_per_vector: float
 
 
 @dataclass(frozen=True)
@@ -34,31 +51,69 @@ class Approximation:
     Attributes:
         queries: size of the sample.
         recall: k -> share of the exact neighbours that were found.
-        precision: k -> (change of precision_at_k, low, high), paired over the sample.
-        queries_per_s_single: asked one by one.
-        queries_per_s_batched: asked all at once.
-        latency_ms: "p50", "p95", "p99" of single queries.
-        bytes_per_vector: size of the index's file over the size of the gallery.
+        changes: score -> (this index minus exact search, low, high), paired over the sample, of
+            precision_at_k, recall_at_k and map_at_k.
+        missing: results within the largest k that the index did not give (FAISS id -1).
+        exact_queries_per_s: of exact search, asked as many at once; None where the gallery is too large to
+            try it.
     """
 
     queries: int
     recall: Mapping[int, float]
-    precision: Mapping[int, tuple[float, float, float]]
-    queries_per_s_single: float
-    queries_per_s_batched: float
-    latency_ms: Mapping[str, float]
-    bytes_per_vector: float
+    changes: Mapping[str, Interval]
+    missing: int
+    exact_queries_per_s: float | None
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> dict[str, Any]:
         """Its part of scores.json."""
-        return {
-            key: {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else value
-            for key, value in asdict(self).items()
-        }
+        return asdict(self) | {"recall": {str(k): v for k, v in self.recall.items()}}
+
+
+def speed(index: VectorIndex, queries: NDArray[np.float32], gallery: int, depth: int) -> Speed:
+    """Time an index with warm-up, for about two seconds at most.
+
+    Args:
+        index: the run's index.
+        queries: float32 [q, d], as the encoder gives them.
+        gallery: its size.
+        depth: results a query.
+    """
+    seconds = _latencies(lambda i: index.search(queries[i : i + 1], depth), len(queries))
+    return Speed(
+        queries_per_s_single=float(1 / seconds.mean()),
+        queries_per_s_batched=_rate(lambda n: index.search(queries[:n], depth), len(queries), seconds.mean()),
+        latency_ms={f"p{p}": float(np.percentile(seconds, p) * 1000) for p in (50, 95, 99)},
+        bytes_per_vector=index.path.stat().st_size / gallery,
+    )
+
+
+def _latencies(ask: Callable[[int], object], queries: int) -> NDArray[np.float64]:
+    """Seconds of single queries, after some that are not counted."""
+    seconds: list[float] = []
+    for i in range(WARM_UP + TIMED):
+        start = time.perf_counter()
+        ask(i % queries)
+        seconds.append(time.perf_counter() - start)
+        if i > WARM_UP and sum(seconds) > SECONDS:
+            break
+    return np.array(seconds[WARM_UP:])
+
+
+def _rate(ask: Callable[[int], object], queries: int, single: float) -> float:
+    """Queries a second, asked at once: as many as there are or as fit the time, after a warm-up."""
+    n = int(np.clip(SECONDS / 2 / max(single, 1e-9), 1, min(queries, SAMPLE)))
+    ask(n)
+    start = time.perf_counter()
+    ask(n)
+    return n / (time.perf_counter() - start)
 
 
 def measure(
-    settings: Config, task: Task, index: VectorIndex, query: Embeddings, gallery: Embeddings, cache: Cache
+    settings: Config,
+    task: Task,
+    index: VectorIndex,
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
 ) -> Approximation | None:
     """Search a sample of the queries exactly and approximately.
 
@@ -66,61 +121,63 @@ def measure(
         settings: the run's configuration.
         task: who queries whom.
         index: the run's index.
-        query: embeddings of the queries.
-        gallery: embeddings of the gallery.
-        cache: where the exact index is kept.
+        query: embeddings of the queries, float32 [q, d].
+        gallery: embeddings of the gallery, float32 [n, d].
 
     Returns:
         None for an exact index.
     """
-    if index.spec.factory == EXACT.factory:
+    if index.is_flat:
         return None
     config, count = settings.evaluation, len(task.queries)
     rows = np.arange(count)
     if count > SAMPLE:
         rows = np.sort(np.random.default_rng(settings.seed).choice(count, SAMPLE, replace=False))
-    vectors, own = query.vectors[rows], task.own[rows]
-    depth = max(config.ks)
-    exact = build(EXACT, settings.metric, gallery, depth, settings.seed, cache)
-    start = time.perf_counter()
-    found = _search(index, vectors, own, depth, task.excludes)
-    batched = time.perf_counter() - start
-    wanted = _search(exact, vectors, own, depth, task.excludes)
-    distances = exact_distances(vectors, gallery.vectors, found[0], settings.metric)
-    h = [hits(ids, task.queries.labels[rows], task.gallery.labels) for ids, _ in (found, wanted)]
-    kept = task.relevant[rows] > 0
-    precision = {}
-    for k in config.ks:
-        ours, theirs = (scores.precision_at(side, k)[kept] for side in h)
-        precision[k] = paired_difference(ours, theirs, config.resamples, config.confidence, settings.seed)
-    seconds = _latencies(index, vectors, depth)
+    vectors, depth, out = query[rows], max(config.ks), task.exclusions.of_rows(rows)
+    found = out.remove(*index.search(vectors, depth + out.extra))
+    wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.extra))
+    distances = exact_distances(vectors, gallery, found[0], settings.metric)
+    ours, theirs = (_scores(ids, task, rows, config.ks) for ids, _ in (found, wanted))
     return Approximation(
         queries=len(rows),
         recall={k: neighbour_recall(distances, wanted[1], k) for k in config.ks},
-        precision=precision,
-        queries_per_s_single=float(1 / seconds.mean()),
-        queries_per_s_batched=len(rows) / batched,
-        latency_ms={f"p{p}": float(np.percentile(seconds, p) * 1000) for p in (50, 95, 99)},
-        bytes_per_vector=index.path.stat().st_size / len(task.gallery),
+        changes={
+            name: paired_difference(
+                ours[name], theirs[name], config.resamples, config.confidence, settings.seed
+            )
+            for name in ours
+        },
+        missing=int((found[0] < 0).sum()),
+        exact_queries_per_s=_exact_rate(vectors, gallery, settings.metric, depth),
     )
 
 
-def _search(
-    index: VectorIndex, vectors: NDArray[np.float32], own: NDArray[np.int64], depth: int, excludes: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    ids, distances = index.search(vectors, depth + 1 if excludes else depth)
-    return drop_own(ids, distances, own) if excludes else (ids, distances)
+def _scores(
+    ids: NDArray[np.int64], task: Task, rows: NDArray[np.int64], ks: list[int]
+) -> dict[str, NDArray[np.float64]]:
+    relevant = task.relevant[rows]
+    h = task.relevance.hits(ids, task.queries.labels[rows], task.gallery.labels)
+    found: dict[str, NDArray[np.float64]] = {}
+    for k in ks:
+        found[f"precision_at_{k}"] = scores.precision_at(h, k)
+        found[f"recall_at_{k}"] = scores.recall_at(h, relevant, k)
+        found[f"map_at_{k}"] = scores.average_precision_at(h, relevant, k)
+    return {name: np.where(relevant > 0, values, np.nan) for name, values in found.items()}
 
 
-def _latencies(index: VectorIndex, vectors: NDArray[np.float32], depth: int) -> NDArray[np.float64]:
-    """Seconds of single queries, after some that are not counted."""
-    seconds = []
-    for i in range(WARM_UP + min(TIMED, len(vectors))):
-        vector = vectors[i % len(vectors)][None]
-        start = time.perf_counter()
-        index.search(vector, depth)
-        seconds.append(time.perf_counter() - start)
-    return np.array(seconds[WARM_UP:])
+def _exact_rate(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32], metric: MetricConfig, depth: int
+) -> float | None:
+    if len(gallery) > BLOCK:
+        return None
+    vectors, others = prepare(queries, metric, "queries"), prepare(gallery, metric, "gallery")
+
+    def ask(n: int) -> object:
+        return faiss.knn(vectors[:n], others, depth, FAISS_METRIC[metric.faiss])
+
+    start = time.perf_counter()
+    ask(1)
+    return _rate(ask, len(vectors), time.perf_counter() - start)
 
 
 def exact_distances(
@@ -137,11 +194,11 @@ def exact_distances(
     Returns:
         float64 [q, depth], ascending in nearness as `VectorIndex.search`; inf for a missing result.
     """
-    a, b = prepare(queries, metric, "queries"), prepare(gallery, metric, "gallery")
+    a = prepare(queries, metric, "queries")
     result = np.full(ids.shape, np.inf)
     for i, row in enumerate(ids):
         present = row >= 0
-        vectors = b[row[present]].astype(np.float64)
+        vectors = prepare(gallery[row[present]], metric, "gallery").astype(np.float64)
         if metric.faiss == FaissMetric.l2:
             result[i, present] = np.linalg.norm(vectors - a[i], axis=1)
         else:

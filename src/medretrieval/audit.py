@@ -5,8 +5,7 @@ perceptual hash (pHash: discrete cosine transform of a 32 x 32 average, signs of
 frequencies against their median; Zauner 2010). What they make of a score is for the reader to judge.
 """
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 
 from medretrieval.config import AuditConfig
 from medretrieval.datasets.base import Split
+from medretrieval.datasets.groups import common_codes, identical_codes
 from medretrieval.encoders.base import l2_normalize
 from medretrieval.evaluate import Task
 
 CELLS = 4_000_000  # of a chunk [queries, gallery]
 HASH_SIDE, LOW = 32, 8
 TILE, GAP = 112, 8  # pixels of the picture
-IDENTICAL, NEAR_EMBEDDING, NEAR_HASH = "identical", "near_embedding", "near_hash"
+IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, GROUP = "identical", "near_embedding", "near_hash", "same_group"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Audit:
             within the gallery (`identical_within_gallery`); query images with an identical image in the
             gallery (`identical_between`), with one of another label (`label_conflicts`), and with a
             near-duplicate there that is not identical (`near_embedding`, which depends on the encoder,
-            and `near_hash`). The query itself never counts.
+            and `near_hash`). The query itself never counts. Where the dataset has groups: query images with
+            another image of their group in the gallery (`same_group`), and groups that stand in both splits
+            (`groups_on_both_sides`).
         pairs: at most max_pairs of a kind, the most alike first.
     """
 
@@ -65,14 +67,18 @@ def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], 
     """
     same = task.queries.name == task.gallery.name
     itself = np.arange(len(task.queries)) if same else np.full(len(task.queries), -1)
-    codes = _codes(task)
-    found = {kind: _Found(config.max_pairs) for kind in (IDENTICAL, NEAR_EMBEDDING, NEAR_HASH)}
+    codes = identical_codes(task.queries.images, task.gallery.images)
+    groups = _groups(task)
+    kinds = (IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, *([GROUP] if groups else []))
+    found = {kind: _Found(config.max_pairs) for kind in kinds}
     for begin, cosine, distance, identical, other in _chunks(task, codes, itself, query, gallery):
         masks = {
             IDENTICAL: identical,
             NEAR_EMBEDDING: (cosine >= config.near_cosine) & other & ~identical,
             NEAR_HASH: (distance <= config.near_hash) & other & ~identical,
         }
+        if groups:
+            masks[GROUP] = (groups[0][begin : begin + len(cosine), None] == groups[1]) & other
         for kind, mask in masks.items():
             found[kind].add(kind, begin, mask, cosine, distance, task)
     return Audit(
@@ -83,7 +89,8 @@ def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], 
             "label_conflicts": found[IDENTICAL].conflicts,
             NEAR_EMBEDDING: found[NEAR_EMBEDDING].queries,
             NEAR_HASH: found[NEAR_HASH].queries,
-        },
+        }
+        | _group_counts(task, groups, found),
         [pair for kept in found.values() for pair in kept.pairs],
     )
 
@@ -131,16 +138,20 @@ def _copies(codes: NDArray[np.int64]) -> int:
     return len(codes) - len(np.unique(codes))
 
 
-def _codes(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A number for each image of both sides, equal for equal bytes (int64 [q] and [n])."""
-    both = np.concatenate([identical_codes(task.queries), identical_codes(task.gallery)])
-    numbers = np.unique(both, return_inverse=True)[1]
-    return numbers[: len(task.queries)], numbers[len(task.queries) :]
+def _groups(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Numbers of the groups of both sides, None where nobody says them (int64 [q] and [n])."""
+    if task.queries.groups is None or task.gallery.groups is None:
+        return None
+    return common_codes(task.queries.groups, task.gallery.groups)
 
 
-def identical_codes(split: Split) -> NDArray[np.str_]:
-    """A code for each image, equal for equal bytes (str [n])."""
-    return np.array([hashlib.sha256(image.tobytes()).hexdigest()[:32] for image in split.images])
+def _group_counts(
+    task: Task, groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None, found: dict[str, _Found]
+) -> dict[str, int]:
+    if groups is None:
+        return {}
+    both = 0 if task.queries.name == task.gallery.name else len(np.intersect1d(*groups))
+    return {GROUP: found[GROUP].queries, "groups_on_both_sides": both}
 
 
 def image_hashes(split: Split) -> NDArray[np.uint64]:
@@ -167,7 +178,7 @@ Chunk = tuple[int, NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], ND
 
 def _chunks(
     task: Task,
-    codes: tuple[NDArray[np.int64], NDArray[np.int64]],
+    codes: Sequence[NDArray[np.int64]],
     itself: NDArray[np.int64],
     query: NDArray[np.float32],
     gallery: NDArray[np.float32],
@@ -212,7 +223,7 @@ def picture(path: Path, found: Audit, task: Task, rows: int = 8) -> None:
 
     kinds = {
         kind: [p for p in found.pairs if p.kind == kind][:rows]
-        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING)
+        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in found.counts else []))
     }
     column, row = 2 * TILE + 3 * GAP, TILE + 34
     height = 28 + row * max(1, *(len(pairs) for pairs in kinds.values()))

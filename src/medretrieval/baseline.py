@@ -11,14 +11,15 @@ from omegaconf import OmegaConf
 
 from medretrieval.cache import Cache
 from medretrieval.config import Baseline, Config, IndexConfig, root
+from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate import Task, evaluate
-from medretrieval.index import build
+from medretrieval.index import FLAT, build
 from medretrieval.instantiate import instantiate
 
 FILE = "per_query.npz"
-EXACT = IndexConfig(name="flat", factory="Flat")
+EXACT = IndexConfig(name="flat", factory=FLAT)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ def baseline(
         "encoder": identity,
         "images": [task.queries.images_sha256, task.gallery.images_sha256],
         "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+        "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
         "protocol": asdict(settings.protocol),
+        "relevance": asdict(task.relevance),
         "metric": asdict(settings.metric),
         "ks": settings.evaluation.ks,
         "vote_k": settings.evaluation.vote_k,
@@ -87,12 +90,8 @@ def _score(
     settings: Config, task: Task, query: Embeddings, gallery: Embeddings, cache: Cache, path: Path
 ) -> dict[str, Any]:
     index = build(EXACT, settings.metric, gallery, task.reach, settings.seed, cache)
-    deeper = task.reach + 1 if task.excludes else task.reach
     found = evaluate(
-        lambda begin, end: index.search(query.vectors[begin:end], deeper),
-        task,
-        task.reach,
-        settings.evaluation,
+        lambda rows, depth: index.search(query.vectors[rows], depth), task, task.reach, settings.evaluation
     )
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **found.per_query)

@@ -1,11 +1,10 @@
 """The verb `compare`: which of several runs is best, and is that more than luck of the queries?"""
 
 import math
-import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from medretrieval import results
 from medretrieval.compare_report import SUFFIXES, Comparison, Pair, render, track_comparison
-from medretrieval.compare_runs import NO_SCORES, Run, config_of, find, load_run
+from medretrieval.compare_runs import NO_SCORES, Run, config_of, default_uri, find, load_run
 from medretrieval.config import choices
 from medretrieval.errors import UserError
 from medretrieval.ranking import class_members
+from medretrieval.summary import differing
 from medretrieval.uncertainty import bootstrap, holm, not_different, sign_flips
 
 USAGE = """medretrieval compare <run> <run> ... [key=value ...]
@@ -35,13 +35,6 @@ uri=           MLflow store (MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.
 outputs=       where sweeps are (outputs)  track=         true (default): log it to MLflow
 """
 PLACES = ("paths.", "tracking.", "force", "dataset.root")
-AXES: tuple[Callable[[dict[str, Any]], str], ...] = (
-    lambda r: r["dataset"],
-    lambda r: r["encoder"]["name"] + ("*" if r["encoder"]["random_weights"] else ""),
-    lambda r: r["index"]["name"],
-    lambda r: r["index"]["search"],
-    lambda r: r["metric"],
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def parse(arguments: list[str]) -> Options:
     for key, allowed in {"pairs": ("best", "all"), "format": SUFFIXES, "track": ("true", "false")}.items():
         if values[key] not in allowed:
             raise UserError(f"compare: {key}={values[key]}: {choices(list(allowed))}")
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{values['outputs']}/mlflow.db"
+    uri = default_uri(Path(str(values["outputs"])))
     checked: dict[str, Any] = {"uri": uri} | values
     for key, least in {"resamples": 100, "permutations": 100, "seed": 0}.items():
         checked[key] = int(_number(key, values[key], r"\d+", least, math.inf))
@@ -146,14 +139,14 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     """
     score = options.score or str(runs[0].report["objective"]["name"])
     _require_comparable(runs, score)
-    runs, values, labels = _matched(runs, score)
+    runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
-    drawn = bootstrap(values, options.resamples, options.seed, members=members)
+    drawn = bootstrap(values, options.resamples, options.seed, groups, members)
     order = np.argsort(-drawn.means, kind="stable")
     runs, values = [runs[i] for i in order], values[:, order]
     names = _names(runs)
     reference = _baseline(options.baseline, names)
-    flips = sign_flips(values, options.permutations, options.seed, members=members)
+    flips = sign_flips(values, options.permutations, options.seed, groups, members)
     tested = [(i, reference) for i in range(len(runs)) if i != reference]
     shown = len(tested)
     # The best is chosen on these same queries, so its comparisons are corrected as part of all pairs.
@@ -169,7 +162,8 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     ]
     corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
     rows = [(float(drawn.means[i]), *drawn.interval(int(i), options.confidence)) for i in order]
-    notes = _notes(score, names, values, options, reference, corrected_for)
+    units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
+    notes = _notes(score, names, values, options, reference, corrected_for, units)
     if any(run.report["encoder"]["random_weights"] for run in runs):
         notes.append("* RANDOM WEIGHTS: says nothing about the model")
     return Comparison(
@@ -181,9 +175,11 @@ def _require_comparable(runs: list[Run], score: str) -> None:
     for key in sorted({key for run in runs for key in run.report["protocol"]}):
         _require_same(runs, f"protocol.{key}", [run.report["protocol"].get(key) for run in runs])
     for role in ("query", "gallery"):
-        for what in ("images_sha256", "labels_sha256"):
-            hashes = [run.manifest["data"][role][what][:12] for run in runs]
+        for what in ("images_sha256", "labels_sha256", "groups_sha256"):
+            hashes = [str(run.manifest["data"][role][what])[:12] for run in runs]
             _require_same(runs, f"the data ({role} {what})", hashes)
+    jaccard = [run.manifest["config"]["evaluation"]["min_jaccard"] for run in runs]
+    _require_same(runs, "evaluation.min_jaccard", jaccard)
     column = score.removeprefix("macro_")
     if lacking := [run.source for run in runs if column not in run.scores]:
         common = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
@@ -205,8 +201,10 @@ def _listed(sources: list[str]) -> str:
     return sources[0] + (f" (and in {len(sources) - 1} more)" if len(sources) > 1 else "")
 
 
-def _matched(runs: list[Run], score: str) -> tuple[list[Run], NDArray[np.float64], NDArray[Any]]:
-    """Runs without duplicates, their scores float64 [q, runs] and the labels, queries ordered by id."""
+def _matched(
+    runs: list[Run], score: str
+) -> tuple[list[Run], NDArray[np.float64], NDArray[Any], NDArray[np.str_] | None]:
+    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries ordered by id."""
     from pyarrow import parquet
 
     column, first = score.removeprefix("macro_"), None
@@ -230,7 +228,18 @@ def _matched(runs: list[Run], score: str) -> tuple[list[Run], NDArray[np.float64
     if (first["relevant"].to_numpy() > 0).sum() < 2:
         raise UserError("compare: fewer than two queries have a relevant image; nothing can be tested")
     kept_runs, columns = zip(*kept.values(), strict=True)
-    return list(kept_runs), np.stack(columns, axis=1), _label_array(first["label"])
+    return list(kept_runs), np.stack(columns, axis=1), _label_array(first["label"]), _groups(kept_runs[0])
+
+
+def _groups(run: Run) -> NDArray[np.str_] | None:
+    """The queries' groups in the order of their ids, None where nobody says them."""
+    from pyarrow import parquet
+
+    path = run.folder / results.PER_QUERY
+    if results.GROUP not in parquet.read_schema(path).names:
+        return None
+    table = parquet.read_table(path, columns=["id", results.GROUP]).sort_by("id")
+    return np.array(table[results.GROUP].to_pylist())
 
 
 def _label_array(column: Any) -> NDArray[Any]:
@@ -245,8 +254,8 @@ def _label_array(column: Any) -> NDArray[Any]:
 
 def _names(runs: list[Run]) -> list[str]:
     """What differs between the runs; where reports do not tell, what differs in their configuration."""
-    shown = [axis for axis in AXES if len({axis(run.report) for run in runs}) > 1]
-    names = [" ".join(t for axis in shown or AXES[1:2] if (t := axis(run.report))) for run in runs]
+    shown = differing([run.report for run in runs]).values()
+    names = [" ".join(text for axis in shown if (text := axis(run.report))) for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
         twins = [i for i, other in enumerate(names) if other == name]
         configs = [config_of(runs[i]) for i in twins]
@@ -278,7 +287,13 @@ def _baseline(wanted: str | None, names: list[str]) -> int:
 
 
 def _notes(
-    score: str, names: list[str], values: NDArray[np.float64], options: Options, reference: int, pairs: int
+    score: str,
+    names: list[str],
+    values: NDArray[np.float64],
+    options: Options,
+    reference: int,
+    pairs: int,
+    units: str,
 ) -> list[str]:
     without = int(np.isnan(values[:, 0]).sum())
     left_out = f" ({without} without a relevant image left out)" if without else ""
@@ -286,7 +301,7 @@ def _notes(
     role = "the best" if options.baseline is None else "the baseline"
     corrected = f"Holm's correction for {pairs} comparison{'s' if pairs > 1 else ''}"
     lines = [
-        f"{score} over {len(values) - without} queries{left_out}. The gallery is held fixed and queries are "
+        f"{score} over {len(values) - without} queries{left_out}. The gallery is held fixed and {units} are "
         f"resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
         f"Differences are paired, run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
         f"flip test, {options.permutations} permutations, with {corrected}.",

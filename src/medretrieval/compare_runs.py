@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from medretrieval.errors import UserError, first_line
 
 FILES = (results.SCORES, results.MANIFEST, results.CONFIG, results.PER_QUERY)
 NO_SCORES = ("id", "label", "relevant")
+RUN_ID = re.compile(r"[0-9a-f]{32}")  # of MLflow
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Run:
     report: dict[str, Any]
     manifest: dict[str, Any]
     scores: list[str]
+
+
+def default_uri(outputs: Path) -> str:
+    """Where MLflow keeps the runs unless told otherwise."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
 
 
 def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, str]]:
@@ -60,8 +67,25 @@ def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, st
     return found
 
 
-def _download(what: str, uri: str, aside: Path) -> list[tuple[Path, str]]:
-    from medretrieval.track import SWEEP_TAG, sqlite_file
+def find_one(run_id: str, uri: str, aside: Path) -> Path:
+    """The folder of one MLflow run: where it was run if that is there, else a copy of its small files.
+
+    Raises:
+        UserError: no such run, or MLflow is away.
+    """
+    try:
+        found = _download(run_id, uri, aside, (*FILES, results.RANKING))
+    except Exception as error:  # whatever a server, a database or a disk may raise
+        raise UserError(f"{run_id}: MLflow at {uri} cannot be read ({first_line(error)})") from error
+    if not found:
+        raise UserError(
+            f"{run_id}: MLflow at {uri} has no such finished run; give tracking.uri=, or a folder"
+        )
+    return found[0][0]
+
+
+def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) -> list[tuple[Path, str]]:
+    from medretrieval.track import FOLDER_TAG, SWEEP_TAG, sqlite_file
 
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # asking MLflow would make it
@@ -73,7 +97,7 @@ def _download(what: str, uri: str, aside: Path) -> list[tuple[Path, str]]:
     from mlflow.exceptions import MlflowException
 
     client, runs = MlflowClient(tracking_uri=uri), []
-    if re.fullmatch(r"[0-9a-f]{32}", what):
+    if RUN_ID.fullmatch(what):
         with suppress(MlflowException):
             runs = [client.get_run(what)]
     elif (experiment := client.get_experiment_by_name(what)) is not None:
@@ -86,10 +110,12 @@ def _download(what: str, uri: str, aside: Path) -> list[tuple[Path, str]]:
     places = []
     for run in runs:
         if "encoder" in run.data.tags:  # comparisons are kept there too
-            folder = aside / run.info.run_id
-            folder.mkdir(exist_ok=True)
-            for name in FILES:
-                client.download_artifacts(run.info.run_id, name, str(folder))
+            folder = Path(run.data.tags.get(FOLDER_TAG, ""))
+            if not all((folder / name).is_file() for name in files):
+                folder = aside / run.info.run_id
+                folder.mkdir(exist_ok=True)
+                for name in files:
+                    client.download_artifacts(run.info.run_id, name, str(folder))
             places.append((folder, f"MLflow run {run.info.run_id}"))
     return places
 
@@ -112,7 +138,8 @@ def load_run(folder: Path, source: str) -> Run:
     except (OSError, ValueError) as error:
         line = f"{source}: no finished run ({first_line(error)}); run it again with force=true"
         raise UserError(line) from error
-    return Run(folder, source, report, manifest, [c for c in columns if c not in NO_SCORES])
+    scores = [column for column in columns if column not in (*NO_SCORES, results.GROUP)]
+    return Run(folder, source, report, manifest, scores)
 
 
 def config_of(run: Run) -> dict[str, Any]:

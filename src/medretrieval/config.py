@@ -65,6 +65,7 @@ class IndexConfig:
     pq_m: int | None = None
     pq_bits: int | None = None
     deterministic: bool = False
+    autotune: float | None = None
 
 
 @dataclass
@@ -78,12 +79,14 @@ class MetricConfig:
 
 @dataclass
 class ProtocolConfig:
-    """Who queries whom, and whether an image may find itself."""
+    """Who queries whom, and what an image may not find: itself, its group, copies."""
 
     name: str = MISSING
     query: SplitName = MISSING
     gallery: SplitName = MISSING
     exclude_self: bool = MISSING
+    exclude_same_group: bool = MISSING
+    drop_duplicates: bool = MISSING
 
 
 @dataclass
@@ -93,6 +96,7 @@ class EvaluationConfig:
     ks: list[int] = MISSING
     save_depth: int | None = MISSING
     objective: str | None = MISSING
+    min_jaccard: float | None = MISSING
     vote_k: int = MISSING
     baseline: Baseline = MISSING
     resamples: int = MISSING
@@ -203,6 +207,11 @@ def check(cfg: DictConfig) -> Config:
     settings.evaluation.ks = sorted(set(settings.evaluation.ks))
     _at_least(1, "evaluation.save_depth", settings.evaluation.save_depth)
     _at_least(1, "evaluation.vote_k", settings.evaluation.vote_k)
+    if not 0 < (settings.evaluation.min_jaccard or 1) <= 1 or settings.evaluation.min_jaccard == 0:
+        raise UserError(
+            f"evaluation.min_jaccard={settings.evaluation.min_jaccard}: above 0 and at most 1; null for any "
+            "shared finding"
+        )
     _at_least(100, "evaluation.resamples", settings.evaluation.resamples)
     if not 0 < settings.evaluation.confidence < 1:
         raise UserError(f"evaluation.confidence={settings.evaluation.confidence}: must lie between 0 and 1")

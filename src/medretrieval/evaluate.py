@@ -11,12 +11,14 @@ from medretrieval import chance, scores
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.ranking import Ranking, class_members, drop_own, hits, own_positions, relevant_counts
+from medretrieval.exclusions import Exclusions
+from medretrieval.ranking import Ranking, class_members
+from medretrieval.relevance import Relevance
 from medretrieval.vote import Vote, abstention_curve, vote, vote_scores
 
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
-Search = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.float32]]]
+Search = Callable[[slice, int], tuple[NDArray[np.int64], NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -25,35 +27,41 @@ class Task:
 
     Attributes:
         queries, gallery: the two splits (the same one for leave_one_out).
-        own: each query's position in the gallery, -1 where it is not there or not excluded; int64 [q].
+        exclusions: what is left out of each query's results.
+        relevance: what makes a result relevant.
         relevant: R of each query, int64 [q].
         size: items each query can find, int64 [q].
     """
 
     queries: Split
     gallery: Split
-    own: NDArray[np.int64]
+    exclusions: Exclusions
+    relevance: Relevance
     relevant: NDArray[np.int64]
     size: NDArray[np.int64]
 
     @classmethod
-    def of(cls, queries: Split, gallery: Split, exclude_self: bool) -> "Task":
+    def of(
+        cls, queries: Split, gallery: Split, exclusions: Exclusions, relevance: Relevance | None = None
+    ) -> "Task":
         """Derive the counts from two splits."""
-        own = np.full(len(queries), -1)
-        if exclude_self:
-            own = own_positions(queries.ids, gallery.ids)
-        relevant = relevant_counts(queries.labels, gallery.labels, own)
-        return cls(queries, gallery, own, relevant, len(gallery) - (own >= 0).astype(np.int64))
-
-    @property
-    def excludes(self) -> bool:
-        """Whether any query is in the gallery and left out of its results."""
-        return bool((self.own >= 0).any())
+        relevance = relevance or Relevance()
+        relevant = relevance.counts(queries.labels, gallery.labels, exclusions)
+        return cls(queries, gallery, exclusions, relevance, relevant, exclusions.sizes(len(queries)))
 
     @property
     def reach(self) -> int:
         """Results that every query can have."""
         return int(self.size.min())
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether results can be relevant by degrees."""
+        return self.relevance.is_graded(self.queries.labels)
+
+    def ideal(self, ks: list[int]) -> NDArray[np.float64]:
+        """Discounted gain of each query's best ranking (float64 [q, ks])."""
+        return self.relevance.ideal(self.queries.labels, self.gallery.labels, self.exclusions, ks)
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,11 @@ class Evaluation:
 
     Attributes:
         scores: means over the queries with R > 0, macro means over classes, `chance_precision`.
-        chance: expectation of a random ranking, under the names of the scores.
+        chance: expectation of a random ranking, under the names of the scores that have a closed form.
         abstention: accuracy of the neighbours' vote by the share of queries answered; empty for
             multi-label data.
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
+        vote_distances: of the neighbours that vote, float32 [q, at most vote_k].
         ranking: the first `save_depth` results.
         counts: queries, gallery, depth, queries_without_relevant, missing_results.
         search_s: seconds spent searching.
@@ -76,6 +85,7 @@ class Evaluation:
     chance: dict[str, float]
     abstention: dict[str, list[float]]
     per_query: dict[str, NDArray[np.float64]]
+    vote_distances: NDArray[np.float32]
     ranking: Ranking
     counts: dict[str, int]
     search_s: float
@@ -95,15 +105,16 @@ def require_depths(task: Task, config: EvaluationConfig) -> None:
         )
 
 
-def score_names(ks: list[int], multi_label: bool) -> list[str]:
+def score_names(ks: list[int], multi_label: bool, graded: bool) -> list[str]:
     """Every score a run can have, without the macro means."""
     kinds = ["precision", "recall", "hit_rate", "map", "ndcg"] + ([] if multi_label else ["majority_vote"])
+    kinds += ["graded_ndcg"] if graded else []
     names = [f"{kind}_at_{k}" for kind in kinds for k in ks] + [f"map_at_{k}_hits" for k in ks]
     names += [] if multi_label else ["vote_accuracy"]
     return [*names, "map", "map_at_r", "r_precision", "mrr"]
 
 
-def objective_name(config: EvaluationConfig, multi_label: bool) -> str:
+def objective_name(config: EvaluationConfig, task: Task) -> str:
     """The score that the command returns: the configured one, or precision at the middle depth.
 
     Raises:
@@ -111,7 +122,7 @@ def objective_name(config: EvaluationConfig, multi_label: bool) -> str:
     """
     if config.objective is None:
         return f"precision_at_{config.ks[len(config.ks) // 2]}"
-    names = score_names(config.ks, multi_label)
+    names = score_names(config.ks, task.queries.labels.ndim == 2, task.is_graded)
     if config.objective.removeprefix("macro_") not in names:
         raise UserError(
             f"evaluation.objective={config.objective}: no such score; choose from (also with macro_ before "
@@ -128,27 +139,30 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
     hit for every query.
 
     Args:
-        search: (begin, end) of the queries -> ids int64 and distances float32 [end - begin, depth],
-            the query itself included.
+        search: rows of the queries, results a query -> ids int64 and distances float32, nothing left out.
         task: who queries whom.
-        depth: results a query after the query itself is left out.
+        depth: results a query after what the task leaves out.
         config: score depths and saved depth.
     """
     clock = {"search": 0.0, "score": 0.0}
     parts: list[dict[str, NDArray[np.float64]]] = []
     votes: list[Vote] = []
     kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    voting: list[NDArray[np.float32]] = []
     missing, save = 0, config.save_depth or depth
-    for begin, end in _chunks(len(task.queries), depth):
+    ideal = task.ideal(config.ks) if task.is_graded else None
+    for rows in _chunks(len(task.queries), depth + task.exclusions.extra):
         start = time.perf_counter()
-        ids, distances = search(begin, end)
-        if task.excludes:
-            ids, distances = drop_own(ids, distances, task.own[begin:end])
+        found = search(rows, depth + task.exclusions.extra)
         searched = time.perf_counter()
-        parts.append(_score(ids, task, slice(begin, end), config.ks))
+        ids, distances = task.exclusions.remove(*found, rows)
+        parts.append(_score(ids, task, rows, config.ks))
+        if ideal is not None:
+            parts[-1] |= _graded(ids, task, rows, config.ks, ideal)
         if task.queries.labels.ndim == 1:
             votes.append(_vote(ids[:, : config.vote_k], distances[:, : config.vote_k], task))
         kept.append((ids[:, :save].copy(), distances[:, :save].copy()))
+        voting.append(distances[:, : config.vote_k].copy())
         missing += int((ids[:, : max(config.ks)] < 0).sum())
         clock["search"] += searched - start
         clock["score"] += time.perf_counter() - searched
@@ -160,13 +174,14 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
         ) * 1.0
     _drop_shallow(per_query, depth, task)
     _drop_irrelevant(per_query, task.relevant)
-    random = chance.expected(config.ks, task.relevant, task.size)
-    means = {"chance_precision": random.pop("chance_precision")} if random else {}
+    random = _chance(task, config.ks, ideal)
+    means = {name: random.pop(name) for name in ("chance_precision",) if name in random}
     return Evaluation(
         scores=_means(per_query, task) | voted | means,
-        chance={name: random[name] for name in random if name in per_query},
+        chance={name: random[name] for name in random if name.removeprefix("macro_") in per_query},
         abstention=abstention,
         per_query=per_query,
+        vote_distances=np.concatenate(voting),
         ranking=_ranking(kept, task),
         counts={
             "queries": len(task.queries),
@@ -180,14 +195,14 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
     )
 
 
-def _chunks(queries: int, depth: int) -> Iterator[tuple[int, int]]:
-    step = max(1, CHUNK_CELLS // (depth + 1))
-    yield from ((begin, min(begin + step, queries)) for begin in range(0, queries, step))
+def _chunks(queries: int, depth: int) -> Iterator[slice]:
+    step = max(1, CHUNK_CELLS // max(1, depth))
+    yield from (slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
 
 
 def _score(ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int]) -> dict[str, NDArray[np.float64]]:
     labels, relevant = task.queries.labels[rows], task.relevant[rows]
-    h = hits(ids, labels, task.gallery.labels)
+    h = task.relevance.hits(ids, labels, task.gallery.labels)
     result: dict[str, NDArray[np.float64]] = {}
     for k in ks:
         result |= {
@@ -208,6 +223,22 @@ def _score(ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int]) -> di
         "r_precision": scores.r_precision(h, relevant),
         "mrr": scores.reciprocal_rank(h),
     }
+
+
+def _graded(
+    ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int], ideal: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    gains = task.relevance.gains(ids[:, : max(ks)], task.queries.labels[rows], task.gallery.labels)
+    return {f"graded_ndcg_at_{k}": scores.graded_ndcg_at(gains, ideal[rows, i], k) for i, k in enumerate(ks)}
+
+
+def _chance(task: Task, ks: list[int], ideal: NDArray[np.float64] | None) -> dict[str, float]:
+    """Closed-form expectations of a random ranking, as means over queries and over classes."""
+    per_query = chance.expected(ks, task.relevant, task.size)
+    if ideal is not None:
+        gain = task.relevance.mean_gain(task.queries.labels, task.gallery.labels, task.exclusions)
+        per_query |= chance.expected_graded(ks, ideal, gain, task.size)
+    return _means(per_query, task)
 
 
 def _ranking(kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]], task: Task) -> Ranking:

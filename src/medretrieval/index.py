@@ -26,7 +26,9 @@ from medretrieval.errors import UserError
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
-NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic")  # the keys that fill none
+FLAT = "Flat"  # factory string of exact search
+BLOCK = 65_536  # gallery vectors that exact search without an index looks at together
+NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic", "autotune")  # the keys that fill none
 MAX_PQ_M = 32  # training takes seconds a codebook
 POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
 FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
@@ -71,6 +73,11 @@ class VectorIndex:
     cached: bool
     exhaustive: bool
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether this is exact search itself."""
+        return self.spec.factory == FLAT
+
     def search(
         self, queries: NDArray[np.float32], depth: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -85,12 +92,41 @@ class VectorIndex:
             never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
         """
         raw, ids = self.index.search(prepare(queries, self.metric, "queries"), depth)
-        if self.metric.faiss == FaissMetric.l2:
-            distances = np.sqrt(np.maximum(raw, 0))  # FAISS gives squares
-        else:
-            distances = (1 - raw) if self.metric.normalize else -raw
-        distances[ids < 0] = np.inf
-        return order_ties(ids, distances)
+        return order_ties(ids, _distances(raw, ids, self.metric))
+
+
+def exact_search(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32], metric: MetricConfig, depth: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Exact neighbours without an index, the gallery read in blocks (it may be memory-mapped).
+
+    Args:
+        queries: float32 [q, d], as the encoder gives them.
+        gallery: float32 [n, d], the same.
+        metric: the distance.
+        depth: results a query, at most n.
+
+    Returns:
+        ids and distances as `VectorIndex.search`.
+    """
+    prepared, kind = prepare(queries, metric, "queries"), FAISS_METRIC[metric.faiss]
+    heap = faiss.ResultHeap(len(queries), depth, keep_max=kind == faiss.METRIC_INNER_PRODUCT)
+    for begin in range(0, len(gallery), BLOCK):
+        block = prepare(gallery[begin : begin + BLOCK], metric, "gallery")
+        raw, ids = faiss.knn(prepared, block, min(depth, len(block)), kind)
+        heap.add_result(raw, ids + begin)
+    heap.finalize()
+    return order_ties(heap.I, _distances(heap.D, heap.I, metric))
+
+
+def _distances(raw: NDArray[np.float32], ids: NDArray[np.int64], metric: MetricConfig) -> NDArray[np.float32]:
+    """FAISS's squares and similarities as distances that ascend."""
+    if metric.faiss == FaissMetric.l2:
+        distances = np.sqrt(np.maximum(raw, 0))
+    else:
+        distances = (1 - raw) if metric.normalize else -raw
+    distances[ids < 0] = np.inf
+    return distances
 
 
 def prepare(vectors: NDArray[np.float32], metric: MetricConfig, what: str) -> NDArray[np.float32]:
@@ -176,7 +212,26 @@ def require_parameters(config: IndexConfig, n: int) -> tuple[set[str], dict[str,
                 f"it has: {', '.join(sorted(used)) or 'none'}"
             )
     _check_fit({k: v for k, v in given.items() if v is not None}, n)
+    _check_autotune(config)
     return used, given
+
+
+def _check_autotune(config: IndexConfig) -> None:
+    if config.autotune is None:
+        return
+    if not 0 < config.autotune <= 1:
+        raise UserError(f"index.autotune={config.autotune}: a recall above 0 and at most 1 is wanted")
+    if not config.search:
+        raise UserError(
+            f"index.autotune={config.autotune}: index={config.name} has no search parameters to tune; use "
+            "index=ivf or index=hnsw, or set it to null"
+        )
+    for key in _fields(config.search):
+        if (value := getattr(config, key)) is not None:
+            raise UserError(
+                f"index.{key}={value} and index.autotune={config.autotune}: the one is chosen by the other; "
+                "set one of the two to null"
+            )
 
 
 def _fields(template: str) -> set[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.datasets.base import Dataset, Split
+from medretrieval.datasets.groups import groups_sha256
 
 LIBRARIES = (
     "medretrieval", "faiss-cpu", "faiss-gpu", "hydra-core", "medmnist", "mlflow", "numpy", "omegaconf",
@@ -35,6 +36,7 @@ def manifest(
                 "images": len(split),
                 "images_sha256": split.images_sha256,
                 "labels_sha256": split.labels_sha256,
+                "groups_sha256": groups_sha256(split.groups),
             }
             for role, split in splits.items()
         },

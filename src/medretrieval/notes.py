@@ -1,38 +1,42 @@
 """What a reader of the scores should know and might overlook, said with every run."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medretrieval.audit import Audit
 from medretrieval.config import Config, FaissMetric
-from medretrieval.evaluate import Evaluation
+from medretrieval.evaluate import Evaluation, Task
 from medretrieval.evidence import Evidence
-from medretrieval.index import POINTS_A_CENTROID, VectorIndex, hnsw_of
+from medretrieval.findings import Findings
+from medretrieval.index import POINTS_A_CENTROID, hnsw_of
 from medretrieval.results import AUDIT_PAIRS, AUDIT_PICTURE
 
 SAMPLE = 1000
 FEW = 30  # queries of a class
 
 
-def notes_of(
-    settings: Config,
-    index: VectorIndex,
-    vectors: NDArray[np.float32],
-    evaluation: Evaluation,
-    trust: Evidence,
-    leaks: Audit | None,
-) -> list[str]:
-    """Sentences about this run, most of them empty for a plain one.
+def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
+    """Sentences about a run, none for a plain one.
 
     Args:
         settings: the run's configuration.
-        index: the searched index.
-        vectors: the queries' embeddings, float32 [q, d].
-        evaluation: the scores.
-        trust: their intervals and the baseline's scores.
-        leaks: look-alikes between queries and gallery.
+        task: who queries whom.
+        found: what the run found.
     """
-    counts, found = evaluation.counts, []
+    return (
+        _about_index(settings, found)
+        + _about_speed(settings, found)
+        + _about_baseline(found.trust)
+        + _about_chance(found)
+        + _about_classes(found.evaluation)
+        + _about_depth(settings, task)
+        + _about_leaks(found.leaks)
+        + _about_left_out(found.trust)
+    )
+
+
+def _about_index(settings: Config, run: Findings) -> list[str]:
+    index, vectors, counts = run.index, run.query.vectors, run.evaluation.counts
+    found: list[str] = []
     unit = np.allclose(np.linalg.norm(vectors[:SAMPLE], axis=1), 1, atol=1e-3)
     if not index.exhaustive and counts["depth"] < counts["gallery"] - 1:
         found.append(
@@ -67,19 +71,76 @@ def notes_of(
             f"index.nlist={nlist} leaves fewer than {POINTS_A_CENTROID} vectors a cell "
             f"({counts['gallery']} in all); k-means wants more."
         )
-    return found + _about_baseline(trust) + _about_classes(evaluation) + _about_leaks(leaks)
+    return found
+
+
+def _about_speed(settings: Config, run: Findings) -> list[str]:
+    exact = run.loss.exact_queries_per_s if run.loss else None
+    rate = run.rate.queries_per_s_batched
+    if exact is None or exact <= rate:
+        return []
+    return [
+        f"index={settings.index.name} answers {rate:.0f} queries/s here and exact search {exact:.0f}: for "
+        "this gallery index=flat is faster and loses nothing."
+    ]
+
+
+def _about_chance(run: Findings) -> list[str]:
+    trust = run.trust
+    reached = [
+        name
+        for name, (low, _) in trust.intervals.items()
+        if name in trust.chance and trust.chance[name] >= low and run.evaluation.scores[name] < 1
+    ]
+    if not reached:
+        return []
+    return [f"A random ranking does as well, within the interval, in: {', '.join(reached)}."]
+
+
+def _about_depth(settings: Config, task: Task) -> list[str]:
+    """A k that some queries cannot fill with relevant results."""
+    deepest, relevant = max(settings.evaluation.ks), task.relevant[task.relevant > 0]
+    short = int((relevant < deepest).sum())
+    if not short:
+        return []
+    return [
+        f"k={deepest} is more than the relevant images there are for {short} queries (the fewest: "
+        f"{int(relevant.min())}): their precision_at_{deepest} cannot reach 1."
+    ]
+
+
+def _about_left_out(trust: Evidence) -> list[str]:
+    found = trust.left_out
+    if found is None or found["change"] is None:
+        return []
+    change, low, high = found["change"]
+    return [
+        f"Leaving out {' and '.join(o.split('_', 1)[1].replace('_', ' ') for o in found['options'])} changes "
+        f"{found['score']} by {change:+.4f} ({low:+.4f} to {high:+.4f}) from {found['without']:.4f}."
+    ]
 
 
 def _about_leaks(leaks: Audit | None) -> list[str]:
-    if leaks is None or not leaks.counts["identical_between"]:
+    if leaks is None:
         return []
-    counts = leaks.counts
+    counts, found = leaks.counts, []
+    if counts.get("groups_on_both_sides"):
+        found.append(
+            f"{counts['groups_on_both_sides']} groups have images on both sides, so {counts['same_group']} "
+            "queries can find their own patient or lesion; protocol.exclude_same_group=true leaves these out."
+        )
+    return found + _about_copies(counts)
+
+
+def _about_copies(counts: dict[str, int]) -> list[str]:
+    if not counts["identical_between"]:
+        return []
     conflicts = (
         f", {counts['label_conflicts']} of them with another label" if counts["label_conflicts"] else ""
     )
     return [
         f"{counts['identical_between']} query images have a byte-identical other image in the gallery"
-        f"{conflicts}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}."
+        f"{conflicts}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; protocol.drop_duplicates=true leaves them out."
     ]
 
 

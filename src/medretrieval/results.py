@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medretrieval.evaluate import Evaluation
+from medretrieval.errors import UserError
+from medretrieval.evaluate import Evaluation, Task
 from medretrieval.ranking import Labels
 
-FORMAT = 3  # of a run's folder; runs of another format are not taken for finished
+FORMAT = 4  # of a run's folder; runs of another format are not taken for finished
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -23,12 +23,13 @@ SKIPPED = "skipped.json"
 AUDIT_PAIRS = "audit.parquet"
 AUDIT_PICTURE = "audit.png"
 FAILED = "failed.txt"
+GROUP = "group"  # column of per_query.parquet, where queries have groups
 
 
 def write(
     folder: Path,
     evaluation: Evaluation,
-    relevant: NDArray[np.int64],
+    task: Task,
     documents: dict[str, str],
     links: dict[str, Path],
     writers: dict[str, Callable[[Path], None]],
@@ -38,7 +39,7 @@ def write(
     Args:
         folder: the run's folder.
         evaluation: per-query scores and ranking.
-        relevant: R of each query, int64 [q].
+        task: who queried whom.
         documents: name -> text, scores.json among them.
         links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
         writers: name -> what writes the file at the path it is handed.
@@ -51,7 +52,7 @@ def write(
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        _write_per_query(aside / PER_QUERY, evaluation, relevant)
+        _write_per_query(aside / PER_QUERY, evaluation, task)
         evaluation.ranking.save(aside / RANKING)
         for name, target in links.items():
             _link(aside / name, target)
@@ -72,13 +73,15 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(target, path)
 
 
-def _write_per_query(path: Path, evaluation: Evaluation, relevant: NDArray[np.int64]) -> None:
+def _write_per_query(path: Path, evaluation: Evaluation, task: Task) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     ranking = evaluation.ranking
     columns = {"id": pa.array(ranking.query_ids), "label": _label_column(ranking.query_labels)}
-    columns["relevant"] = pa.array(relevant)
+    columns["relevant"] = pa.array(task.relevant)
+    if task.queries.groups is not None:
+        columns[GROUP] = pa.array(task.queries.groups)
     columns |= {n: pa.array(v, from_pandas=True) for n, v in evaluation.per_query.items()}
     parquet.write_table(pa.table(columns), path)
 
@@ -111,6 +114,20 @@ def read_scores(folder: Path) -> dict[str, Any]:
     """The content of a run's scores.json."""
     content: dict[str, Any] = json.loads((folder / SCORES).read_text())
     return content
+
+
+def require_format(folder: Path) -> None:
+    """Refuse a run of another results format.
+
+    Raises:
+        UserError: naming the format and how to make the run anew.
+    """
+    found = read_scores(folder).get("format", "before 4")
+    if found != FORMAT:
+        raise UserError(
+            f"{folder}: a run of results format {found}, not {FORMAT}; make it anew with: "
+            f"medretrieval again {folder}"
+        )
 
 
 def mark_finished(outputs: Path, fingerprint: str, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """One run: embed, index, evaluate, track. Everything the command line does, as a plain function."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,25 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
-from medretrieval.about import about, dataset_inputs, fingerprint_of, slug, title
-from medretrieval.approximation import measure
-from medretrieval.audit import Audit, audit, picture, write_pairs
+from medretrieval.about import about, dataset_inputs, fingerprint_of, slug
+from medretrieval.approximation import measure, speed
+from medretrieval.audit import audit, picture, write_pairs
+from medretrieval.autotune import Tuned, tune
 from medretrieval.cache import Cache
-from medretrieval.config import Config, check, expand
-from medretrieval.datasets.base import Dataset, Split
-from medretrieval.embed import Embeddings, embed, identify
-from medretrieval.encoders.base import Encoder
+from medretrieval.config import Config, EvaluationConfig, check, expand
+from medretrieval.datasets.base import Split
+from medretrieval.embed import Embeddings, embed
 from medretrieval.errors import UserError
-from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name, require_depths
-from medretrieval.evidence import Evidence, evidence, per_class
-from medretrieval.index import VectorIndex, build, require_parameters, search_depth
-from medretrieval.instantiate import instantiate
+from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name
+from medretrieval.evidence import Evidence, evidence, plain_task, with_exclusions
+from medretrieval.exclusions import active
+from medretrieval.findings import Findings, document
+from medretrieval.index import VectorIndex, build, search_depth
+from medretrieval.load import Inputs, load
 from medretrieval.manifest import manifest
 from medretrieval.notes import notes_of
-from medretrieval.ranking import require_companions
 from medretrieval.track import Tracker, add_to_sweep, tracked
 
 log = logging.getLogger(__name__)
@@ -55,16 +57,6 @@ class RunResult:
         return float(self.report["objective"]["value"])
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run starts from, before any vector is made."""
-
-    dataset: Dataset
-    encoder: Encoder
-    identity: dict[str, Any]
-    task: Task
-
-
 def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -> RunResult:
     """Embed, index, evaluate, track: one dataset, encoder, index, metric and protocol.
 
@@ -87,7 +79,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     clock = Clock()
     with tracked(Tracker(settings.tracking, outputs, about(settings, sweep))) as tracker:
         with clock("load"):
-            inputs = _load(settings, cache)
+            inputs = load(settings, cache)
         fingerprint = fingerprint_of(settings, inputs.task, inputs.identity)
         finished = None if settings.force else results.find_finished(outputs, fingerprint)
         if finished is not None:
@@ -98,23 +90,12 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         tracker.about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
         tracker.start()
         query, gallery = _embed(inputs, cache, clock)
-        index, evaluation = _search_and_score(settings, inputs, query, gallery, cache, clock)
-        with clock("evidence"):
-            trust = _trust(settings, inputs, index, evaluation, cache)
-        with clock("approximation"):
-            loss = measure(settings, inputs.task, index, query, gallery, cache)
-        with clock("audit"):
-            leaks = _audit(settings, inputs.task, query, gallery)
-        embeddings = query, gallery
-        report = _report(settings, inputs, index, evaluation, trust, leaks, embeddings, clock, fingerprint)
-        report["approximation"] = loss.document() if loss else None
-        links = {
-            "index.faiss": index.path,
-            "embeddings_query.npy": query.path,
-            "embeddings_gallery.npy": gallery.path,
-        }
-        documents, writers = _documents(cfg, inputs, report), _audit_writers(inputs.task, leaks)
-        results.write(folder, evaluation, inputs.task.relevant, documents, links, writers)
+        index, tuned = _index(settings, inputs, gallery, cache, clock)
+        evaluation = _evaluate(settings, inputs.task, index, query.vectors, clock)
+        found = _judge(settings, inputs, (query, gallery), (index, tuned), evaluation, cache, clock)
+        report = document(settings, inputs, found, notes_of(settings, inputs.task, found), fingerprint)
+        report["timings_s"] = clock.seconds | {"total": time.perf_counter() - clock.begin}
+        _write(cfg, folder, inputs, found, report)
         results.mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
         tracker.finish(folder)
@@ -138,45 +119,6 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def load_task(settings: Config) -> tuple[Dataset, Task]:
-    """Read the splits that a run's protocol names, and check them against the rest of the configuration.
-
-    Raises:
-        UserError: data, protocol, depths or index parameters that do not fit each other.
-    """
-    dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
-    protocol = settings.protocol
-    queries = _load_split(dataset, protocol.query)
-    gallery = queries if protocol.gallery == protocol.query else _load_split(dataset, protocol.gallery)
-    if protocol.name == "leave_one_out" and protocol.exclude_self:
-        require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
-    task = Task.of(queries, gallery, protocol.exclude_self)
-    require_depths(task, settings.evaluation)
-    require_parameters(settings.index, len(gallery))
-    objective_name(settings.evaluation, queries.labels.ndim == 2)
-    if not (task.relevant > 0).any():
-        raise UserError(
-            f"dataset={dataset.name}: no query of split {queries.name!r} has a relevant image in split "
-            f"{gallery.name!r}; the two splits share no class"
-        )
-    return dataset, task
-
-
-def _load(settings: Config, cache: Cache) -> Inputs:
-    encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
-    dataset, task = load_task(settings)
-    return Inputs(dataset, encoder, identify(encoder, cache), task)
-
-
-def _load_split(dataset: Dataset, name: str) -> Split:
-    split = dataset.load(name)
-    if len(split) == 0:
-        raise UserError(
-            f"dataset={dataset.name}: split {name!r} is empty; choose another split or a larger n"
-        )
-    return split
-
-
 def _embed(inputs: Inputs, cache: Cache, clock: Clock) -> tuple[Embeddings, Embeddings]:
     def vectors(split: Split) -> Embeddings:
         return embed(inputs.encoder, inputs.identity, split, inputs.dataset.size, cache)
@@ -187,28 +129,66 @@ def _embed(inputs: Inputs, cache: Cache, clock: Clock) -> tuple[Embeddings, Embe
     return query, gallery
 
 
-def _search_and_score(
-    settings: Config, inputs: Inputs, query: Embeddings, gallery: Embeddings, cache: Cache, clock: Clock
-) -> tuple[VectorIndex, Evaluation]:
+def _index(
+    settings: Config, inputs: Inputs, gallery: Embeddings, cache: Cache, clock: Clock
+) -> tuple[VectorIndex, Tuned | None]:
     task, config = inputs.task, settings.evaluation
-    wanted = min(task.reach, max(max(config.ks), config.save_depth or task.reach))
+    wanted = min(task.reach, max(*_looked_at(config), config.save_depth or task.reach))
     with clock("index"):
-        index = build(settings.index, settings.metric, gallery, wanted, settings.seed, cache)
-    depth = search_depth(index, task.reach, config.ks, config.save_depth)
-    deeper = depth + 1 if task.excludes else depth
-    evaluation = evaluate(lambda b, e: index.search(query.vectors[b:e], deeper), task, depth, config)
+        depth = wanted + task.exclusions.extra
+        index = build(settings.index, settings.metric, gallery, depth, settings.seed, cache)
+    if settings.index.autotune is None:
+        return index, None
+    with clock("autotune"):
+        return tune(settings, inputs, index, gallery.vectors, cache)
+
+
+def _evaluate(
+    settings: Config, task: Task, index: VectorIndex, queries: NDArray[np.float32], clock: Clock
+) -> Evaluation:
+    config = settings.evaluation
+    depth = search_depth(index, task.reach, _looked_at(config), config.save_depth)
+    evaluation = evaluate(lambda rows, k: index.search(queries[rows], k), task, depth, config)
     clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
-    return index, evaluation
+    return evaluation
 
 
-def _objective(settings: Config, inputs: Inputs) -> str:
-    return objective_name(settings.evaluation, inputs.task.queries.labels.ndim == 2)
+def _looked_at(config: EvaluationConfig) -> list[int]:
+    """Depths that scores look at: those of ks and of the vote."""
+    return [*config.ks, config.vote_k]
+
+
+def _judge(
+    settings: Config,
+    inputs: Inputs,
+    embeddings: tuple[Embeddings, Embeddings],
+    indexed: tuple[VectorIndex, Tuned | None],
+    evaluation: Evaluation,
+    cache: Cache,
+    clock: Clock,
+) -> Findings:
+    """Everything beside the scores: their evidence, what the index costs and gives, look-alikes."""
+    (query, gallery), (index, tuned), task = embeddings, indexed, inputs.task
+    with clock("evidence"):
+        trust = _trust(settings, inputs, index, query.vectors, evaluation, cache)
+    with clock("approximation"):
+        loss = measure(settings, task, index, query.vectors, gallery.vectors)
+        rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
+    with clock("audit"):
+        config = settings.audit
+        leaks = audit(task, query.vectors, gallery.vectors, config) if config.enabled else None
+    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks)
 
 
 def _trust(
-    settings: Config, inputs: Inputs, index: VectorIndex, evaluation: Evaluation, cache: Cache
+    settings: Config,
+    inputs: Inputs,
+    index: VectorIndex,
+    queries: NDArray[np.float32],
+    evaluation: Evaluation,
+    cache: Cache,
 ) -> Evidence:
-    objective = _objective(settings, inputs)
+    objective = objective_name(settings.evaluation, inputs.task)
     if objective not in evaluation.scores:
         raise UserError(
             f"evaluation.objective={objective}: index={settings.index.name} gives "
@@ -216,80 +196,33 @@ def _trust(
             f"evaluation.save_depth=null, or a score at a depth: precision_at_{settings.evaluation.ks[-1]}"
         )
     size, identity = inputs.dataset.size, inputs.identity
-    return evidence(settings, inputs.task, size, identity, evaluation, objective, cache)
+    found = evidence(settings, inputs.task, size, identity, evaluation, objective, cache)
+    if not active(settings.protocol):
+        return found
+    plain = plain_task(settings.protocol, inputs.task)
+    depth = min(evaluation.counts["depth"], plain.reach)
+    without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
+    return with_exclusions(settings, found, evaluation, without, objective, inputs.task)
 
 
-def _audit(settings: Config, task: Task, query: Embeddings, gallery: Embeddings) -> Audit | None:
-    return audit(task, query.vectors, gallery.vectors, settings.audit) if settings.audit.enabled else None
-
-
-def _audit_writers(task: Task, leaks: Audit | None) -> dict[str, Callable[[Path], None]]:
-    if leaks is None or not leaks.pairs:
-        return {}
-    return {
-        results.AUDIT_PAIRS: lambda path: write_pairs(path, leaks, task),
-        results.AUDIT_PICTURE: lambda path: picture(path, leaks, task),
-    }
-
-
-def _report(
-    settings: Config,
-    inputs: Inputs,
-    index: VectorIndex,
-    evaluation: Evaluation,
-    trust: Evidence,
-    leaks: Audit | None,
-    embeddings: tuple[Embeddings, Embeddings],
-    clock: Clock,
-    fingerprint: str,
-) -> dict[str, Any]:
-    objective = _objective(settings, inputs)
-    encoder, (query, gallery) = inputs.encoder, embeddings
-    return {
-        "title": title(settings, encoder),
-        "dataset": inputs.dataset.name,
-        "metric": settings.metric.name,
-        "protocol": dataclasses.asdict(settings.protocol),
-        "scores": evaluation.scores,
-        "chance": evaluation.chance,
-        "objective": {"name": objective, "value": evaluation.scores[objective]},
-        **trust.document(),
-        "per_class": per_class(evaluation, inputs.dataset.classes),
-        "vote": {"k": settings.evaluation.vote_k, "abstention": evaluation.abstention},
-        "timings_s": clock.seconds | {"total": time.perf_counter() - clock.begin},
-        "counts": evaluation.counts,
-        "encoder": {
-            "name": encoder.name,
-            "random_weights": encoder.random_weights,
-            "dimension": int(query.vectors.shape[1]),
-            "cached": query.cached and gallery.cached,
-            "images_per_s": query.images_per_s,
-            **inputs.identity,
-        },
-        "index": {
-            "name": settings.index.name,
-            "factory": index.spec.factory,
-            "build": index.spec.build,
-            "search": index.spec.search,
-            "exhaustive": index.exhaustive,
-            "build_s": index.build_s,
-            "cached": index.cached,
-        },
-        "audit": leaks.counts if leaks else {},
-        "notes": notes_of(settings, index, query.vectors, evaluation, trust, leaks),
-        "fingerprint": fingerprint,
-    }
-
-
-def _documents(cfg: DictConfig, inputs: Inputs, report: Mapping[str, Any]) -> dict[str, str]:
+def _write(cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, report: Mapping[str, Any]) -> None:
     splits = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    facts = manifest(inputs.dataset, splits, inputs.identity, config)
-    return {
+    documents = {
         results.SCORES: results.as_json(report),
-        results.MANIFEST: results.as_json(facts),
+        results.MANIFEST: results.as_json(manifest(inputs.dataset, splits, inputs.identity, config)),
         results.CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
     }
+    links = {
+        "index.faiss": found.index.path,
+        "embeddings_query.npy": found.query.path,
+        "embeddings_gallery.npy": found.gallery.path,
+    }
+    writers: dict[str, Callable[[Path], None]] = {}
+    if (leaks := found.leaks) is not None and leaks.pairs:
+        writers[results.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
+        writers[results.AUDIT_PICTURE] = lambda path: picture(path, leaks, inputs.task)
+    results.write(folder, found.evaluation, inputs.task, documents, links, writers)
 
 
 def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:

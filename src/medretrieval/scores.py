@@ -125,6 +125,25 @@ def ndcg_at(hits: Hits, relevant: Counts, k: int) -> Scores:
     return np.asarray(np.cumsum(top * discount[: top.shape[1]], axis=1)[:, -1] / ideal)
 
 
+def graded_ndcg_at(gains: Scores, ideal: Scores, k: int) -> Scores:
+    """Sum of gain_i / log2(i + 1) over i <= k, over the same sum of the best ranking there could be.
+
+    Gains are taken as they are (Järvelin & Kekäläinen 2002; sklearn ndcg_score, trec_eval ndcg_cut_k), not
+    as 2^gain - 1 (torchmetrics and learning-to-rank papers vary).
+
+    Args:
+        gains: float64 [q, depth], gain of each result, 0 for a missing one.
+        ideal: float64 [q], the sum of the best ranking (`relevance.Relevance.ideal`).
+        k: depth.
+
+    >>> graded_ndcg_at(np.array([[0.5, 1.0]]), np.array([1 + 0.5 / np.log2(3)]), 2).round(4)
+    array([0.8597])
+    """
+    top = gains[:, :k]
+    found = top @ (1 / np.log2(np.arange(2, top.shape[1] + 2)))
+    return np.asarray(np.divide(found, ideal, out=np.zeros(len(gains)), where=ideal > 0))
+
+
 def majority_vote_at(results: NDArray[np.int64], query_labels: NDArray[np.int64], k: int) -> Scores:
     """1 where the query's class is (one of) the most frequent among the first k.
 

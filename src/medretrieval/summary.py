@@ -1,12 +1,16 @@
 """What a person reads in the terminal: the table of a run, the table of a sweep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 HEADLINE = (
-    "precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "map", "r_precision", "mrr", "vote_accuracy",
+    "precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "graded_ndcg_at_", "map", "r_precision", "mrr",
+    "vote_accuracy",
 )  # fmt: skip
+
+
+MORE_LEFT_OUT = ("exclude_same_group", "drop_duplicates")  # options of a protocol
 
 
 def run_table(report: dict[str, Any], folder: Path) -> str:
@@ -20,7 +24,10 @@ def run_table(report: dict[str, Any], folder: Path) -> str:
         f"queries {counts['queries']}, gallery {counts['gallery']}   index {report['index']['factory']}",
     ]
     lines += [f"seconds: {stages}{'   (embeddings from the cache)' if report['encoder']['cached'] else ''}"]
-    lines += _approximation_line(report["approximation"])
+    lines += _speed_lines(report)
+    lines.append(
+        f"intervals: {report['resampled']} drawn again, the gallery held fixed; random rankings are 'chance'"
+    )
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join([*lines, f"results: {folder}", ""])
 
@@ -32,6 +39,7 @@ def _score_table(report: dict[str, Any]) -> list[str]:
         "value": lambda name: _number(report["scores"], name),
         "interval": lambda name: _interval(report["intervals"], name),
         "chance": lambda name: _number(report["chance"], name),
+        "lift": lambda name: f"{report['lift'][name]:.2f}" if name in report["lift"] else "-",
     }
     if baseline["encoder"] is not None:
         columns[baseline["encoder"]] = lambda name: _number(baseline["scores"], name)
@@ -39,17 +47,26 @@ def _score_table(report: dict[str, Any]) -> list[str]:
     return table(list(columns), [[cell(name) for cell in columns.values()] for name in names])
 
 
-def _approximation_line(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
-        return []
-    k, recall = list(found["recall"].items())[-1]
-    change, low, high = found["precision"][k]
-    return [
-        f"against exact search: recall@{k} {recall:.4f}, "
-        f"precision_at_{k} {change:+.4f} ({low:+.4f} to {high:+.4f}), "
-        f"{found['queries_per_s_batched']:.0f} queries/s, p95 {found['latency_ms']['p95']:.2f} ms, "
-        f"{found['bytes_per_vector']:.0f} bytes a vector"
-    ]
+def _speed_lines(report: dict[str, Any]) -> list[str]:
+    speed, lines = report["speed"], []
+    if report["autotune"] is not None:
+        tuned = report["autotune"]
+        lines.append(
+            f"autotune: {tuned['parameters']} reaches recall {tuned['recall']:.4f} on validation vectors"
+        )
+    lines.append(
+        f"search: {speed['queries_per_s_batched']:.0f} queries/s, p95 {speed['latency_ms']['p95']:.2f} ms, "
+        f"{speed['bytes_per_vector']:.0f} bytes a vector"
+    )
+    found = report["approximation"]
+    if found is not None:
+        k, recall = list(found["recall"].items())[-1]
+        name = f"precision_at_{k}"
+        change, low, high = found["changes"][name]
+        lines.append(
+            f"against exact search: recall@{k} {recall:.4f}, {name} {change:+.4f} ({low:+.4f} to {high:+.4f})"
+        )
+    return lines
 
 
 def _interval(intervals: dict[str, list[float]], name: str) -> str:
@@ -63,19 +80,31 @@ def is_headline(name: str) -> bool:
     return name in HEADLINE or any(h.endswith("_") and name.startswith(h) for h in HEADLINE)
 
 
+# What runs can differ in, and how their reports say it.
+AXES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "dataset": lambda r: r["dataset"],
+    "encoder": lambda r: r["encoder"]["name"] + ("*" if r["encoder"]["random_weights"] else ""),
+    "index": lambda r: r["index"]["name"],
+    "search": lambda r: r["index"]["search"],
+    "metric": lambda r: r["metric"],
+    "protocol": lambda r: _protocol(r["protocol"]),
+}
+
+
+def _protocol(protocol: dict[str, Any]) -> str:
+    name = protocol["name"] + ("" if protocol["exclude_self"] else " +self")
+    return name + "".join(f" -{key.split('_')[-1]}" for key in MORE_LEFT_OUT if protocol[key])
+
+
+def differing(reports: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """The axes along which runs differ; the encoder where they differ in none."""
+    shown = {name: axis for name, axis in AXES.items() if len({axis(r) for r in reports}) > 1}
+    return shown or {"encoder": AXES["encoder"]}
+
+
 def sweep_table(reports: list[dict[str, Any]]) -> str:
     """One line a run, best first: what differs between runs, objective, chance, map, seconds."""
-    axes: dict[str, Callable[[dict[str, Any]], str]] = {
-        "dataset": lambda r: r["dataset"],
-        "encoder": lambda r: r["encoder"]["name"] + ("*" if r["encoder"]["random_weights"] else ""),
-        "index": lambda r: r["index"]["name"],
-        "search": lambda r: r["index"]["search"],
-        "metric": lambda r: r["metric"],
-        "protocol": lambda r: r["protocol"]["name"] + ("" if r["protocol"]["exclude_self"] else " +self"),
-    }
-    shown = {n: f for n, f in axes.items() if len({f(r) for r in reports}) > 1} or {
-        "encoder": axes["encoder"]
-    }
+    shown = differing(reports)
     rows = [
         [*(f(r) for f in shown.values()), r["objective"]["name"], f"{r['objective']['value']:.4f}",
          _number(r["chance"], r["objective"]["name"]), _number(r["scores"], "map"),

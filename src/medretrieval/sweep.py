@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
 from medretrieval.config import TrackingConfig, expand
-from medretrieval.summary import sweep_table
+from medretrieval.pareto import figure
+from medretrieval.summary import AXES, differing, sweep_table
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +41,27 @@ class SweepCallback(Callback):
                 except Exception as error:  # each job says again what it could not log
                     log.warning("MLflow at %s is away (%s)", tracking.uri, error)
 
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Draw what the runs cost against what they score, and log it beside them."""
+        folder = SweepCallback.folder
+        if folder is None or not folder.exists():
+            return
+        reports, _ = reports_of(folder)
+        pictures = draw_pareto(folder, reports)
+        tracking = OmegaConf.to_object(config.tracking)
+        if reports and isinstance(tracking, TrackingConfig) and tracking.enabled:
+            from medretrieval.track import log_sweep
+
+            log_sweep(folder.name, tracking, expand(config.paths.outputs), sweep_table(reports), pictures)
+
 
 def sweep_id(folder: str) -> str:
     """The id under which a sweep's runs are found: the name of its folder."""
     return Path(folder).name
 
 
-def sweep_summary(folder: Path) -> str:
-    """The table of a sweep's runs, those that failed, and how to find them in the MLflow UI."""
+def reports_of(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The reports of a sweep's runs (of the earlier run where one was skipped), and a line a failure."""
     reports, failures = [], []
     jobs = sorted(
         {p.parent.parent for p in folder.rglob(".hydra/overrides.yaml")}, key=lambda p: (len(p.name), p.name)
@@ -62,7 +76,51 @@ def sweep_summary(folder: Path) -> str:
                 (job / results.FAILED).read_text() if (job / results.FAILED).exists() else "did not finish"
             )
             failures.append(f"failed: {job.name}: {reason.strip()}")
-    lines = ["", f"sweep {folder.name}: {len(reports)} of {len(jobs)} runs have results"]
+    return reports, failures
+
+
+def sweep_summary(folder: Path) -> str:
+    """The table of a sweep's runs, those that failed, and how to find them in the MLflow UI."""
+    reports, failures = reports_of(folder)
+    count = len(reports) + len(failures)
+    lines = ["", f"sweep {folder.name}: {len(reports)} of {count} runs have results"]
     lines += [sweep_table(reports)] if reports else []
-    lines += [*failures, f"in the MLflow UI filter by: tags.sweep LIKE '%{folder.name}%'"]
-    return "\n".join(lines)
+    lines += [*failures, *(f"picture: {path}" for path in sorted(folder.glob("pareto*.png")))]
+    return "\n".join([*lines, f"in the MLflow UI filter by: tags.sweep LIKE '%{folder.name}%'"])
+
+
+def draw_pareto(folder: Path, reports: list[dict[str, Any]]) -> list[Path]:
+    """Draw quality against latency and bytes, a picture for each dataset, protocol and score of a sweep.
+
+    Args:
+        folder: where pareto.png goes; pareto_<what>.png where there is more than one.
+        reports: contents of scores.json.
+
+    Returns:
+        The pictures; none for what has a single run.
+    """
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for report in reports:
+        place = AXES["dataset"](report), AXES["protocol"](report), str(report["objective"]["name"])
+        groups.setdefault(place, []).append(report)
+    compared = {place: runs for place, runs in groups.items() if len(runs) > 1}
+    pictures = []
+    for place, runs in compared.items():
+        name = "pareto.png" if len(compared) == 1 else f"pareto_{'_'.join(place).replace(' ', '_')}.png"
+        figure(folder / name, _points(runs), f"{place[2]} ({place[0]}, {place[1]})")
+        pictures.append(folder / name)
+    return pictures
+
+
+def _points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    shown = differing(runs).values()
+    return [
+        {
+            "label": " ".join(text for axis in shown if (text := axis(run))),
+            "encoder": AXES["encoder"](run),
+            "score": run["objective"]["value"],
+            "latency_ms": run["speed"]["latency_ms"]["p50"],
+            "bytes_per_vector": run["speed"]["bytes_per_vector"],
+        }
+        for run in runs
+    ]

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from medretrieval.results import (
     RANKING,
     SCORES,
     read_scores,
+    require_format,
     write_json,
 )
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 TRACKING = "tracking.json"
 SWEEP_TAG = "sweep"
+FOLDER_TAG = "folder"  # where the run's files are, for verify and again
 ARTIFACTS = (SCORES, PER_QUERY, RANKING, CONFIG, MANIFEST)
 LARGE_ARTIFACTS = ("index.faiss", "embeddings_query.npy", "embeddings_gallery.npy")
 SQLITE = "sqlite:///"
@@ -218,19 +220,15 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
 
     content = read_scores(folder)
     now = int(time.time() * 1000)
-    values = (
-        content["scores"]
-        | {f"time/{name}_s": value for name, value in content["timings_s"].items()}
-        | content["counts"]
-        | {f"interval/{name}_low": low for name, (low, _) in content["intervals"].items()}
-        | {f"interval/{name}_high": high for name, (_, high) in content["intervals"].items()}
-        | {f"ann/{name}": value for name, value in flat_approximation(content["approximation"]).items()}
-        | {f"audit/{name}": value for name, value in content["audit"].items()}
-        | {f"baseline/{name}": value for name, value in content["baseline"]["scores"].items()}
-    )
-    metrics = [Metric(name, float(value), now, 0) for name, value in values.items()]
+    metrics = [Metric(name, float(value), now, 0) for name, value in _flat(content).items()]
+    metrics += [
+        Metric(f"autotune/{name}", float(setting[name]), now, step)
+        for step, setting in enumerate((content["autotune"] or {"curve": []})["curve"])
+        for name in ("recall", "ms")
+    ]
     _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
-    client.log_batch(run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", _note(content))])
+    tags = [RunTag("mlflow.note.content", _note(content)), RunTag(FOLDER_TAG, str(folder.absolute()))]
+    client.log_batch(run_id, metrics=metrics, tags=tags)
     inputs = [
         DatasetInput(Dataset(source_type="local", **facts), [InputTag("mlflow.data.context", role)])
         for role, facts in about.inputs.items()
@@ -242,16 +240,31 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
     client.set_terminated(run_id, "FINISHED")
 
 
-def flat_approximation(content: dict[str, Any] | None) -> dict[str, float]:
-    """The numbers of scores.json's approximation under flat names."""
-    if content is None:
+def _flat(content: dict[str, Any]) -> dict[str, float]:
+    """The numbers of scores.json under flat names, in the groups that the MLflow UI folds."""
+    values: dict[str, float] = content["scores"] | content["counts"]
+    values |= {f"time/{name}_s": seconds for name, seconds in content["timings_s"].items()}
+    for name, (low, high) in content["intervals"].items():
+        values |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
+    for group in ("chance", "lift", "audit"):
+        values |= {f"{group}/{name}": value for name, value in content[group].items()}
+    values |= {f"baseline/{name}": value for name, value in content["baseline"]["scores"].items()}
+    if content["left_out"] is not None and content["left_out"]["change"] is not None:
+        names = ("change", "change_low", "change_high")
+        values |= {f"left_out/{n}": v for n, v in zip(names, content["left_out"]["change"], strict=True)}
+    speed = content["speed"]
+    values |= {f"search/latency_ms_{name}": value for name, value in speed["latency_ms"].items()}
+    for name in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector"):
+        values[f"search/{name}"] = speed[name]
+    return values | _flat_approximation(content["approximation"])
+
+
+def _flat_approximation(found: dict[str, Any] | None) -> dict[str, float]:
+    if found is None:
         return {}
-    flat = {f"recall_at_{k}": value for k, value in content["recall"].items()}
-    flat |= {f"precision_at_{k}_change": change for k, (change, _, _) in content["precision"].items()}
-    flat |= {f"latency_ms_{name}": value for name, value in content["latency_ms"].items()}
-    return flat | {
-        n: content[n] for n in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector")
-    }
+    values = {f"ann/recall_at_{k}": value for k, value in found["recall"].items()}
+    values |= {f"ann/{name}_change": change for name, (change, _, _) in found["changes"].items()}
+    return values | {"ann/missing": found["missing"]}
 
 
 def _note(content: dict[str, Any]) -> str:
@@ -260,6 +273,25 @@ def _note(content: dict[str, Any]) -> str:
     line = f"{content['title']}: {name} {value:.4f}"
     line += f" (a random ranking: {random:.4f})." if random is not None else "."
     return "\n\n".join([line, *content["notes"]])
+
+
+def log_sweep(
+    sweep: str, config: TrackingConfig, outputs: Path, table: str, pictures: Sequence[Path]
+) -> None:
+    """Log a sweep as a run of its own, without scores: its table and pictures."""
+    try:
+        client, experiment = connect(config, outputs)
+        tags = {SWEEP_TAG: sweep, "mlflow.source.name": "medretrieval"}
+        note = {"mlflow.note.content": f"```\n{table}\n```"[:5000]}
+        run_id = client.create_run(experiment, run_name=f"sweep {sweep}", tags=tags | note).info.run_id
+        client.log_text(run_id, table + "\n", "sweep.txt")
+        for picture in pictures:
+            client.log_artifact(run_id, str(picture))
+        client.set_terminated(run_id, "FINISHED")
+    except Exception as error:  # whatever a server, a database or a disk may raise
+        log.warning(
+            "MLflow at %s is away (%s); the sweep's table is not there", config.uri, first_line(error)
+        )
 
 
 def add_to_sweep(folder: Path, sweep: str) -> None:
@@ -306,6 +338,7 @@ def log_later(folders: list[Path], uri: str | None, outputs_of: Path) -> int:
 def _log_one(folder: Path, uri: str | None, outputs: Path) -> int:
     note = json.loads((folder / TRACKING).read_text())
     target = uri or note["uri"]
+    require_format(folder)
     if note["logged"] and note["uri"] == target:
         log.info("%s: in MLflow already, run %s", folder, note["run_id"])
         return 0

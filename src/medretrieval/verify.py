@@ -1,6 +1,7 @@
 """The verbs `verify` and `again`: are a run's numbers what its files say, and do they come out again?"""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
+from medretrieval.compare_runs import RUN_ID, default_uri, find_one
 from medretrieval.config import Config, check
+from medretrieval.datasets.groups import groups_sha256
 from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate
 from medretrieval.index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.load import load_task
 from medretrieval.ranking import Ranking
-from medretrieval.runner import load_task, run
+from medretrieval.runner import run
 
 LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", "index.faiss")
 
@@ -39,14 +43,15 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     report, ranking = results.read_scores(folder), Ranking.load(folder / results.RANKING)
     if gone := [name for name in LINKS if not (folder / name).exists()]:
         raise UserError(
-            f"{folder / gone[0]}: gone (was the cache cleaned?); "
+            f"{folder / gone[0]}: gone (was the cache cleaned, or the run's folder?); "
             f"make it anew with: medretrieval again {folder}"
         )
     _, task = load_task(settings)
     found = _about_data(folder, task)
+    jaccard = settings.evaluation.min_jaccard
     return (
         found
-        + _about_scores(folder, report, ranking)
+        + _about_scores(folder, report, ranking, jaccard)
         + _about_ranking(folder, settings, report, task, ranking)
     )
 
@@ -78,10 +83,16 @@ def _about_data(folder: Path, task: Task) -> list[str]:
         for role, split in splits.items()
         for what in ("images_sha256", "labels_sha256")
         if manifest["data"][role][what] != getattr(split, what)
+    ] + [
+        f"{role}: the groups are not those of dataset.groups any more"
+        for role, split in splits.items()
+        if manifest["data"][role]["groups_sha256"] != groups_sha256(split.groups)
     ]
 
 
-def _about_scores(folder: Path, report: Mapping[str, Any], ranking: Ranking) -> list[str]:
+def _about_scores(
+    folder: Path, report: Mapping[str, Any], ranking: Ranking, min_jaccard: float | None
+) -> list[str]:
     """Means against the saved scores of queries, and precision against the saved ranking."""
     from pyarrow import parquet
 
@@ -93,7 +104,7 @@ def _about_scores(folder: Path, report: Mapping[str, Any], ranking: Ranking) -> 
             column = np.array(table[name], dtype=np.float64)
             differing += _difference(f"scores.json: {name}", saved, float(column[relevant > 0].mean()))
     for k in (k for k in _depths(report) if k <= ranking.depth):
-        hits = _hits(ranking)[:, :k].sum(axis=1)[relevant > 0] / k
+        hits = _hits(ranking, min_jaccard)[:, :k].sum(axis=1)[relevant > 0] / k
         name = f"precision_at_{k}"
         differing += _difference(f"ranking.npz: {name}", report["scores"][name], float(hits.mean()))
     return differing
@@ -104,14 +115,17 @@ def _depths(report: Mapping[str, Any]) -> list[int]:
     return [int(name.removeprefix(prefix)) for name in report["scores"] if name.startswith(prefix)]
 
 
-def _hits(ranking: Ranking) -> NDArray[np.bool_]:
-    """Relevance by a second route than `ranking.hits`: row by row from the labels themselves."""
+def _hits(ranking: Ranking, min_jaccard: float | None) -> NDArray[np.bool_]:
+    """Relevance by a second route than `Relevance.hits`: row by row from the labels themselves."""
     query, gallery = ranking.query_labels, ranking.gallery_labels
     if query.ndim == 1:
         return np.stack([(gallery[i] == q) & (i >= 0) for i, q in zip(ranking.ids, query, strict=True)])
-    return np.stack(
-        [(gallery[i] & q).any(axis=1) & (i >= 0) for i, q in zip(ranking.ids, query, strict=True)]
-    )
+    rows = []
+    for ids, labels in zip(ranking.ids, query, strict=True):
+        shared = (gallery[ids] & labels).sum(axis=1)
+        enough = shared >= ((min_jaccard or 0) * (gallery[ids] | labels).sum(axis=1) - 1e-9)
+        rows.append((shared > 0) & enough & (ids >= 0))
+    return np.stack(rows)
 
 
 def _about_ranking(
@@ -123,7 +137,7 @@ def _about_ranking(
         return [f"ranking.npz: {list(saved.ids.shape)} results, {list(found.ids.shape)} when searched again"]
     rows = (found.ids != saved.ids).any(axis=1)
     finite = np.isfinite(saved.distances) & np.isfinite(found.distances)
-    apart = np.abs(found.distances - saved.distances)[finite].max(initial=0.0)
+    apart = np.abs(found.distances[finite] - saved.distances[finite]).max(initial=0.0)
     differing = []
     if rows.any():
         first = saved.query_ids[rows.argmax()]
@@ -144,8 +158,7 @@ def _search_again(folder: Path, settings: Config, report: Mapping[str, Any], tas
     spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
     searched = VectorIndex(index, spec, settings.metric, folder / LINKS[2], 0.0, True, is_exhaustive(index))
     depth = report["counts"]["depth"]
-    deeper = depth + 1 if task.excludes else depth
-    return evaluate(lambda b, e: searched.search(vectors[b:e], deeper), task, depth, settings.evaluation)
+    return evaluate(lambda rows, k: searched.search(vectors[rows], k), task, depth, settings.evaluation)
 
 
 def _difference(what: str, saved: float, found: float) -> list[str]:
@@ -190,20 +203,22 @@ def _about_manifest(before: Path, after: Path) -> list[str]:
 
 def verify_main(arguments: list[str]) -> int:
     """`medretrieval verify <run> [key=value ...]`: 0 where everything is as saved, else 1."""
-    folder, overrides = _arguments("verify", arguments)
-    differing = verify(folder, overrides)
-    counts = results.read_scores(folder)["counts"]
+    with tempfile.TemporaryDirectory() as aside:
+        folder, overrides = _arguments("verify", arguments, Path(aside))
+        differing = verify(folder, overrides)
+        counts = results.read_scores(folder)["counts"]
     if not differing:
-        print(f"{folder}: {counts['queries']} rankings and all scores are as saved")
+        print(f"{arguments[0]}: {counts['queries']} rankings and all scores are as saved")
         return 0
-    print(f"{folder}: {len(differing)} differences", *differing, sep="\n  ")
+    print(f"{arguments[0]}: {len(differing)} differences", *differing, sep="\n  ")
     return 1
 
 
 def again_main(arguments: list[str]) -> int:
     """`medretrieval again <run> [key=value ...]`: 0 where the scores come out again, else 1."""
-    folder, overrides = _arguments("again", arguments)
-    new, differing = again(folder, overrides)
+    with tempfile.TemporaryDirectory() as aside:
+        folder, overrides = _arguments("again", arguments, Path(aside))
+        new, differing = again(folder, overrides)
     print(f"results: {new}")
     if not differing:
         kept = results.read_scores(new)["encoder"]["cached"]
@@ -216,15 +231,22 @@ def again_main(arguments: list[str]) -> int:
     return 1
 
 
-def _arguments(verb: str, arguments: list[str]) -> tuple[Path, tuple[str, ...]]:
-    folders = [a for a in arguments if "=" not in a or Path(a).exists()]
-    if len(folders) != 1:
+def _arguments(verb: str, arguments: list[str], aside: Path) -> tuple[Path, tuple[str, ...]]:
+    """The run's folder, fetched from MLflow where an id is given, and the overrides."""
+    runs = [a for a in arguments if "=" not in a or Path(a).exists()]
+    overrides = tuple(a for a in arguments if a not in runs)
+    if len(runs) != 1:
         raise UserError(
-            f"medretrieval {verb} wants one run: medretrieval {verb} <run's folder> [key=value ...]"
+            f"medretrieval {verb} wants one run: medretrieval {verb} <folder or MLflow id> [key=value ...]"
         )
-    folder = Path(folders[0])
+    folder = Path(runs[0])
     if folder.name == results.MANIFEST:
         folder = folder.parent
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
-    return folder, tuple(a for a in arguments if a not in folders)
+    if folder.is_dir():
+        return folder, overrides
+    if not RUN_ID.fullmatch(runs[0]):
+        raise UserError(f"{folder}: there is no such folder, and no MLflow run has such an id")
+    given = dict(o.split("=", 1) for o in overrides)
+    outputs = Path(given.get("paths.outputs", "outputs"))
+    uri = given.get("tracking.uri") or default_uri(outputs)
+    return find_one(runs[0], uri, aside), overrides

@@ -24,6 +24,8 @@ class Split:
         labels: int64 [n] class numbers, or bool [n, classes] for a multi-label dataset.
         captions: one sentence an image, where the dataset has them.
         masks: bool [n, height, width], true where the finding is, where the dataset has them.
+        groups: str [n], what an image shares with others that are not independent of it (a patient, a
+            lesion), the same name meaning the same group in all splits; None where nobody says.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Split:
     labels: NDArray[np.int64] | NDArray[np.bool_]
     captions: tuple[str, ...] | None = None
     masks: NDArray[np.bool_] | None = None
+    groups: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,13 +63,18 @@ class Dataset(ABC):
             (classes in an order of severity).
         classes: the names of the classes; label i is classes[i].
         size: height and width of an image in pixels.
+        groups: a CSV that says which images belong together (`datasets.groups.read_groups`), None for
+            what `load` says itself.
     """
 
-    def __init__(self, name: str, task: Task, classes: Sequence[str], size: int) -> None:
+    def __init__(
+        self, name: str, task: Task, classes: Sequence[str], size: int, groups: str | None = None
+    ) -> None:
         self.name = name
         self.task: Task = task
         self.classes = tuple(classes)
         self.size = size
+        self.groups = groups
 
     @abstractmethod
     def load(self, split: str) -> Split:

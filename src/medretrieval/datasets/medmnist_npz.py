@@ -42,19 +42,27 @@ class MedMNIST(Dataset):
         channels: 1 for grey images, 3 for RGB.
         size: pixels a side: 28, 64, 128 or 224.
         root: the folder of the .npz files; a missing file is downloaded into it.
+        groups: a CSV of patients or lesions, None where nobody says.
 
     Raises:
         UserError: unknown task or size.
     """
 
     def __init__(
-        self, name: str, task: Task, classes: Sequence[str], channels: int, size: int, root: str
+        self,
+        name: str,
+        task: Task,
+        classes: Sequence[str],
+        channels: int,
+        size: int,
+        root: str,
+        groups: str | None = None,
     ) -> None:
         if size not in SIZES:
             raise UserError(f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIZES))}")
         if task not in ("single", "multi", "ordinal"):
             raise UserError(f"dataset.task={task}: choose from: multi, ordinal, single")
-        super().__init__(name, task, classes, size)
+        super().__init__(name, task, classes, size, groups)
         self.channels = channels
         self.path = Path(root).expanduser() / f"{name}{'' if size == 28 else f'_{size}'}.npz"
 

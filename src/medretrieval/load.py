@@ -1,0 +1,92 @@
+"""Before the stages: the splits, the encoder and the task that a configuration names."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medretrieval.cache import Cache
+from medretrieval.config import Config
+from medretrieval.datasets.base import Dataset, Split
+from medretrieval.datasets.groups import read_groups
+from medretrieval.embed import identify
+from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError
+from medretrieval.evaluate import Task, objective_name, require_depths
+from medretrieval.exclusions import Exclusions, active
+from medretrieval.index import require_parameters
+from medretrieval.instantiate import instantiate
+from medretrieval.ranking import require_companions
+from medretrieval.relevance import Relevance
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, before any vector is made."""
+
+    dataset: Dataset
+    encoder: Encoder
+    identity: dict[str, Any]
+    task: Task
+
+
+def load(settings: Config, cache: Cache) -> Inputs:
+    """Make the encoder and the task of a run.
+
+    Raises:
+        UserError: as `load_task`, and what the encoder refuses.
+    """
+    encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
+    dataset, task = load_task(settings)
+    return Inputs(dataset, encoder, identify(encoder, cache), task)
+
+
+def load_task(settings: Config) -> tuple[Dataset, Task]:
+    """Read the splits that a run's protocol names, and check them against the rest of the configuration.
+
+    Raises:
+        UserError: data, protocol, depths or index parameters that do not fit each other.
+    """
+    dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
+    protocol = settings.protocol
+    queries = load_split(dataset, protocol.query.value)
+    gallery = queries if protocol.gallery == protocol.query else load_split(dataset, protocol.gallery.value)
+    if protocol.name == "leave_one_out" and protocol.exclude_self:
+        require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
+    task = Task.of(queries, gallery, Exclusions.of(queries, gallery, protocol), _relevance(settings, dataset))
+    require_depths(task, settings.evaluation)
+    require_parameters(settings.index, len(gallery))
+    objective_name(settings.evaluation, task)
+    if not (task.relevant > 0).any():
+        why = "leave out less" if active(protocol) else "the two splits share no class"
+        raise UserError(
+            f"dataset={dataset.name}: no query of split {queries.name!r} has a relevant image that it may "
+            f"find in split {gallery.name!r}; {why}"
+        )
+    return dataset, task
+
+
+def load_split(dataset: Dataset, name: str) -> Split:
+    """Read a split, with its groups where the dataset or a file says them.
+
+    Raises:
+        UserError: an empty split, or as `read_groups`.
+    """
+    split = dataset.load(name)
+    if len(split) == 0:
+        raise UserError(
+            f"dataset={dataset.name}: split {name!r} is empty; choose another split or a larger n"
+        )
+    if dataset.groups is None:
+        return split
+    groups = read_groups(Path(dataset.groups).expanduser(), name, len(split))
+    return dataclasses.replace(split, groups=groups)
+
+
+def _relevance(settings: Config, dataset: Dataset) -> Relevance:
+    jaccard = settings.evaluation.min_jaccard
+    if jaccard is not None and dataset.task != "multi":
+        raise UserError(
+            f"evaluation.min_jaccard={jaccard}: dataset={dataset.name} has one class an image; set it to null"
+        )
+    return Relevance(jaccard, len(dataset.classes) if dataset.task == "ordinal" else None)
