@@ -9,7 +9,8 @@ from medretrieval.cache import Cache
 from medretrieval.config import check
 from medretrieval.datasets.base import Split
 from medretrieval.embed import Embeddings
-from medretrieval.index import build, exact_search
+from medretrieval.exact import exact_search
+from medretrieval.index import build
 from medretrieval.summary import run_table
 
 METRICS = ("cosine", "l2", "ip")
@@ -164,14 +165,14 @@ def test_exact_distances_are_those_of_exact_search(tmp_path, metric):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block", [7, 64, 1000])
 def test_exact_search_in_blocks_finds_what_a_flat_index_finds(tmp_path, monkeypatch, metric, block):
-    monkeypatch.setattr("medretrieval.index.BLOCK", block)
+    monkeypatch.setattr("medretrieval.exact.BLOCK", block)
     rng = np.random.default_rng(4)
     a, b = (rng.standard_normal((n, 8)).astype(np.float32) for n in (5, 64))
     b[40] = b[3]  # a tie across blocks
     settings = check(compose(f"metric={metric}"))
     embedded = Embeddings(b, tmp_path / "none.npy", "b", False, 0.0)
-    wanted = build(settings.index, settings.metric, embedded, 20, 0, Cache(tmp_path)).search(a, 20)
-    ids, distances = exact_search(a, b, settings.metric, 20)
+    wanted = build(settings.index, settings.metric, embedded, 7, 0, Cache(tmp_path)).search(a, 7)
+    ids, distances = exact_search(a, b, settings.metric, 7)
     assert np.array_equal(ids, wanted[0])
     assert np.allclose(distances, wanted[1], atol=1e-6)
 

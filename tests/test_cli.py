@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from medretrieval import cli, results
 from medretrieval.config import root
@@ -147,6 +148,38 @@ def test_four_parallel_jobs_on_a_new_database_all_finish(command, write_npz, tmp
     assert len({r.data.tags["sweep"] for r in runs}) == 1
     assert len(list(tmp_path.glob("cache/embeddings/*/*/embeddings.npy"))) == 2
     assert "4 of 4 runs have results" in done.stdout
+
+
+def test_a_sweep_shows_quality_against_cost_and_logs_it(command, write_npz, tmp_path):
+    write_npz(n=60)
+    done = command("-m", *RUN, "index=flat,ivf", "metric=l2,cosine")
+    assert done.returncode == 0, done.stderr
+    picture = Path(done.stdout.rsplit("picture: ", 1)[1].splitlines()[0])
+    assert Image.open(tmp_path / picture).size[0] > 1000
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    (sweep,) = [r for r in runs if r.info.run_name.startswith("sweep ")]
+    assert len(runs) == 5
+    assert {r.data.tags["sweep"] for r in runs} == {sweep.data.tags["sweep"]}
+    assert {a.path for a in client.list_artifacts(sweep.info.run_id)} == {"pareto.png", "sweep.txt"}
+    compared = command("compare", sweep.data.tags["sweep"], "track=false")
+    assert compared.returncode == 0, compared.stderr
+    # By its id in MLflow as well, where the run of the sweep itself is none to compare.
+    (tmp_path / "elsewhere").mkdir()
+    uri = f"uri=sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}"
+    assert (
+        command("compare", sweep.data.tags["sweep"], "track=false", "outputs=elsewhere", uri).returncode == 0
+    )
+
+
+def test_two_protocols_of_a_sweep_are_not_drawn_into_one_picture(command, write_npz):
+    write_npz(n=60)
+    done = command("-m", *UNTRACKED, "index=flat,ivf", "protocol=leave_one_out,query_gallery")
+    pictures = [line for line in done.stdout.splitlines() if line.startswith("picture: ")]
+    assert [Path(line).name for line in pictures] == [
+        "pareto_breastmnist_leave_one_out_precision_at_3.png",
+        "pareto_breastmnist_query_gallery_precision_at_3.png",
+    ]
 
 
 def test_a_preset_sweeps_by_itself(command, write_npz, tmp_path):

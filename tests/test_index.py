@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from medretrieval import compose
 from medretrieval.cache import Cache
 from medretrieval.config import IndexConfig, check
+from medretrieval.distance import order_ties, prepare
 from medretrieval.embed import Embeddings
 from medretrieval.errors import UserError
-from medretrieval.index import build, fit, order_ties, prepare, require_parameters, search_depth
+from medretrieval.index import build, fit, require_parameters, search_depth
 
 quick = settings(max_examples=100, deadline=None)
 METRICS = ("cosine", "l2", "ip")
@@ -444,3 +445,46 @@ def test_an_index_that_skips_cells_is_asked_for_what_is_saved_or_scored(built, s
 def test_a_graph_is_asked_no_deeper_than_it_searches_unless_a_score_wants_it(built, ef_search, depth):
     index = built(normal(100), "hnsw", ef_search=ef_search)
     assert search_depth(index, 99, [1, 5], save_depth=50) == depth
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_whole_ranking_is_that_of_float64_arithmetic_with_ties_in_gallery_order(tmp_path, metric, seed):
+    rng = np.random.default_rng(seed)
+    # Small whole numbers: products are exact, and ties are many.
+    gallery = rng.integers(-2, 3, (60, 4)).astype(np.float32)
+    gallery[~gallery.any(axis=1)] = 1
+    queries = gallery[rng.permutation(60)[:9]]
+    settings = check(compose(f"metric={metric}"))
+    embedded = Embeddings(gallery, tmp_path / "none.npy", "g", False, 0.0)
+    index = build(settings.index, settings.metric, embedded, 60, 0, Cache(tmp_path))
+    a, b = queries.astype(np.float64), gallery.astype(np.float64)
+    if metric == "cosine":
+        a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
+    wanted = np.linalg.norm(a[:, None] - b, axis=2) if metric == "l2" else (metric == "cosine") - a @ b.T
+    for depth in (60, 30, 3):  # the last asks FAISS, the others sort
+        ids, distances = index.search(queries, depth)
+        assert np.allclose(distances, np.sort(wanted, axis=1)[:, :depth], atol=2e-3)
+        if metric != "cosine":
+            order = np.argsort(wanted.round(9), axis=1, kind="stable")[:, :depth]
+            if depth > 3:
+                assert np.array_equal(ids, order)
+        assert (np.diff(distances, axis=1) >= 0).all()
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=5),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_ties_come_in_the_order_of_the_gallery_and_nothing_else_moves(rows, seed):
+    rng = np.random.default_rng(seed)
+    distances = np.sort(np.array(rows, np.float32), axis=1)
+    distances[distances == 3] = np.inf
+    ids = np.stack([rng.permutation(20)[:6] for _ in rows])
+    ids[np.isinf(distances)] = -1
+    found, same = order_ties(ids.copy(), distances.copy())
+    assert np.array_equal(same, distances)
+    for before, after, row in zip(ids, found, distances, strict=True):
+        pairs = sorted(zip(row, np.where(before < 0, 99, before), strict=True))
+        assert after.tolist() == [-1 if i == 99 else i for _, i in pairs]

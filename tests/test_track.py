@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 import time
 
@@ -9,6 +10,7 @@ from medretrieval import compose, run
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track import log_later
+from medretrieval.verify import again_main, verify_main
 
 PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
 
@@ -175,3 +177,51 @@ def test_untracked_runs_touch_no_database(tracked, tmp_path):
     uri = f"sqlite:///{tmp_path / 'none.db'}"
     run(tracked(uri, "tracking=none"))
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_run_is_verified_and_done_again_by_its_id(tracked, database, tmp_path, monkeypatch, capsys):
+    result = run(tracked(database))
+    _, found = only_run(database)
+    monkeypatch.chdir(tmp_path)
+    keys = [f"tracking.uri={database}", f"paths.outputs={tmp_path / 'outputs'}"]
+    assert verify_main([found.info.run_id, *keys]) == 0
+    assert again_main([found.info.run_id, *keys]) == 0
+    assert "the same ranking and scores, bit for bit" in capsys.readouterr().out
+    # Where the run's folder is gone, what MLflow keeps suffices to do it again.
+    shutil.rmtree(result.folder)
+    assert again_main([found.info.run_id, *keys]) == 0
+    with pytest.raises(UserError, match=r"gone \(was the cache cleaned, or the run's folder\?\)"):
+        verify_main([found.info.run_id, *keys])
+
+
+def test_an_id_that_mlflow_does_not_know_is_said_to_be_so(database):
+    with pytest.raises(UserError, match="has no such finished run"):
+        verify_main(["0" * 32, f"tracking.uri={database}"])
+
+
+def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked, database):
+    result = run(tracked(closed_port()))
+    report = json.loads((result.folder / "scores.json").read_text())
+    del report["format"]
+    (result.folder / "scores.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"a run of results format before 4, not 4; make it anew with"):
+        log_later([result.folder], database, result.folder)
+
+
+def test_the_operating_curve_of_autotune_is_logged_step_by_step(tracked, database, write_npz):
+    write_npz(n=80)
+    result = run(tracked(database, "index=ivf", "index.autotune=0.9"))
+    client, found = only_run(database)
+    history = client.get_metric_history(found.info.run_id, "autotune/recall")
+    curve = [setting["recall"] for setting in result.report["autotune"]["curve"]]
+    assert [m.value for m in sorted(history, key=lambda m: m.step)] == curve
+
+
+def test_lift_chance_speed_and_approximation_reach_mlflow(tracked, database):
+    report = run(tracked(database, "index=ivf")).report
+    metrics = only_run(database)[1].data.metrics
+    assert metrics["lift/precision_at_3"] == report["lift"]["precision_at_3"]
+    assert metrics["chance/vote_accuracy"] == report["chance"]["vote_accuracy"]
+    assert metrics["search/latency_ms_p99"] == report["speed"]["latency_ms"]["p99"]
+    assert metrics["ann/map_at_3_change"] == report["approximation"]["changes"]["map_at_3"][0]
+    assert metrics["ann/missing"] == report["approximation"]["missing"]

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from medretrieval import scores
 from medretrieval.config import Config, FaissMetric, MetricConfig
+from medretrieval.distance import FAISS_METRIC, prepare
 from medretrieval.evaluate import Task
-from medretrieval.index import BLOCK, FAISS_METRIC, VectorIndex, exact_search, prepare
+from medretrieval.exact import BLOCK, exact_search
+from medretrieval.index import VectorIndex
 from medretrieval.uncertainty import paired_difference
 
 SAMPLE = 1000  # queries that are compared with exact search

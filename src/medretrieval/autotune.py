@@ -20,8 +20,9 @@ from medretrieval.cache import Cache
 from medretrieval.config import Config
 from medretrieval.embed import embed
 from medretrieval.errors import UserError
+from medretrieval.exact import exact_search
 from medretrieval.exclusions import Exclusions
-from medretrieval.index import VectorIndex, exact_search, is_exhaustive, set_parameters
+from medretrieval.index import VectorIndex, is_exhaustive, set_parameters
 from medretrieval.load import Inputs, load_split
 
 KEY = "index.autotune"

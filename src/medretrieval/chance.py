@@ -110,14 +110,14 @@ def _precision_sum(r: int, n: int, k: int) -> float:
     return float((r / n * (1 + (i - 1) * (r - 1) / max(n - 1, 1)) / i).sum())
 
 
-def _no_hit(r: int, n: int) -> NDArray[np.float64]:
-    """Probability that the first i results hold no relevant one, for i = 0..n (float64 [n + 1])."""
-    i = np.arange(n)
+def _no_hit(r: int, n: int, k: int) -> NDArray[np.float64]:
+    """Probability that the first i results hold no relevant one, for i = 0..k (float64 [k + 1])."""
+    i = np.arange(k)
     return np.concatenate([[1.0], np.cumprod(np.maximum(n - r - i, 0) / (n - i))])
 
 
 def _mrr(r: int, n: int) -> float:
-    first = -np.diff(_no_hit(r, n))
+    first = -np.diff(_no_hit(r, n, n))
     return float((first / np.arange(1, n + 1)).sum())
 
 
@@ -134,7 +134,7 @@ def _recall_at(r: int, n: int, k: int) -> float:
 
 
 def _hit_rate_at(r: int, n: int, k: int) -> float:
-    return 1 - float(_no_hit(r, n)[min(k, n)])
+    return 1 - float(_no_hit(r, n, min(k, n))[-1])
 
 
 def _map_at(r: int, n: int, k: int) -> float:

@@ -285,13 +285,14 @@ def _drop_irrelevant(per_query: dict[str, NDArray[np.float64]], relevant: NDArra
 
 
 def _means(per_query: dict[str, NDArray[np.float64]], task: Task) -> dict[str, float]:
+    """Means over the queries that have something to find, and over classes of the class means."""
     kept = task.relevant > 0
     if not kept.any():
         return {}
-    result = {name: float(values[kept].mean()) for name, values in per_query.items()}
-    members = class_members(task.queries.labels) & kept[:, None]
+    values = np.stack([column[kept] for column in per_query.values()])
+    members = class_members(task.queries.labels[kept]).astype(np.float64)
     members = members[:, members.any(axis=0)]
-    for name, values in per_query.items():
-        by_class = np.nan_to_num(values) @ members / members.sum(axis=0)
-        result[f"macro_{name}"] = float(by_class.mean())
-    return result
+    plain = values.mean(axis=1)
+    macro = (values @ members / members.sum(axis=0)).mean(axis=1)
+    result = {name: float(mean) for name, mean in zip(per_query, plain, strict=True)}
+    return result | {f"macro_{name}": float(mean) for name, mean in zip(per_query, macro, strict=True)}

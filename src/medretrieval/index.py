@@ -18,20 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache import Cache
-from medretrieval.config import FaissMetric, IndexConfig, MetricConfig
+from medretrieval.config import IndexConfig, MetricConfig
+from medretrieval.distance import FAISS_METRIC, as_distances, order_ties, prepare
 from medretrieval.embed import Embeddings
-from medretrieval.encoders.base import l2_normalize
 from medretrieval.errors import UserError
+from medretrieval.exact import rank_all
 
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
 FLAT = "Flat"  # factory string of exact search
-BLOCK = 65_536  # gallery vectors that exact search without an index looks at together
+WHOLE = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
 NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic", "autotune")  # the keys that fill none
 MAX_PQ_M = 32  # training takes seconds a codebook
 POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
-FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
 
 
 @dataclass(frozen=True)
@@ -91,71 +91,13 @@ class VectorIndex:
             ids int64 [q, depth], -1 where the index found no more, and distances float32 [q, depth],
             never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
         """
-        raw, ids = self.index.search(prepare(queries, self.metric, "queries"), depth)
-        return order_ties(ids, _distances(raw, ids, self.metric))
-
-
-def exact_search(
-    queries: NDArray[np.float32], gallery: NDArray[np.float32], metric: MetricConfig, depth: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Exact neighbours without an index, the gallery read in blocks (it may be memory-mapped).
-
-    Args:
-        queries: float32 [q, d], as the encoder gives them.
-        gallery: float32 [n, d], the same.
-        metric: the distance.
-        depth: results a query, at most n.
-
-    Returns:
-        ids and distances as `VectorIndex.search`.
-    """
-    prepared, kind = prepare(queries, metric, "queries"), FAISS_METRIC[metric.faiss]
-    heap = faiss.ResultHeap(len(queries), depth, keep_max=kind == faiss.METRIC_INNER_PRODUCT)
-    for begin in range(0, len(gallery), BLOCK):
-        block = prepare(gallery[begin : begin + BLOCK], metric, "gallery")
-        raw, ids = faiss.knn(prepared, block, min(depth, len(block)), kind)
-        heap.add_result(raw, ids + begin)
-    heap.finalize()
-    return order_ties(heap.I, _distances(heap.D, heap.I, metric))
-
-
-def _distances(raw: NDArray[np.float32], ids: NDArray[np.int64], metric: MetricConfig) -> NDArray[np.float32]:
-    """FAISS's squares and similarities as distances that ascend."""
-    if metric.faiss == FaissMetric.l2:
-        distances = np.sqrt(np.maximum(raw, 0))
-    else:
-        distances = (1 - raw) if metric.normalize else -raw
-    distances[ids < 0] = np.inf
-    return distances
-
-
-def prepare(vectors: NDArray[np.float32], metric: MetricConfig, what: str) -> NDArray[np.float32]:
-    """The vectors as FAISS wants them: contiguous, and a normalised copy where the metric says so.
-
-    Raises:
-        UserError: a zero vector, which has no direction for cosine and ip to compare.
-    """
-    if metric.faiss == FaissMetric.inner_product:
-        zero = ~vectors.any(axis=1)
-        if zero.any():
-            raise UserError(
-                f"metric={metric.name}: {int(zero.sum())} embeddings of the {what} are zero vectors (first "
-                f"at row {int(zero.argmax())}), which have no direction; use metric=l2 or another encoder"
-            )
-    return l2_normalize(vectors) if metric.normalize else np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def order_ties(
-    ids: NDArray[np.int64], distances: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Put equally distant results into the order of the gallery; FAISS's own order differs by metric."""
-    tied = np.flatnonzero((distances[:, 1:] == distances[:, :-1]).any(axis=1))
-    if len(tied):
-        last = np.where(ids[tied] < 0, np.iinfo(np.int64).max, ids[tied])
-        order = np.lexsort((last, distances[tied]), axis=1)
-        ids[tied] = np.take_along_axis(ids[tied], order, axis=1)
-        distances[tied] = np.take_along_axis(distances[tied], order, axis=1)
-    return ids, distances
+        prepared = prepare(queries, self.metric, "queries")
+        if self.is_flat and depth * WHOLE > self.index.ntotal:
+            flat: Any = self.index
+            vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
+            return rank_all(prepared, vectors.reshape(-1, flat.d), self.metric, depth)
+        raw, ids = self.index.search(prepared, depth)
+        return order_ties(ids, as_distances(raw, ids, self.metric))
 
 
 def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
