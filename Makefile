@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare verify again ui test lint format bench clean
+.PHONY: help setup run sweep reproduce compare verify again ui test lint format bench bench-quick clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ format: $(STAMP) ## mend what ruff can mend
 
 bench: $(STAMP) ## time the stages side by side
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
+	$(BIN)/python -m tests.bench --quick $(ARGS)
 
 clean: ## remove .venv, caches of tools and build products; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

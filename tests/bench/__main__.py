@@ -1,0 +1,49 @@
+"""`make bench`: ratios of speed, each measured side by side in one run; printed and saved as Markdown.
+
+Nothing here is asserted but that both ways come to the same result.
+"""
+
+import argparse
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from tests.bench import runs, scoring, search
+from tests.bench.measure import HEADER, Row
+
+from medretrieval.manifest import processor, threads
+from medretrieval.summary import table
+
+
+def rows_of(folder: Path, quick: bool) -> list[list[str]]:
+    turns, n = (2, 2000) if quick else (5, 5000)
+    found: list[Row] = [scoring.against_metric_learning(folder, n, turns)]
+    found.append(scoring.against_torchmetrics(folder, n, min(turns, 2)))
+    found.append(scoring.share_of_search(folder, n, 2 * turns))
+    found.append(search.whole_rankings(folder, n, turns))
+    found += search.overhead(folder, 4 * n, 2 * turns)
+    found += search.approximate(folder, 4 * n, turns)
+    found.append(runs.warm(folder, 2))
+    cells = [row.cells for row in found]
+    what, used, spent, note = scoring.memory(10_000 if quick else 100_000)
+    return [*cells, [what, used, spent, "", "", note]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer turns: within 3 minutes")
+    parser.add_argument("--save", type=Path, default=Path("outputs/bench.md"), help="where the table goes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = rows_of(Path(folder), options.quick)
+    print("\n".join(table(HEADER, rows)))
+    lines = ["| " + " | ".join(cells) + " |" for cells in [HEADER, ["---"] * len(HEADER), *rows]]
+    used = threads()["faiss"]
+    head = f"{date.today()}, {processor()}, {used} threads; seconds are medians, ratios medians of the turns."
+    options.save.parent.mkdir(parents=True, exist_ok=True)
+    options.save.write_text("\n".join([head, "", *lines]) + "\n")
+    print(f"saved: {options.save}")
+
+
+if __name__ == "__main__":
+    main()
