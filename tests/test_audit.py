@@ -82,6 +82,14 @@ def test_hashes_of_resized_images_are_near_and_of_others_far():
     assert np.median(apart[~np.eye(30, dtype=bool)]) > 10
 
 
+def test_hashes_are_signs_of_the_cosine_transform():
+    fft = pytest.importorskip("scipy.fft")
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32)).astype(np.uint8)
+    low = fft.dctn(images.astype(np.float64), axes=(1, 2))[:, :8, :8].reshape(9, -1)
+    wanted = np.packbits(low > np.median(low[:, 1:], axis=1, keepdims=True), axis=1).view(np.uint64).ravel()
+    assert np.array_equal(image_hashes(Split("test", images, np.zeros(9, np.int64))), wanted)
+
+
 def test_vectors_of_one_direction_are_near_by_embedding():
     queries, gallery = phantoms(5), phantoms(6, "train")
     q = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval import scores
-from medretrieval.config import Config, FaissMetric, MetricConfig
+from medretrieval.config import Config, EvaluationConfig, FaissMetric, MetricConfig
 from medretrieval.distance import FAISS_METRIC, prepare
 from medretrieval.evaluate import Task
 from medretrieval.exact import BLOCK, exact_search
 from medretrieval.index import VectorIndex
-from medretrieval.uncertainty import paired_difference
+from medretrieval.uncertainty import bootstrap
 
 SAMPLE = 1000  # queries that are compared with exact search
 TIMED = 200  # queries that are timed one by one
@@ -143,15 +143,22 @@ def measure(
     return Approximation(
         queries=len(rows),
         recall={k: neighbour_recall(distances, wanted[1], k) for k in config.ks},
-        changes={
-            name: paired_difference(
-                ours[name], theirs[name], config.resamples, config.confidence, settings.seed
-            )
-            for name in ours
-        },
+        changes=_changes(ours, theirs, config, settings.seed),
         missing=int((found[0] < 0).sum()),
         exact_queries_per_s=_exact_rate(vectors, gallery, settings.metric, depth),
     )
+
+
+def _changes(
+    ours: Mapping[str, NDArray[np.float64]],
+    theirs: Mapping[str, NDArray[np.float64]],
+    config: EvaluationConfig,
+    seed: int,
+) -> dict[str, Interval]:
+    """Ours minus theirs of every score with its interval, all under the same resamples."""
+    columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
+    drawn = bootstrap(columns, config.resamples, seed)
+    return {name: drawn.difference(2 * i, 2 * i + 1, config.confidence) for i, name in enumerate(ours)}
 
 
 def _scores(

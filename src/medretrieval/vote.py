@@ -113,11 +113,11 @@ def auroc(values: Floats, positive: NDArray[np.bool_]) -> float:
     >>> auroc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
     0.875
     """
-    from scipy.stats import rankdata
-
-    n = int(positive.sum())
-    above = rankdata(values)[positive].sum() - n * (n + 1) / 2
-    return float(above / (n * (len(values) - n)))
+    levels, back = np.unique(values, return_inverse=True)
+    ours = np.bincount(back[positive], minlength=len(levels)).astype(np.float64)
+    others = np.bincount(back[~positive], minlength=len(levels)).astype(np.float64)
+    below = np.cumsum(others) - others
+    return float((ours * (below + others / 2)).sum() / (ours.sum() * others.sum()))
 
 
 def calibration_error(confidence: Floats, right: Floats) -> float:
