@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 from tests.tasks import task_of
 
+from medretrieval import audit as auditing
 from medretrieval import run
 from medretrieval.audit import audit, image_hashes, picture, write_pairs
 from medretrieval.config import AuditConfig
@@ -154,3 +155,18 @@ def test_the_known_copies_of_pneumoniamnist_are_found(config, real_root):
     assert [train[name] for name in names] == [3, 18, 0]
     val = run(config(*places, "protocol.query=val")).report["audit"]
     assert val["identical_between"] == 8
+
+
+def test_an_audit_is_made_once_for_all_indexes_and_anew_for_other_thresholds(config, write_npz, monkeypatch):
+    write_npz()
+    base = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
+    first = run(config(*base))
+    inner, made = auditing.audit, []
+    monkeypatch.setattr(auditing, "audit", lambda *a: made.append(1) or inner(*a))
+    again = run(config(*base, "index=ivf"))
+    assert made == []
+    assert again.report["audit"] == first.report["audit"]
+    pairs = [pd.read_parquet(r.folder / "audit.parquet") for r in (first, again)]
+    assert pairs[0].equals(pairs[1])
+    run(config(*base, "audit.near_hash=0"))
+    assert made == [1]

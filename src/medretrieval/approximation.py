@@ -131,7 +131,7 @@ def measure(
     """
     if index.is_flat:
         return None
-    config, count = settings.evaluation, len(task.queries)
+    config, count, groups = settings.evaluation, len(task.queries), task.queries.groups
     rows = np.arange(count)
     if count > SAMPLE:
         rows = np.sort(np.random.default_rng(settings.seed).choice(count, SAMPLE, replace=False))
@@ -143,7 +143,7 @@ def measure(
     return Approximation(
         queries=len(rows),
         recall={k: neighbour_recall(distances, wanted[1], k) for k in config.ks},
-        changes=_changes(ours, theirs, config, settings.seed),
+        changes=_changes(ours, theirs, config, settings.seed, groups if groups is None else groups[rows]),
         missing=int((found[0] < 0).sum()),
         exact_queries_per_s=_exact_rate(vectors, gallery, settings.metric, depth),
     )
@@ -154,10 +154,11 @@ def _changes(
     theirs: Mapping[str, NDArray[np.float64]],
     config: EvaluationConfig,
     seed: int,
+    groups: NDArray[np.str_] | None,
 ) -> dict[str, Interval]:
     """Ours minus theirs of every score with its interval, all under the same resamples."""
     columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
-    drawn = bootstrap(columns, config.resamples, seed)
+    drawn = bootstrap(columns, config.resamples, seed, groups)
     return {name: drawn.difference(2 * i, 2 * i + 1, config.confidence) for i, name in enumerate(ours)}
 
 

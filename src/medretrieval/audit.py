@@ -6,21 +6,25 @@ frequencies against their median; Zauner 2010). What they make of a score is for
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.cache import Cache
 from medretrieval.config import AuditConfig
 from medretrieval.datasets.base import Split
-from medretrieval.datasets.groups import common_codes, identical_codes
+from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes
+from medretrieval.embed import Embeddings
 from medretrieval.encoders.base import l2_normalize
 from medretrieval.evaluate import Task
 
 CELLS = 4_000_000  # of a chunk [queries, gallery]
+FORMAT = 1  # raised when the same images would be audited otherwise
 HASH_SIDE, LOW = 32, 8
+HASHED = 4096  # images at a time
 TILE, GAP = 112, 8  # pixels of the picture
 IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, GROUP = "identical", "near_embedding", "near_hash", "same_group"
 
@@ -54,6 +58,25 @@ class Audit:
 
     counts: dict[str, int]
     pairs: list[Pair]
+
+
+def kept_audit(
+    task: Task, query: Embeddings, gallery: Embeddings, config: AuditConfig, cache: Cache
+) -> Audit:
+    """The audit of two embedded splits, from the cache or made now: one for all runs of a sweep over them."""
+    parts = {
+        "format": FORMAT,
+        "embeddings": [query.key, gallery.key],
+        "labels": [split.labels_sha256 for split in (task.queries, task.gallery)],
+        "groups": [groups_sha256(split.groups) for split in (task.queries, task.gallery)],
+        "config": asdict(config),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        return asdict(audit(task, query.vectors, gallery.vectors, config))
+
+    facts = cache.get_or_make("audits", parts, make).facts
+    return Audit(dict(facts["counts"]), [Pair(**pair) for pair in facts["pairs"]])
 
 
 def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], config: AuditConfig) -> Audit:
@@ -156,15 +179,18 @@ def _group_counts(
 
 def image_hashes(split: Split) -> NDArray[np.uint64]:
     """Perceptual hashes, 64 bits each (uint64 [n])."""
+    parts = [_hashes(split.images[begin : begin + HASHED]) for begin in range(0, len(split), HASHED)]
+    return np.concatenate(parts)
+
+
+def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     from PIL import Image
 
-    size = (HASH_SIDE, HASH_SIDE)
-    small = np.stack(
-        [
-            np.asarray(Image.fromarray(i).convert("L").resize(size, Image.Resampling.BILINEAR), np.float32)
-            for i in split.images
-        ]
-    )
+    def shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        grey = Image.fromarray(image).convert("L")
+        return np.asarray(grey.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR), np.float32)
+
+    small = np.stack([shrunk(image) for image in images])
     # The low rows of the cosine transform (type II) as a product: importing scipy would cost more.
     waves = np.cos(np.pi / HASH_SIDE * np.outer(np.arange(LOW), np.arange(HASH_SIDE) + 0.5))
     low = (waves @ small @ waves.T).reshape(len(small), -1)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from medretrieval import results
 from medretrieval.about import about, dataset_inputs, fingerprint_of, slug
 from medretrieval.approximation import measure, speed
-from medretrieval.audit import audit, picture, write_pairs
+from medretrieval.audit import kept_audit, picture, write_pairs
 from medretrieval.autotune import Tuned, tune
 from medretrieval.cache import Cache
 from medretrieval.config import Config, EvaluationConfig, check, expand
@@ -176,7 +176,7 @@ def _judge(
         rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
     with clock("audit"):
         config = settings.audit
-        leaks = audit(task, query.vectors, gallery.vectors, config) if config.enabled else None
+        leaks = kept_audit(task, query, gallery, config, cache) if config.enabled else None
     return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks)
 
 
