@@ -124,6 +124,7 @@ def test_leaving_out_a_patient_changes_the_score_and_the_change_is_said(config, 
     assert low < change < high
     assert any("Leaving out same group changes precision_at_1 by -" in n for n in strict.report["notes"])
     assert "exclude same group" in strict.report["title"]
+    assert not any("exclude_same_group=true" in note for note in strict.report["notes"])
     # The baseline and chance play by the same rules.
     assert strict.report["chance"]["precision_at_1"] < plain.report["chance"]["precision_at_1"]
 

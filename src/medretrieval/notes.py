@@ -3,7 +3,7 @@
 import numpy as np
 
 from medretrieval.audit import Audit
-from medretrieval.config import Config, FaissMetric
+from medretrieval.config import Config, FaissMetric, ProtocolConfig
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.evidence import Evidence
 from medretrieval.findings import Findings
@@ -29,7 +29,7 @@ def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
         + _about_chance(found)
         + _about_classes(found.evaluation)
         + _about_depth(settings, task)
-        + _about_leaks(found.leaks)
+        + _about_leaks(settings.protocol, found.leaks)
         + _about_left_out(found.trust)
     )
 
@@ -120,28 +120,24 @@ def _about_left_out(trust: Evidence) -> list[str]:
     ]
 
 
-def _about_leaks(leaks: Audit | None) -> list[str]:
+def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None) -> list[str]:
     if leaks is None:
         return []
     counts, found = leaks.counts, []
-    if counts.get("groups_on_both_sides"):
+    if counts.get("groups_on_both_sides") and not protocol.exclude_same_group:
         found.append(
             f"{counts['groups_on_both_sides']} groups have images on both sides, so {counts['same_group']} "
             "queries can find their own patient or lesion; protocol.exclude_same_group=true leaves these out."
         )
-    return found + _about_copies(counts)
-
-
-def _about_copies(counts: dict[str, int]) -> list[str]:
-    if not counts["identical_between"]:
-        return []
-    conflicts = (
-        f", {counts['label_conflicts']} of them with another label" if counts["label_conflicts"] else ""
-    )
-    return [
-        f"{counts['identical_between']} query images have a byte-identical other image in the gallery"
-        f"{conflicts}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; protocol.drop_duplicates=true leaves them out."
-    ]
+    if counts["identical_between"] and not protocol.drop_duplicates:
+        other = (
+            f", {counts['label_conflicts']} of them with another label" if counts["label_conflicts"] else ""
+        )
+        found.append(
+            f"{counts['identical_between']} query images have a byte-identical other image in the gallery"
+            f"{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; protocol.drop_duplicates=true leaves them out."
+        )
+    return found
 
 
 def _about_baseline(trust: Evidence) -> list[str]:
