@@ -33,6 +33,7 @@ def found(queries, gallery, config=CONFIG, vectors=None):
 
 def test_different_images_are_no_pairs():
     result, _ = found(phantoms(20), phantoms(20, "train"))
+    assert result.counts.pop("audited_queries") == 20
     assert set(result.counts.values()) == {0}
     assert result.pairs == []
 
@@ -112,6 +113,16 @@ def test_chunks_change_nothing(monkeypatch):
     monkeypatch.setattr("medretrieval.audit.CELLS", 70)
     assert audit(task, vectors, vectors, loose) == whole
     assert len([p for p in whole.pairs if p.kind == "identical"]) == 40
+
+
+def test_of_very_many_queries_a_sample_is_compared_and_its_size_said(monkeypatch):
+    split = phantoms(30)
+    images = split.images.copy()
+    images[:] = images[0]
+    monkeypatch.setattr("medretrieval.audit.MOST_CELLS", 30 * 7)
+    result, _ = found(*[replaced(split, images)] * 2, vectors=(np.eye(30, dtype=np.float32),) * 2)
+    assert result.counts["audited_queries"] == result.counts["identical_between"] == 7
+    assert result.counts["identical_within_gallery"] == 29
 
 
 def test_pairs_and_picture_are_written(tmp_path):

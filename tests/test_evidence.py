@@ -49,6 +49,17 @@ def test_the_baseline_is_scored_once_for_all_encoders(config, noisy_file, monkey
     assert run(config(*RANDOM, "encoder.seed=1")).report["baseline"]["encoder"] == "pixels"
 
 
+def test_where_whole_rankings_would_take_long_the_baseline_is_as_deep_as_the_run(
+    config, noisy_file, monkeypatch
+):
+    monkeypatch.setattr("medretrieval.baseline.WHOLE_CELLS", 100)
+    overrides = ("index=hnsw", "index.ef_search=10", "evaluation.vote_k=5")
+    scores = run(config(*RANDOM, *overrides)).report["baseline"]["scores"]
+    assert "precision_at_3" in scores
+    assert "map" not in scores
+    assert "map" in run(config(*RANDOM, "index=flat")).report["baseline"]["scores"]
+
+
 @pytest.mark.parametrize("change", ["metric=cosine", "evaluation.ks=[1,2]", "protocol=leave_one_out"])
 def test_another_task_has_its_own_baseline(config, noisy_file, change):
     first = run(config(*RANDOM)).report["baseline"]["scores"]

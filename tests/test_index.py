@@ -488,3 +488,42 @@ def test_ties_come_in_the_order_of_the_gallery_and_nothing_else_moves(rows, seed
     for before, after, row in zip(ids, found, distances, strict=True):
         pairs = sorted(zip(row, np.where(before < 0, 99, before), strict=True))
         assert after.tolist() == [-1 if i == 99 else i for _, i in pairs]
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "ivfpq", "hnsw"])
+def test_a_gallery_added_in_blocks_is_found_whole(tmp_path, monkeypatch, index):
+    monkeypatch.setattr("medretrieval.index.BLOCK", 70)
+    vectors = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    settings = check(compose(f"index={index}", "metric=cosine"))
+    embedded = Embeddings(vectors, tmp_path / "none.npy", "g", False, 0.0)
+    found = build(settings.index, settings.metric, embedded, 300, 0, Cache(tmp_path))
+    assert found.index.ntotal == 300
+    ids, distances = found.search(vectors, 1)
+    assert (ids[:, 0] == np.arange(300)).mean() > (0.5 if index == "ivfpq" else 0.999)
+    if index != "ivfpq":
+        assert np.abs(distances).max() < 1e-5
+
+
+def test_a_zero_vector_in_a_later_block_is_named_by_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("medretrieval.index.BLOCK", 70)
+    vectors = np.ones((300, 4), np.float32)
+    vectors[215] = 0
+    settings = check(compose("metric=cosine"))
+    embedded = Embeddings(vectors, tmp_path / "none.npy", "g", False, 0.0)
+    with pytest.raises(UserError, match=r"first at row 215"):
+        build(settings.index, settings.metric, embedded, 10, 0, Cache(tmp_path))
+
+
+def test_a_large_gallery_is_trained_on_a_seeded_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("medretrieval.index.TRAINED", 200)
+    vectors = np.random.default_rng(0).standard_normal((600, 8)).astype(np.float32)
+    settings = check(compose("index=ivf", "index.nlist=4"))
+    embedded = Embeddings(vectors, tmp_path / "none.npy", "g", False, 0.0)
+
+    def cells(folder, seed):
+        found = build(settings.index, settings.metric, embedded, 10, seed, Cache(tmp_path / folder))
+        return faiss.downcast_index(found.index.quantizer).reconstruct_n(0, 4)
+
+    assert np.array_equal(cells("a", 0), cells("b", 0))
+    monkeypatch.setattr("medretrieval.index.TRAINED", 600)
+    assert not np.array_equal(cells("c", 0), cells("a", 0))

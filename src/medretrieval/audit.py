@@ -22,6 +22,7 @@ from medretrieval.encoders.base import l2_normalize
 from medretrieval.evaluate import Task
 
 CELLS = 4_000_000  # of a chunk [queries, gallery]
+MOST_CELLS = 4_000_000_000  # queries times gallery items that are compared
 FORMAT = 1  # raised when the same images would be audited otherwise
 HASH_SIDE, LOW = 32, 8
 HASHED = 4096  # images at a time
@@ -46,7 +47,8 @@ class Audit:
     """What was found.
 
     Attributes:
-        counts: byte-identical copies of an earlier image within the queries (`identical_within_query`) and
+        counts: queries that were compared, a sample of them where there are very many (`audited_queries`);
+            byte-identical copies of an earlier image within the queries (`identical_within_query`) and
             within the gallery (`identical_within_gallery`); query images with an identical image in the
             gallery (`identical_between`), with one of another label (`label_conflicts`), and with a
             near-duplicate there that is not identical (`near_embedding`, which depends on the encoder,
@@ -88,24 +90,27 @@ def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], 
         gallery: embeddings of the gallery, float32 [n, d].
         config: thresholds.
     """
+    count, n = len(task.queries), len(task.gallery)
     same = task.queries.name == task.gallery.name
-    itself = np.arange(len(task.queries)) if same else np.full(len(task.queries), -1)
+    itself = np.arange(count) if same else np.full(count, -1)
     codes = identical_codes(task.queries.images, task.gallery.images)
     groups = _groups(task)
     kinds = (IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, *([GROUP] if groups else []))
     found = {kind: _Found(config.max_pairs) for kind in kinds}
-    for begin, cosine, distance, identical, other in _chunks(task, codes, itself, query, gallery):
+    asked = _sample(count, n)
+    for rows, cosine, distance, identical, other in _chunks(task, asked, codes, itself, query, gallery):
         masks = {
             IDENTICAL: identical,
             NEAR_EMBEDDING: (cosine >= config.near_cosine) & other & ~identical,
             NEAR_HASH: (distance <= config.near_hash) & other & ~identical,
         }
         if groups:
-            masks[GROUP] = (groups[0][begin : begin + len(cosine), None] == groups[1]) & other
+            masks[GROUP] = (groups[0][rows, None] == groups[1]) & other
         for kind, mask in masks.items():
-            found[kind].add(kind, begin, mask, cosine, distance, task)
+            found[kind].add(kind, rows, mask, cosine, distance, task)
     return Audit(
         {
+            "audited_queries": len(asked),
             "identical_within_query": _copies(codes[0]),
             "identical_within_gallery": _copies(codes[1]),
             "identical_between": found[IDENTICAL].queries,
@@ -116,6 +121,14 @@ def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], 
         | _group_counts(task, groups, found),
         [pair for kept in found.values() for pair in kept.pairs],
     )
+
+
+def _sample(queries: int, gallery: int) -> NDArray[np.int64]:
+    """The queries that are compared: all, or as many as a minute or two allows, always the same ones."""
+    most = max(1, MOST_CELLS // gallery)
+    if queries <= most:
+        return np.arange(queries)
+    return np.sort(np.random.default_rng(0).choice(queries, most, replace=False))
 
 
 class _Found:
@@ -129,29 +142,23 @@ class _Found:
     def add(
         self,
         kind: str,
-        begin: int,
+        rows: NDArray[np.int64],
         mask: NDArray[np.bool_],
         cosine: NDArray[np.float32],
         distance: NDArray[np.uint8],
         task: Task,
     ) -> None:
         i, j = np.nonzero(mask)
-        cosine = cosine.round(6)  # the last bits depend on the chunk
-        agree = task.queries.labels[begin + i] == task.gallery.labels[j]
+        cosines = cosine[i, j].round(6)  # the last bits depend on the chunk
+        hashes = distance[i, j]
+        agree = task.queries.labels[rows[i]] == task.gallery.labels[j]
         agree = agree.all(axis=1) if agree.ndim == 2 else agree
         self.queries += int(mask.any(axis=1).sum())
         self.conflicts += len(np.unique(i[~agree]))
-        worst = np.lexsort((j, i, -cosine[i, j], distance[i, j], agree))[: self.max_pairs]
+        worst = np.lexsort((j, i, -cosines, hashes, agree))[: self.max_pairs]
         self.pairs += [
-            Pair(
-                kind,
-                begin + int(i[n]),
-                int(j[n]),
-                float(cosine[i[n], j[n]]),
-                int(distance[i[n], j[n]]),
-                bool(agree[n]),
-            )
-            for n in worst
+            Pair(kind, int(rows[i[w]]), int(j[w]), float(cosines[w]), int(hashes[w]), bool(agree[w]))
+            for w in worst
         ]
         self.pairs.sort(key=lambda p: (p.same_label, p.hash_distance, -p.cosine, p.query, p.gallery))
         del self.pairs[self.max_pairs :]
@@ -200,27 +207,29 @@ def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return words
 
 
-Chunk = tuple[int, NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]
+Chunk = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def _chunks(
     task: Task,
+    asked: NDArray[np.int64],
     codes: Sequence[NDArray[np.int64]],
     itself: NDArray[np.int64],
     query: NDArray[np.float32],
     gallery: NDArray[np.float32],
 ) -> Iterator[Chunk]:
-    """First query, then [queries, gallery]: cosine, hash distance, identical, another than itself."""
+    """Queries, then [queries, gallery]: cosine, hash distance, identical, another than itself."""
     hashes = image_hashes(task.queries), image_hashes(task.gallery)
-    unit_query, unit_gallery = l2_normalize(query), l2_normalize(gallery)
+    lengths: NDArray[np.float32] = np.linalg.norm(gallery, axis=1)
+    lengths[lengths == 0] = 1
     places = np.arange(len(task.gallery))
     step = max(1, CELLS // len(places))
-    for begin in range(0, len(itself), step):
-        rows = slice(begin, begin + step)
+    for begin in range(0, len(asked), step):
+        rows = asked[begin : begin + step]
         other = places != itself[rows, None]
         yield (
-            begin,
-            unit_query[rows] @ unit_gallery.T,
+            rows,
+            l2_normalize(query[rows]) @ gallery.T / lengths,
             np.bitwise_count(hashes[0][rows, None] ^ hashes[1][None, :]),
             (codes[0][rows, None] == codes[1][None, :]) & other,
             other,

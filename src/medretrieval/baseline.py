@@ -19,6 +19,7 @@ from medretrieval.index import FLAT, build
 from medretrieval.instantiate import instantiate
 
 FILE = "per_query.npz"
+WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
 EXACT = IndexConfig(name="flat", factory=FLAT)
 
 
@@ -38,7 +39,7 @@ class BaselineScores:
 
 
 def baseline(
-    settings: Config, task: Task, size: int, run_identity: Mapping[str, Any], cache: Cache
+    settings: Config, task: Task, size: int, run_identity: Mapping[str, Any], depth: int, cache: Cache
 ) -> BaselineScores | None:
     """Score the baseline encoder on a run's task: its queries, gallery, protocol, metric and depths.
 
@@ -47,6 +48,7 @@ def baseline(
         task: who queries whom.
         size: the dataset's size, part of the key of embeddings.
         run_identity: of the run's own encoder.
+        depth: of the run's ranking; the baseline's is as deep, and whole where that is a matter of seconds.
         cache: where embeddings and these scores are kept.
 
     Returns:
@@ -60,7 +62,9 @@ def baseline(
     identity = identify(encoder, cache)
     if identity == run_identity:
         return None
+    depth = task.reach if len(task.queries) * task.reach <= WHOLE_CELLS else depth
     parts = {
+        "depth": depth,
         "encoder": identity,
         "images": [task.queries.images_sha256, task.gallery.images_sha256],
         "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
@@ -78,7 +82,7 @@ def baseline(
         query = gallery
         if task.queries is not task.gallery:
             query = embed(encoder, identity, task.queries, size, cache)
-        return _score(settings, task, query, gallery, cache, folder / FILE)
+        return _score(settings, task, query, gallery, depth, cache, folder / FILE)
 
     entry = cache.get_or_make("baselines", parts, make)
     with np.load(entry.folder / FILE, allow_pickle=False) as npz:
@@ -87,12 +91,16 @@ def baseline(
 
 
 def _score(
-    settings: Config, task: Task, query: Embeddings, gallery: Embeddings, cache: Cache, path: Path
+    settings: Config,
+    task: Task,
+    query: Embeddings,
+    gallery: Embeddings,
+    depth: int,
+    cache: Cache,
+    path: Path,
 ) -> dict[str, Any]:
-    index = build(EXACT, settings.metric, gallery, task.reach, settings.seed, cache)
-    found = evaluate(
-        lambda rows, depth: index.search(query.vectors[rows], depth), task, task.reach, settings.evaluation
-    )
+    index = build(EXACT, settings.metric, gallery, depth, settings.seed, cache)
+    found = evaluate(lambda rows, k: index.search(query.vectors[rows], k), task, depth, settings.evaluation)
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **found.per_query)
     return {"scores": found.scores}

@@ -14,8 +14,16 @@ from medretrieval.errors import UserError
 FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
 
 
-def prepare(vectors: NDArray[np.float32], metric: MetricConfig, what: str) -> NDArray[np.float32]:
+def prepare(
+    vectors: NDArray[np.float32], metric: MetricConfig, what: str, begin: int = 0
+) -> NDArray[np.float32]:
     """The vectors as FAISS wants them: contiguous, and a normalised copy where the metric says so.
+
+    Args:
+        vectors: float32 [n, d].
+        metric: the distance.
+        what: what they are of, for the message.
+        begin: the row of the first of them, for the message.
 
     Raises:
         UserError: a zero vector, which has no direction for cosine and ip to compare.
@@ -25,7 +33,8 @@ def prepare(vectors: NDArray[np.float32], metric: MetricConfig, what: str) -> ND
         if zero.any():
             raise UserError(
                 f"metric={metric.name}: {int(zero.sum())} embeddings of the {what} are zero vectors (first "
-                f"at row {int(zero.argmax())}), which have no direction; use metric=l2 or another encoder"
+                f"at row {begin + int(zero.argmax())}), which have no direction; use metric=l2 or another "
+                "encoder"
             )
     return l2_normalize(vectors) if metric.normalize else np.ascontiguousarray(vectors, dtype=np.float32)
 

@@ -113,7 +113,7 @@ def evidence(
     random = evaluation.chance | _by_drawing(settings, task, evaluation)
     units = "queries" if task.queries.groups is None else "groups"
     plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units)
-    line = baseline(settings, task, size, identity, cache)
+    line = baseline(settings, task, size, identity, evaluation.counts["depth"], cache)
     if line is None:
         return plain
     difference = None

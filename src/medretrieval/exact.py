@@ -27,7 +27,7 @@ def exact_search(
     prepared, kind = prepare(queries, metric, "queries"), FAISS_METRIC[metric.faiss]
     heap = faiss.ResultHeap(len(queries), depth, keep_max=kind == faiss.METRIC_INNER_PRODUCT)
     for begin in range(0, len(gallery), BLOCK):
-        block = prepare(gallery[begin : begin + BLOCK], metric, "gallery")
+        block = prepare(gallery[begin : begin + BLOCK], metric, "gallery", begin)
         raw, ids = faiss.knn(prepared, block, min(depth, len(block)), kind)
         heap.add_result(raw, ids + begin)
     heap.finalize()

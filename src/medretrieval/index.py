@@ -22,12 +22,13 @@ from medretrieval.config import IndexConfig, MetricConfig
 from medretrieval.distance import FAISS_METRIC, as_distances, order_ties, prepare
 from medretrieval.embed import Embeddings
 from medretrieval.errors import UserError
-from medretrieval.exact import rank_all
+from medretrieval.exact import BLOCK, rank_all
 
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
 FLAT = "Flat"  # factory string of exact search
+TRAINED = 262_144  # vectors that k-means and codes are fitted to, or as many as the cells want
 WHOLE = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
 NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic", "autotune")  # the keys that fill none
 MAX_PQ_M = 32  # training takes seconds a codebook
@@ -272,7 +273,6 @@ def _write(
     path: Path,
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    prepared = prepare(vectors, metric, "gallery")
     try:
         index = faiss.index_factory(vectors.shape[1], spec.factory, FAISS_METRIC[metric.faiss])
     except RuntimeError as error:
@@ -281,12 +281,25 @@ def _write(
     _seed(index, seed)
     set_parameters(index, spec.build, "index.build")
     with _threads(threads):
-        index.train(prepared)  # an IVF over a graph of cells builds that graph here
-        index.add(prepared)
+        if not index.is_trained:  # an IVF over a graph of cells builds that graph here
+            index.train(prepare(_training_set(vectors, spec, seed), metric, "gallery"))
+        for begin in range(0, len(vectors), BLOCK):
+            index.add(prepare(vectors[begin : begin + BLOCK], metric, "gallery", begin))
     build_s = time.perf_counter() - start
     # Through Python, so that a full disk is an OSError and not FAISS's own exception.
-    path.write_bytes(faiss.serialize_index(index).data)
+    io: Any = faiss
+    with path.open("wb") as file:
+        io.write_index(index, io.PyCallbackIOWriter(file.write))
     return {"build_s": build_s, "vectors": index.ntotal}
+
+
+def _training_set(vectors: NDArray[np.float32], spec: IndexSpec, seed: int) -> NDArray[np.float32]:
+    """All vectors, or of a large gallery a seeded sample that is large enough for its cells."""
+    wanted = max(TRAINED, POINTS_A_CENTROID * spec.parameters.get("nlist", 1))
+    if len(vectors) <= wanted:
+        return vectors
+    drawn = np.random.default_rng(seed).choice(len(vectors), wanted, replace=False)
+    return vectors[np.sort(drawn)]
 
 
 @contextmanager

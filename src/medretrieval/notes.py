@@ -29,7 +29,7 @@ def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
         + _about_chance(found)
         + _about_classes(found.evaluation)
         + _about_depth(settings, task)
-        + _about_leaks(settings.protocol, found.leaks)
+        + _about_leaks(settings.protocol, found.leaks, len(task.queries))
         + _about_left_out(found.trust)
     )
 
@@ -120,10 +120,14 @@ def _about_left_out(trust: Evidence) -> list[str]:
     ]
 
 
-def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None) -> list[str]:
+def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None, queries: int) -> list[str]:
     if leaks is None:
         return []
     counts, found = leaks.counts, []
+    if counts["audited_queries"] < queries:
+        found.append(
+            f"Look-alikes were searched for {counts['audited_queries']} of {queries} queries, drawn at random."
+        )
     if counts.get("groups_on_both_sides") and not protocol.exclude_same_group:
         found.append(
             f"{counts['groups_on_both_sides']} groups have images on both sides, so {counts['same_group']} "
