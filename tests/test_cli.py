@@ -144,7 +144,8 @@ def test_four_parallel_jobs_on_a_new_database_all_finish(command, write_npz, tmp
     assert done.returncode == 0, done.stderr
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
-    assert [r.info.status for r in runs] == ["FINISHED"] * 4
+    assert [r.info.status for r in runs] == ["FINISHED"] * 5
+    assert sum("encoder" in r.data.tags for r in runs) == 4  # and one of the sweep itself
     assert len({r.data.tags["sweep"] for r in runs}) == 1
     assert len(list(tmp_path.glob("cache/embeddings/*/*/embeddings.npy"))) == 2
     assert "4 of 4 runs have results" in done.stdout
