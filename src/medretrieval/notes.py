@@ -126,7 +126,7 @@ def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None, queries: int) ->
     counts, found = leaks.counts, []
     if counts["audited_queries"] < queries:
         found.append(
-            f"Look-alikes were searched for a sample of the queries: {counts['audited_queries']} of {queries}."
+            f"Look-alikes were searched for {counts['audited_queries']} of {queries} queries, a drawn sample."
         )
     if counts.get("groups_on_both_sides") and not protocol.exclude_same_group:
         found.append(
