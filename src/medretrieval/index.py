@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
 FLAT = "Flat"  # factory string of exact search
-TRAINED = 262_144  # vectors that k-means and codes are fitted to, or as many as the cells want
+TRAINED = 131_072  # vectors that k-means and codes are fitted to, or as many as the cells want
 WHOLE = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
 NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic", "autotune")  # the keys that fill none
 MAX_PQ_M = 32  # training takes seconds a codebook
@@ -282,7 +282,7 @@ def _write(
     set_parameters(index, spec.build, "index.build")
     with _threads(threads):
         if not index.is_trained:  # an IVF over a graph of cells builds that graph here
-            index.train(prepare(_training_set(vectors, spec, seed), metric, "gallery"))
+            index.train(_training_set(vectors, spec, metric, seed))
         for begin in range(0, len(vectors), BLOCK):
             index.add(prepare(vectors[begin : begin + BLOCK], metric, "gallery", begin))
     build_s = time.perf_counter() - start
@@ -293,13 +293,19 @@ def _write(
     return {"build_s": build_s, "vectors": index.ntotal}
 
 
-def _training_set(vectors: NDArray[np.float32], spec: IndexSpec, seed: int) -> NDArray[np.float32]:
-    """All vectors, or of a large gallery a seeded sample that is large enough for its cells."""
+def _training_set(
+    vectors: NDArray[np.float32], spec: IndexSpec, metric: MetricConfig, seed: int
+) -> NDArray[np.float32]:
+    """All vectors, or of a large gallery a seeded sample that is large enough for its cells, prepared."""
     wanted = max(TRAINED, POINTS_A_CENTROID * spec.parameters.get("nlist", 1))
     if len(vectors) <= wanted:
-        return vectors
-    drawn = np.random.default_rng(seed).choice(len(vectors), wanted, replace=False)
-    return vectors[np.sort(drawn)]
+        return prepare(vectors, metric, "gallery")
+    drawn = np.sort(np.random.default_rng(seed).choice(len(vectors), wanted, replace=False))
+    sample = np.empty((wanted, vectors.shape[1]), np.float32)
+    for begin in range(0, wanted, BLOCK):  # so that no second copy of it is held
+        rows = drawn[begin : begin + BLOCK]
+        sample[begin : begin + BLOCK] = prepare(vectors[rows], metric, "gallery")
+    return sample
 
 
 @contextmanager
