@@ -23,7 +23,7 @@ from medretrieval.evaluate import Task
 
 CELLS = 4_000_000  # of a chunk [queries, gallery]
 MOST_CELLS = 4_000_000_000  # queries times gallery items that are compared
-FORMAT = 1  # raised when the same images would be audited otherwise
+FORMAT = 2  # raised when the same images would be audited otherwise
 HASH_SIDE, LOW = 32, 8
 HASHED = 4096  # images at a time
 TILE, GAP = 112, 8  # pixels of the picture
