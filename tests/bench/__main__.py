@@ -8,7 +8,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from tests.bench import runs, scoring, search
+from tests.bench import growth, memory, runs, scoring, search
 from tests.bench.measure import HEADER, Row
 
 from medretrieval.manifest import processor, threads
@@ -23,10 +23,13 @@ def rows_of(folder: Path, quick: bool) -> list[list[str]]:
     found.append(search.whole_rankings(folder, n, turns))
     found += search.overhead(folder, 4 * n, 2 * turns)
     found += search.approximate(folder, 4 * n, turns)
-    found.append(runs.warm(folder, 2))
+    found += [runs.warm(folder, 2), runs.sweep(folder)]
     cells = [row.cells for row in found]
     what, used, spent, note = scoring.memory(10_000 if quick else 100_000)
-    return [*cells, [what, used, spent, "", "", note]]
+    cells.append([what, used, spent, "", "", note])
+    queries, gallery = (10_000, 100_000) if quick else (100_000, 1_000_000)
+    cells.append(memory.cells(queries, gallery, 512, "index=ivf", "index.nlist=1024", "index.nprobe=8"))
+    return cells
 
 
 def main() -> None:
@@ -36,12 +39,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(Path(folder), options.quick)
+    lines = growth.measured(100_000 if options.quick else 1_000_000)
+    options.save.parent.mkdir(parents=True, exist_ok=True)
+    growth.picture(options.save.with_name(f"{options.save.stem}_growth.png"), lines)
     print("\n".join(table(HEADER, rows)))
-    lines = ["| " + " | ".join(cells) + " |" for cells in [HEADER, ["---"] * len(HEADER), *rows]]
+    markdown = ["| " + " | ".join(cells) + " |" for cells in [HEADER, ["---"] * len(HEADER), *rows]]
     used = threads()["faiss"]
     head = f"{date.today()}, {processor()}, {used} threads; seconds are medians, ratios medians of the turns."
-    options.save.parent.mkdir(parents=True, exist_ok=True)
-    options.save.write_text("\n".join([head, "", *lines]) + "\n")
+    options.save.write_text("\n".join([head, "", *markdown]) + "\n")
     print(f"saved: {options.save}")
 
 
