@@ -18,10 +18,6 @@ from medretrieval.index import build
 
 QUERIES, D, DEPTH = 1000, 64, 100
 INDEXES = ("flat", "ivf", "hnsw")
-    "flat": 1_000_000,
-    "ivf": 1_000_000,
-    "hnsw": 100_000,
-}  # a graph of a million takes an hour to build
 OPTIONS = EvaluationConfig(ks=[1, 5, 10], save_depth=DEPTH, vote_k=10)
 
 
