@@ -7,7 +7,6 @@ that leaves size and time alone is found too.
 
 import errno
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,8 +90,6 @@ class Cache:
         return facts, ""
 
     def _make(self, folder: Path, parts: Mapping[str, Any], make: Make) -> Entry:
-        for left in folder.parent.glob(f"{folder.name}.partial-*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
         try:
             return Entry(folder, entry.write(folder, parts, make), fresh=True)
         except OSError as error:

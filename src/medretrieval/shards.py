@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,8 @@ class Shards:
     def remove(self) -> None:
         """Remove the split's shards, once it is in its place."""
         if self.folder.is_dir():
-            entry.remove(self.folder, self._place)
+            with contextlib.suppress(OSError):  # what is left, pruning removes
+                entry.remove(self.folder, self._place)
 
     def _gather(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         vectors = np.empty((len(numbers), self.width), "<f4")
@@ -178,8 +178,6 @@ class Shards:
         return vectors
 
     def _find_own(self) -> None:
-        for left in self.folder.glob("*.partial-*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
         for folder in _entries(self.folder):
             try:
                 facts = entry.read(folder)["facts"]
