@@ -112,7 +112,9 @@ def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob("cache/embeddings/*/*.shards/*.partial-*/*.npy")):
+    while time.monotonic() < deadline and not list(
+        tmp_path.glob("cache/embeddings/*/*.shards/*.partial-*/*.npy")
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
