@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -665,3 +666,23 @@ def test_a_split_that_is_removed_while_it_is_looked_at_is_no_matter(cache, monke
     encoder = Neighbourly()
     run(encoder, cache, split_of(range(20)))
     assert len(encoder.seen) == 20
+
+
+# Memory
+
+
+def test_memory_is_bounded_by_the_shard_not_by_the_split(cache):
+    class Wide(Brightness):
+        def encode(self, images):
+            return np.tile(super().encode(images), (1, 5000))
+
+    split = split_of(range(400))  # 16 MB of vectors, 320 kB a shard
+    encoder, identity = Wide(), identify(Wide(), cache)
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            embed(encoder, identity, split, 6, cache)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4e6

@@ -28,17 +28,16 @@ def main(arguments: list[str]) -> int:
         UserError: no such action or option, or a cache that cannot be changed.
     """
     if not arguments or arguments[0] not in ACTIONS:
-        said = " ".join(arguments[:1]) or "to do nothing"
-        raise UserError(
-            f"medretrieval cache: wants to be told what to do, not {said}; {choices(list(ACTIONS))}"
-        )
+        said = f"cache {arguments[0]}: there is no such action" if arguments else "cache: wants an action"
+        raise UserError(f"{said}; {choices(list(ACTIONS))}")
     places = [a.removeprefix(PLACE) for a in arguments[1:] if a.startswith(PLACE)]
     options = [a for a in arguments[1:] if not a.startswith(PLACE)]
     place = expand(places[-1] if places else _default())
     try:
         return ACTIONS[arguments[0]](place, options)
     except OSError as error:
-        raise UserError(f"{error.filename or place}: {error.strerror}; nothing else was changed") from error
+        where = error.filename or place
+        raise UserError(f"{where}: {error.strerror}; {PLACE}<folder> names a cache of your own") from error
 
 
 def _default() -> str:
@@ -92,7 +91,7 @@ def _prune(place: Path, options: list[str]) -> int:
 def _keep(options: list[str]) -> float:
     words = [word for option in options for word in option.split("=", 1)]
     if len(words) != 2 or words[0] != KEEP:
-        raise UserError(f"medretrieval cache prune wants {KEEP} N: how many GB (10^9 bytes) may stay")
+        raise UserError(f"cache prune wants {KEEP} N: how many GB (10^9 bytes) may stay")
     try:
         wanted = float(words[1])
     except ValueError:
@@ -104,9 +103,7 @@ def _keep(options: list[str]) -> float:
 
 def _no_options(action: str, options: list[str]) -> None:
     if options:
-        raise UserError(
-            f"medretrieval cache {action}: has no option {options[0]}; choose from: {PLACE}<folder>"
-        )
+        raise UserError(f"cache {action} {options[0]}: no such option; choose from: {PLACE}<folder>")
 
 
 def _row(kept: keep.Kept) -> list[str]:
