@@ -82,6 +82,12 @@ def test_an_entry_in_the_place_of_another_is_found(folder):
         entry.read(other)
 
 
+def test_numbers_as_keys_are_found_again(tmp_path):
+    parts = {"layers": {9: 1, 10: 2}}
+    entry.write(tmp_path / content_key(parts), parts, fill)
+    assert entry.read(tmp_path / content_key(parts))["facts"] == {"shape": [8, 8]}
+
+
 def test_what_is_not_listed_is_not_vouched_for(folder):
     (folder / "more.bin").write_bytes(b"1")
     with pytest.raises(Damaged, match=r"checksums\.json"):
@@ -135,6 +141,16 @@ def test_everything_is_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypat
     entry.write(place, PARTS, fill)
     assert sorted(done[:4]) == sorted([*FILES, place.name])
     assert done[4:] == ["in place", tmp_path.name]
+
+
+def test_new_folders_are_on_the_disk_too(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(entry, "_flush", flushed.append)
+    entry.make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    entry.make_folder(tmp_path / "a" / "b" / "c")
+    assert len(flushed) == 3
 
 
 def test_the_checksums_are_those_of_sha256sum(folder):

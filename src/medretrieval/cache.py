@@ -52,7 +52,13 @@ class Cache:
         return self.root / kind / (group or key[:2]) / key
 
     def get_or_make(
-        self, kind: str, parts: Mapping[str, Any], make: Make, *, group: str | None = None
+        self,
+        kind: str,
+        parts: Mapping[str, Any],
+        make: Make,
+        *,
+        group: str | None = None,
+        before: Callable[[], None] | None = None,
     ) -> Entry:
         """The entry for `parts`; made by `make` where it is not there yet.
 
@@ -61,6 +67,7 @@ class Cache:
             parts: everything that determines the bytes, as JSON values.
             make: fills the folder it is handed and returns facts about it (JSON values).
             group: the folder of entries that belong together.
+            before: work that `make` needs and that keeps what it has done itself.
 
         Raises:
             UserError: the cache cannot be written and the entry is not there.
@@ -78,6 +85,8 @@ class Cache:
             if folder.exists():
                 log.warning("%s: %s is damaged; set aside and made again", folder, damaged)
                 entry.set_aside(folder, folder)
+            if before is not None:
+                before()
             return self._make(folder, parts, make)
 
     def _read(self, folder: Path) -> tuple[Mapping[str, Any] | None, str]:
@@ -102,7 +111,7 @@ class Cache:
     def _require_writable(self, folder: Path) -> None:
         """Fail before the long work, not after it."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            entry.make_folder(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:

@@ -79,15 +79,18 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     shards: Shards | None = None
     made = 0
 
-    def make(partial: Path) -> Mapping[str, Any]:
+    def encode() -> None:
         nonlocal shards, made
         shards = Shards(split.images, identity, place)
         made = len(shards.missing)
         _encode(encoder, split, shards)
+
+    def assemble(partial: Path) -> Mapping[str, Any]:
+        assert shards is not None
         return {**shards.assemble(partial), "images_per_s": _rate(shards)}
 
     try:
-        entry = cache.get_or_make("embeddings", parts, make, group=group)
+        entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -177,6 +180,6 @@ def _full(error: OSError, split: Split, shards: Shards | None, cache: Cache) -> 
         kept = f"{shards.done} of {len(shards.first)} images of split {split.name} are embedded and kept; "
     where = error.filename or f"paths.cache={cache.root}"
     return (
-        f"{where}: {error.strerror}; {kept}make room (medretrieval cache prune) or set paths.cache to a "
-        "folder with more, and start it again"
+        f"{where}: {error.strerror}; {kept}make room (medretrieval cache prune --keep-gb N) or "
+        "set paths.cache to a folder with more, and start it again"
     )

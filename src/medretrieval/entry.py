@@ -40,7 +40,9 @@ class Damaged(Exception):  # noqa: N818  # says what the entry is
 
 def content_key(parts: Mapping[str, Any]) -> str:
     """SHA-256 over canonical JSON of everything that determines an entry's bytes."""
-    text = json.dumps({"format": FORMAT_VERSION, **parts}, sort_keys=True, separators=(",", ":"))
+    # Through JSON first: numbers as keys become strings, which sort otherwise.
+    plain = json.loads(json.dumps({"format": FORMAT_VERSION, **parts}))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -111,6 +113,14 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return facts
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, so that what is put in them is found after a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush(folder.parent)
 
 
 def set_aside(folder: Path, place: Path) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 VECTORS = "embeddings.npy"
 IMAGES = "images.npy"
 FOLDER = ".shards"
-SHARD_IMAGES = 1024  # at least; seconds to minutes of work, and at most this many images embedded twice
+SHARD_IMAGES = 512  # at least: what a kill costs, half a minute where an encoder makes 20 images/s
 BLOCK_IMAGES = 1024  # of an assembled file: held in memory at a time, with a SHA-256 each
 HEADER_BYTES = 128  # of every .npy file with a short shape
 
@@ -137,7 +137,7 @@ class Shards:
 
         parts = {"encoder": dict(self._identity), "images_sha256": hashlib.sha256(raw.data).hexdigest()}
         folder = self.folder / content_key(parts)
-        self.folder.mkdir(exist_ok=True)
+        entry.make_folder(self.folder)
         facts = entry.write(folder, parts, fill)
         self._use(folder, digests, load(folder), facts)
 
@@ -203,7 +203,7 @@ class Shards:
         for folder in (*splits, *(shard for parent in unfinished for shard in _entries(parent))):
             if not (self._source < 0).any():
                 return
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # gone meanwhile, or not for us to read
                 try:
                     entry.read(folder, files=(IMAGES,))
                     digests = _saved_digests(folder)
