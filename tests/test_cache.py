@@ -200,7 +200,7 @@ def test_where_locks_do_not_lock_the_first_entry_in_its_place_is_taken(cache, mo
         return Make()(folder)
 
     entry = cache.get_or_make("things", PARTS, overtaken)
-    assert not entry.fresh
+    assert entry.facts == {"shape": [2, 5]}
     assert folders(cache) == [""]
 
 

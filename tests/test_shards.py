@@ -385,8 +385,9 @@ def test_of_a_damaged_split_only_the_damaged_blocks_are_embedded_again(cache, fi
     assert second.seen == list(again)
 
 
-def test_nothing_is_taken_from_another_damaged_split(cache, caplog):
-    damage(run(Neighbourly(), cache, split_of(range(10))).path, "last")
+@pytest.mark.parametrize("how", HOW)
+def test_nothing_is_taken_from_another_damaged_split(cache, caplog, how):
+    damage(run(Neighbourly(), cache, split_of(range(10))).path, how)
     split, second = split_of(range(20)), Brightness()
     with caplog.at_level(logging.WARNING):
         made = run(second, cache, split)
@@ -648,6 +649,27 @@ def test_a_read_only_cache_refuses_the_work_before_it_begins(cache, read_only):
     with pytest.raises(UserError, match=r"paths\.cache=.*cannot be written \(Read-only file system\)"):
         embed(encoder, identity, split_of(range(20)), 6, cache)
     assert encoder.seen == []
+
+
+def test_a_split_without_images_is_refused(cache):
+    with pytest.raises(UserError, match="split 'test': has no images"):
+        run(Neighbourly(), cache, Split("test", np.zeros((0, 6, 6), np.uint8), np.zeros(0, np.int64)))
+
+
+def test_where_locks_do_not_lock_a_shard_of_another_process_is_taken(cache, monkeypatch):
+    split, real, raced = split_of(range(20)), entry.write, []
+
+    def overtaken(folder, parts, make):
+        if not raced:
+            raced.append(folder)
+            real(folder, parts, make)
+        return real(folder, parts, make)
+
+    identity = identify(Neighbourly(), cache)
+    monkeypatch.setattr(entry, "write", overtaken)
+    made = embed(Neighbourly(), identity, split, 6, cache)
+    assert np.allclose(made.vectors, means(split), rtol=1e-4)
+    assert half_written(cache) == []
 
 
 # Entries of others that go while they are looked at

@@ -87,7 +87,7 @@ class Cache:
                 entry.set_aside(folder, folder)
             if before is not None:
                 before()
-            return self._make(folder, parts, make)
+            return Entry(folder, entry.write(folder, parts, make), fresh=True)
 
     def _read(self, folder: Path) -> tuple[Mapping[str, Any] | None, str]:
         """The facts of a whole entry; else None and the first file that is missing or damaged."""
@@ -97,16 +97,6 @@ class Cache:
             return None, damage.file
         entry.touch(folder)
         return facts, ""
-
-    def _make(self, folder: Path, parts: Mapping[str, Any], make: Make) -> Entry:
-        try:
-            return Entry(folder, entry.write(folder, parts, make), fresh=True)
-        except OSError as error:
-            # Where locks do not work, another process may have been first.
-            facts = self._read(folder)[0] if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else None
-            if facts is None:
-                raise
-            return Entry(folder, facts, fresh=False)
 
     def _require_writable(self, folder: Path) -> None:
         """Fail before the long work, not after it."""

@@ -66,8 +66,10 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
         cache: where embeddings are kept.
 
     Raises:
-        UserError: the encoder gave vectors that are not finite, or none, or too few; or the disk is full.
+        UserError: no images; vectors that are not finite, or none, or too few; or the disk is full.
     """
+    if len(split) == 0:
+        raise UserError(f"split {split.name!r}: has no images to embed")
     parts = {
         "images_sha256": split.images_sha256,
         "split": split.name,

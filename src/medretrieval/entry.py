@@ -82,7 +82,7 @@ def write(
     """Make an entry; at any moment it is either whole in its place or not there.
 
     Args:
-        folder: its place; what is in the way must be gone.
+        folder: its place; another process may put the same entry there meanwhile.
         parts: everything that determines its bytes.
         make: fills the folder it is handed with files and returns facts about them (JSON values).
 
@@ -90,7 +90,8 @@ def write(
         The facts.
 
     Raises:
-        OSError: it cannot be written, or another process put it there meanwhile (EEXIST, ENOTEMPTY).
+        OSError: it cannot be written.
+        Damaged: its place is taken by what is not this entry.
     """
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
@@ -107,7 +108,15 @@ def write(
         for path in (*partial.iterdir(), partial):
             _flush(path)
         partial.chmod(0o755)
-        partial.replace(folder)
+        try:
+            partial.replace(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            # Where locks do not work, another process was first.
+            shutil.rmtree(partial, ignore_errors=True)
+            there: Mapping[str, Any] = read(folder)["facts"]
+            return there
         _flush(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -208,7 +208,8 @@ class Shards:
                     entry.read(folder, files=(IMAGES,))
                     digests = _saved_digests(folder)
                     if self._needed(digests)[0].any():
-                        self._use(folder, digests, load(folder), entry.read(folder)["facts"])
+                        facts = entry.read(folder)["facts"]
+                        self._use(folder, digests, load(folder), facts)
                 except entry.Damaged as damage:
                     if folder.exists():
                         log.warning("%s: %s is damaged; nothing is taken from it", folder, damage.file)
