@@ -3,6 +3,7 @@ import errno
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,9 @@ def cache(tmp_path):
 
 def left(cache):
     """What is in the cache besides locks."""
-    return sorted(p.name for p in cache.root.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return sorted(
+        p.name for p in cache.root.rglob("*") if p.is_file() and p.suffix not in (".lock", ".owner")
+    )
 
 
 def folders(cache):
@@ -141,6 +144,66 @@ def test_two_processes_at_once_make_it_once(cache, tmp_path):
     assert sorted(process.communicate(timeout=30)[0] for process in both) == ["False\n", "made\nTrue\n"]
 
 
+HOLD = """
+import pathlib, sys, time
+from medretrieval.cache import Cache
+
+def make(folder):
+    print("making", flush=True)
+    sys.stdin.readline()
+    return {}
+
+Cache(pathlib.Path(sys.argv[1])).get_or_make("things", %r, make)
+"""
+
+
+@pytest.fixture
+def waits(cache, caplog):
+    """Another process that makes the entry until it is told to go on, and a thread that waits for it."""
+    caplog.set_level(logging.INFO, "medretrieval")
+    command = [sys.executable, "-c", HOLD % PARTS, str(cache.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "making\n"
+        with ThreadPoolExecutor(1) as pool:
+            entry = pool.submit(cache.get_or_make, "things", PARTS, Make())
+            while not any("waiting for" in r.getMessage() for r in caplog.records):
+                time.sleep(0.01)
+            yield other, entry
+        other.kill()
+
+
+def test_whoever_waits_says_for_whom(cache, waits, caplog):
+    other, entry = waits
+    other.stdin.write("go on\n")
+    other.stdin.flush()
+    assert not entry.result(30).fresh
+    folder, records = cache.place("things", PARTS), caplog.get_records("setup") + caplog.records
+    (line,) = [r.getMessage() for r in records]
+    assert line == f"waiting for {other.pid}@{socket.gethostname()}, which makes {folder}"
+
+
+def test_whoever_waits_takes_over_when_the_other_is_killed(cache, waits, caplog):
+    other, entry = waits
+    other.kill()
+    assert entry.result(30).fresh
+    line = caplog.records[-1].getMessage()
+    assert line.startswith(f"{other.pid}@{socket.gethostname()} ended before ")
+    assert left(cache) == ["checksums.json", "data.bin", "entry.json"]
+
+
+def test_where_locks_do_not_lock_the_first_entry_in_its_place_is_taken(cache, monkeypatch):
+    first = Cache(cache.root)
+
+    def overtaken(folder):
+        monkeypatch.setattr("medretrieval.cache.locked", contextlib.nullcontext)
+        first.get_or_make("things", PARTS, Make())
+        return Make()(folder)
+
+    entry = cache.get_or_make("things", PARTS, overtaken)
+    assert entry.facts == {"shape": [2, 5]}
+    assert folders(cache) == [""]
+
+
 # Not half
 
 
@@ -160,7 +223,7 @@ def test_after_an_error_it_can_be_made(cache):
     with pytest.raises(KeyboardInterrupt):
         cache.get_or_make("things", PARTS, Make(error=KeyboardInterrupt()))
     assert cache.get_or_make("things", PARTS, Make()).fresh
-    assert left(cache) == ["data.bin", "entry.json"]
+    assert left(cache) == ["checksums.json", "data.bin", "entry.json"]
 
 
 def test_what_a_killed_process_left_is_not_taken_for_an_entry(cache):
@@ -188,6 +251,14 @@ def truncate(folder):
     (folder / "data.bin").write_bytes(b"0123")
 
 
+def flip(folder):
+    (folder / "data.bin").write_bytes(b"0123456798")
+
+
+def remove_sums(folder):
+    (folder / "checksums.json").unlink()
+
+
 def remove(folder):
     (folder / "data.bin").unlink()
 
@@ -204,7 +275,9 @@ def write_entry(text):
     ("damage", "named"),
     [
         pytest.param(truncate, "data.bin", id="file cut"),
+        pytest.param(flip, "data.bin", id="file of the same size"),
         pytest.param(remove, "data.bin", id="file missing"),
+        pytest.param(remove_sums, "checksums.json", id="checksums.json missing"),
         pytest.param(remove_entry, "entry.json", id="entry.json missing"),
         pytest.param(write_entry(b""), "entry.json", id="entry.json empty"),
         pytest.param(write_entry(b'{"facts": {'), "entry.json", id="entry.json cut"),

@@ -113,14 +113,16 @@ def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob("cache/embeddings/*/*.partial-*/*.npy")):
+    while time.monotonic() < deadline and not list(
+        tmp_path.glob("cache/embeddings/*/*.shards/*.partial-*/*.npy")
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "medretrieval: interrupted; start it again" in said
     assert "Traceback" not in said
-    assert not list(tmp_path.glob("cache/embeddings/*/*.partial-*"))
+    assert not list(tmp_path.glob("cache/embeddings/**/*.partial-*"))
     assert not list(tmp_path.glob("outputs/**/scores.json"))
 
 

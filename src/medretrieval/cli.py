@@ -39,6 +39,8 @@ Verbs:
   medretrieval verify <run>                    recompute a run's scores and ranking from its files
   medretrieval again <run> [key=value ...]     do a run again and say what differs
   medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
+  medretrieval cache list|verify|path          what is kept between runs, is it whole, where is it
+  medretrieval cache prune --keep-gb N         remove leftovers, then the least recently used beyond N GB
 
 Choices:
 {choices}
@@ -232,8 +234,15 @@ def _compare(arguments: list[str]) -> int:
     return compare_main(arguments)
 
 
+def _cache(arguments: list[str]) -> int:
+    from medretrieval.cache_verb import main as cache_main
+
+    return cache_main(arguments)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "again": _again,
+    "cache": _cache,
     "compare": _compare,
     "log": _log,
     "verify": _verify,

@@ -1,6 +1,7 @@
 """What an encoder is to the rest of the pipeline: raw images in, vectors out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,20 @@ class Encoder(ABC):
         Returns:
             float32 [n, dimension].
         """
+
+    def stream(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """Embed any number of images, a batch at a time and in order.
+
+        An encoder that can prepare a batch while it embeds another one overrides this.
+
+        Args:
+            images: uint8 [n, height, width] or [n, height, width, 3].
+
+        Yields:
+            float32 [batch_size, dimension], the last one with what is left: `encode` of each batch.
+        """
+        for begin in range(0, len(images), self.batch_size):
+            yield self.encode(images[begin : begin + self.batch_size])
 
 
 def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
