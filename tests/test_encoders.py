@@ -19,7 +19,7 @@ from medretrieval.instantiate import instantiate
 CONFIGS = {path.stem: path for path in sorted((root() / "conf" / "encoder").glob("*.yaml"))}
 TORCH = {
     "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 4, "device": "cpu", "seed": 0,
+    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
 }  # fmt: skip
 
 

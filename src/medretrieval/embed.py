@@ -80,15 +80,15 @@ def _write(encoder: Encoder, split: Split, path: Path) -> dict[str, Any]:
     bar = tqdm(total=len(split), unit="img", desc=f"embed {split.name}", leave=False)
     # Plain writes: a full disk is an error here, where through a memory map it would kill the process.
     with bar, path.open("wb") as file:
-        for begin in range(0, len(split), encoder.batch_size):
-            batch = split.images[begin : begin + encoder.batch_size]
-            vectors = encoder.encode(batch)
+        begins = range(0, len(split), encoder.batch_size)
+        for begin, vectors in zip(begins, encoder.stream(split.images), strict=True):
+            n = min(encoder.batch_size, len(split) - begin)
             if begin == 0:
                 shape = [len(split), vectors.shape[-1]]
                 header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
                 write_array_header_1_0(file, header)
-            file.write(_checked(encoder, vectors, split, begin, (len(batch), shape[1])).tobytes())
-            bar.update(len(batch))
+            file.write(_checked(encoder, vectors, split, begin, (n, shape[1])).tobytes())
+            bar.update(n)
     seconds = time.perf_counter() - start
     return {"shape": shape, "seconds": seconds, "images_per_s": len(split) / seconds}
 

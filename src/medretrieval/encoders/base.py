@@ -1,6 +1,7 @@
 """What an encoder is to the rest of the pipeline: raw images in, vectors out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,30 @@ class Encoder(ABC):
         Returns:
             float32 [n, dimension].
         """
+
+    def stream(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """The vectors of many images, batch by batch in their order, as `encode` gives them.
+
+        Args:
+            images: as for `encode`, any number.
+
+        Yields:
+            float32 [batch_size, dimension]; the last may have fewer rows.
+        """
+        for begin in range(0, len(images), self.batch_size):
+            yield self.encode(images[begin : begin + self.batch_size])
+
+    def fidelity(self, images: NDArray[np.uint8]) -> dict[str, Any] | None:
+        """How far these vectors are from the model's own in full precision; None where they are these.
+
+        Args:
+            images: a sample, as for `encode`.
+
+        Returns:
+            against (str), images (n), cosine_min, cosine_mean, neighbours (k) and neighbours_in_common (the
+            mean share of an image's k nearest others that both ways have in common; None for one image).
+        """
+        return None
 
 
 def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
