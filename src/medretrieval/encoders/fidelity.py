@@ -44,6 +44,6 @@ def _nearest(unit: NDArray[np.float32], k: int) -> NDArray[np.intp]:
 
 
 def trial_images() -> NDArray[np.uint8]:
-    """Four images of random coarse blocks, always the same (uint8 [4, 64, 64, 3])."""
-    blocks = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    """Three RGB images of random coarse blocks, always the same (uint8 [3, 64, 64, 3])."""
+    blocks = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
     return blocks.repeat(8, axis=1).repeat(8, axis=2)

@@ -59,7 +59,8 @@ class Preprocess:
             images: uint8 [n, height, width] or [n, height, width, 3].
 
         Returns:
-            uint8 [n, 3, h, w], to go through `normalise`; float32 and normalised where image by image.
+            uint8 [n, 1 or 3, h, w], to go through `normalise`; where image by image, float32 [n, 3, h, w]
+            and normalised.
         """
         import torch
 
@@ -73,7 +74,7 @@ class Preprocess:
         )
 
     def normalise(self, batch: "torch.Tensor") -> "torch.Tensor":
-        """The model's float32 input of what a call gave, on the batch's device."""
+        """The model's input (float32 [n, 3, h, w]) of what a call gave, on the batch's device."""
         import torch
 
         if self.resize is None:
