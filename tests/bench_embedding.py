@@ -42,7 +42,7 @@ def fastest(contestants: Mapping[str, Call], turns: int = TURNS) -> dict[str, fl
 
 
 def images(n: int = IMAGES) -> NDArray[np.uint8]:
-    """The first images of PneumoniaMNIST's training split, or random ones of its shape (uint8 [n, 28, 28])."""
+    """The first images of PneumoniaMNIST's training split, or random ones alike (uint8 [n, 28, 28])."""
     for root in (
         os.environ.get("MEDRETRIEVAL_DATA"),
         Path(__file__).resolve().parents[2] / "shared" / "data",

@@ -19,7 +19,7 @@ def compare(vectors: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[st
         n - 1 if that is less) and neighbours_in_common: the mean share of an image's k nearest others by
         cosine that stay among them (None for one image).
     """
-    ours, theirs = l2_normalize(vectors), l2_normalize(exact)
+    ours, theirs = (l2_normalize(v.astype(np.float64)) for v in (vectors, exact))
     cosines = np.einsum("nd,nd->n", ours.astype(np.float64), theirs.astype(np.float64))
     k = min(NEIGHBOURS, len(ours) - 1)
     kept = [

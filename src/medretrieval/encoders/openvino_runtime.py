@@ -123,7 +123,7 @@ class OpenVinoRuntime:
         """Make the requests for grey (1) or RGB (3) images; those for the others are given up."""
         if channels == self._channels:
             return
-        raw = self.preprocess if self.preprocess.resize else None
+        raw = None if self.preprocess.geometry is None else self.preprocess
         with _refusing_model():
             model = openvino_graph.fed(self._model, channels, raw)
             compiled = self._core.compile_model(model, "CPU", self._hints)

@@ -1,7 +1,7 @@
-"""Images to what a model is fed: a whole batch at once where the checkpoint's transform is known.
+"""Images to what a model is fed: exactly what the checkpoint's own transform gives, in less time.
 
-Known steps (resize, centre crop, scale, normalise) run on uint8 batches; a grey image stays one channel
-until it is resized. Values differ from the transform's own, one PIL image at a time, by rounding alone.
+Nearly all of a transform's time goes into tensors of one image each. So its geometry (resize, crop) runs
+image by image on Pillow's pixels as it is, a grey image as one channel, and the rest on uint8 batches.
 """
 
 from collections import deque
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
 BATCHED = "uint8 batches, version 1"  # raised when the same images would come out otherwise
 SINGLE = "image by image"
-TOLERANCE = 3  # grey levels of 255: Pillow and torch round differently after each pass of a resize
-# To RGB, which the images are by then, and to a tensor in [0, 1], which `normalise` sees to.
-NOTHING_TO_DO = ("MaybeConvertMode", "_convert_to_rgb", "MaybeToTensor", "ToTensor")
-AHEAD = 2  # batches prepared while the model runs
+EXACT = 1e-5  # of normalised values, which are of the order of 1: rounding of float32
+# Steps between geometry and normalisation: images are RGB already, and `normalise` scales them to [0, 1].
+TO_RGB = ("MaybeConvertMode", "_convert_to_rgb")
+TO_TENSOR = ("MaybeToTensor", "ToTensor")
 
 Transform = Callable[["Image.Image"], "torch.Tensor"]
-Step = Callable[["torch.Tensor"], "torch.Tensor"]
 Raw = TypeVar("Raw")
 Ready = TypeVar("Ready")
 
@@ -36,21 +35,21 @@ class Preprocess:
 
     Attributes:
         transform: the checkpoint's own, of one RGB image.
-        resize: (uint8 [n, c, h, w]) -> uint8 [n, c, side, side]; None where the transform holds steps that
-            are not known, which then runs image by image.
+        geometry: its steps from image to image; None where it has steps in an order that is not known,
+            and runs as it is, image by image.
         mean: of the normalisation, one a channel, in [0, 1].
         std: likewise.
     """
 
     transform: Transform
-    resize: Step | None
+    geometry: tuple[Callable[["Image.Image"], "Image.Image"], ...] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
     @property
     def implementation(self) -> str:
-        """For the key of the embeddings: the two ways differ in the last bits."""
-        return BATCHED if self.resize else SINGLE
+        """For the key of the embeddings: the two ways may differ in the last bits."""
+        return SINGLE if self.geometry is None else BATCHED
 
     def __call__(self, images: NDArray[np.uint8]) -> "torch.Tensor":
         """Prepare a batch.
@@ -64,20 +63,24 @@ class Preprocess:
         """
         import torch
 
-        if self.resize is None:
+        if self.geometry is None:
             return single(self.transform, images)
-        channels = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        batch = self.resize(torch.from_numpy(np.array(channels, order="C"))).numpy()
-        # NumPy copies on this thread alone: torch would take the model's threads for it.
-        return torch.from_numpy(
-            np.array(np.broadcast_to(batch, (len(batch), 3, *batch.shape[2:])), order="C")
-        )
+        pixels = np.stack([self._placed(image) for image in images])
+        return torch.from_numpy(pixels[:, None] if images.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
+
+    def _placed(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        picture = Image.fromarray(image)
+        for step in self.geometry or ():
+            picture = step(picture)
+        return np.asarray(picture)
 
     def normalise(self, batch: "torch.Tensor") -> "torch.Tensor":
         """The model's input (float32 [n, 3, h, w]) of what a call gave, on the batch's device."""
         import torch
 
-        if self.resize is None:
+        if self.geometry is None:
             return batch
         std = torch.tensor(self.std, device=batch.device).view(-1, 1, 1)
         mean = torch.tensor(self.mean, device=batch.device).view(-1, 1, 1)
@@ -95,74 +98,52 @@ def single(transform: Transform, images: NDArray[np.uint8]) -> "torch.Tensor":
 def vectorise(transform: Transform) -> Preprocess:
     """The transform over batches where its steps are known and a trial agrees, else image by image."""
     found = _known_steps(transform)
-    return found if found is not None and _agrees(found) else Preprocess(transform, None)
+    return found if found is not None and _agrees(found) else Preprocess(transform)
 
 
 def _known_steps(transform: Any) -> Preprocess | None:
-    """The batched form of resize, crop, scale and normalise in this order; None for anything else."""
-    from torchvision.transforms import CenterCrop, Normalize, Resize
+    """The batched form of geometry, conversion and normalisation in this order; None for anything else."""
+    from torchvision.transforms import Normalize
 
-    steps: list[Step] = []
-    for step in getattr(transform, "transforms", [None]):
-        if isinstance(step, Normalize):
-            mean, std = (tuple(np.asarray(v, np.float64).tolist()) for v in (step.mean, step.std))
-            last = step is transform.transforms[-1]
-            return Preprocess(transform, lambda b: _chain(steps, b), mean, std) if last else None
-        if isinstance(step, Resize) and step.interpolation.value in ("bicubic", "bilinear"):
-            steps.append(_resize(step))
-        elif isinstance(step, CenterCrop):
-            steps.append(_crop(step))
-        elif getattr(step, "__name__", type(step).__name__) not in NOTHING_TO_DO:
-            return None
-    return None
-
-
-def _resize(step: Any) -> Step:
-    from torchvision.transforms.v2 import functional
-
-    # Pillow always takes all pixels into account (antialias).
-    return lambda batch: functional.resize(
-        batch, step.size, interpolation=step.interpolation, max_size=step.max_size, antialias=True
-    )
-
-
-def _crop(step: Any) -> Step:
-    from torchvision.transforms.v2 import functional
-
-    return lambda batch: functional.center_crop(batch, step.size)
-
-
-def _chain(steps: Iterable[Step], batch: "torch.Tensor") -> "torch.Tensor":
-    for step in steps:
-        batch = step(batch)
-    return batch
+    steps = list(getattr(transform, "transforms", []))
+    names = [getattr(step, "__name__", type(step).__name__) for step in steps]
+    to_tensor = next((i for i, name in enumerate(names) if name in TO_TENSOR), len(steps))
+    if len(steps) != to_tensor + 2 or not isinstance(steps[-1], Normalize):
+        return None
+    mean, std = (tuple(np.asarray(v, np.float64).tolist()) for v in (steps[-1].mean, steps[-1].std))
+    if not len(mean) == len(std) == 3:
+        return None
+    geometry = (s for s, name in zip(steps[:to_tensor], names, strict=False) if name not in TO_RGB)
+    return Preprocess(transform, tuple(geometry), mean, std)
 
 
 def _agrees(preprocess: Preprocess) -> bool:
-    """Whether a trial on both sides of the model's size comes out as the transform's own.
+    """Whether grey and RGB images, smaller and larger than the model's, come out as the transform's own.
 
-    Steps are known by their class, and a class may change what it does from one version to the next.
+    Steps are known by their names and need not take grey images, so it is tried.
     """
     rng = np.random.default_rng(0)
-    for shape in ((2, 28, 28), (1, 330, 257, 3)):
+    for shape in ((1, 28, 28), (1, 330, 257), (1, 28, 28, 3), (1, 257, 330, 3)):
         images = rng.integers(0, 256, shape).astype(np.uint8)
         try:
             ours = preprocess.normalise(preprocess(images))
             theirs = single(preprocess.transform, images)
-        except (RuntimeError, TypeError, ValueError):
+        except Exception:  # a step made for RGB raises anything on a grey image
             return False
-        if ours.shape != theirs.shape or (ours - theirs).abs().max() > TOLERANCE / 255 / min(preprocess.std):
+        if ours.shape[-2:] != theirs.shape[-2:] or (ours - theirs).abs().max() > EXACT:
             return False
     return True
 
 
-def ahead(prepare: Callable[[Raw], Ready], items: Iterable[Raw]) -> Generator[Ready, None, None]:
-    """`prepare` of each item, in order, made by a thread of its own up to AHEAD items in advance."""
-    pool, waiting = ThreadPoolExecutor(1, "prepare"), deque[Any]()
+def ahead(
+    prepare: Callable[[Raw], Ready], items: Iterable[Raw], threads: int
+) -> Generator[Ready, None, None]:
+    """`prepare` of each item, in order, made by threads up to `threads` + 1 items in advance."""
+    pool, waiting = ThreadPoolExecutor(threads, "prepare"), deque[Any]()
     try:
         for item in items:
             waiting.append(pool.submit(prepare, item))
-            if len(waiting) > AHEAD:
+            if len(waiting) > threads + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "openvino")
+GPU_FEEDERS = 4  # threads that prepare batches; on a CPU one is ahead of the model
 BATCH = {False: 16, True: 128}  # by whether there is a GPU; the first measured, the second not
 
 
@@ -139,7 +140,7 @@ class TorchEncoder(Encoder):
 
     def _versions(self, openvino: bool) -> dict[str, str]:
         """Of what computes the vectors: another version may compute others."""
-        names = [self.distribution, "torch", "torchvision"] + (["openvino"] if openvino else [])
+        names = [self.distribution, "torch", "torchvision", "pillow"] + (["openvino"] if openvino else [])
         return {name: version(name) for name in names}
 
     @property
@@ -197,7 +198,8 @@ class TorchEncoder(Encoder):
         size = self.batch_size
         batches = (images[begin : begin + size] for begin in range(0, len(images), size))
         runtime = self._chosen[1]
-        with closing(ahead(runtime.prepare, batches)) as prepared:
+        threads = 1 if self._resolve_device().type == "cpu" else GPU_FEEDERS
+        with closing(ahead(runtime.prepare, batches, threads)) as prepared:
             for vectors in runtime.run(prepared):
                 yield l2_normalize(vectors) if self.normalize else vectors
 
@@ -206,7 +208,7 @@ class TorchEncoder(Encoder):
         if self._chosen[0] == "torch" and self.precision == "fp32" and not self.compile:
             return None
         transform = self.loaded.transform
-        reference = self._on_torch(Preprocess(transform, None))
+        reference = self._on_torch(Preprocess(transform))
         batches = (single(transform, images[b : b + 16]) for b in range(0, len(images), 16))
         exact = np.concatenate(list(reference.run(batches)))
         return {"against": "torch fp32"} | fidelity.compare(np.concatenate(list(self.stream(images))), exact)
