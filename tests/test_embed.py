@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from tests.toy_encoders import Brightness, Interrupted, Misshapen, NotFinite
+from tests.toy_encoders import Brightness, Interrupted, Misshapen, NotFinite, Streaming
 
 from medretrieval.cache import Cache
 from medretrieval.datasets.base import Split
@@ -59,6 +59,13 @@ def test_the_file_is_a_plain_npy_of_float32_with_row_i_for_image_i(cache):
     assert np.array_equal(made.vectors, stored)
     assert made.path.stat().st_size == 128 + 10 * 2 * 4
     assert made.images_per_s > 0
+
+
+def test_an_encoders_own_stream_is_used(cache, tmp_path):
+    encoder = Streaming(batch_size=4)
+    streamed = run(encoder, cache)
+    assert encoder.batches == ["stream", 4, 4, 2]
+    assert streamed.path.read_bytes() == run(Brightness(), Cache(tmp_path / "other")).path.read_bytes()
 
 
 def test_the_vectors_are_a_read_only_view_of_the_file(cache):

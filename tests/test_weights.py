@@ -21,7 +21,7 @@ from medretrieval.errors import UserError
 
 TORCH = {
     "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 4, "device": "cpu", "seed": 0,
+    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
 }  # fmt: skip
 IMAGES = np.random.default_rng(5).integers(0, 256, (3, 28, 28)).astype(np.uint8)
 TIMM_REPO = "timm/test_resnet.r160_in1k"

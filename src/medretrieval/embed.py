@@ -20,6 +20,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.shards import VECTORS, Shards, load, write_header
 
+SAMPLE = 32  # images whose vectors are compared with those of full precision
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 
 
@@ -33,6 +34,8 @@ class Embeddings:
         key: the content key under which they are kept.
         cached: true where earlier runs made them all.
         images_per_s: the rate at which they were made.
+        fidelity: how far they are from the model's own in full precision (`Encoder.fidelity`), None where
+            they are these.
     """
 
     vectors: NDArray[np.float32]
@@ -40,6 +43,7 @@ class Embeddings:
     key: str
     cached: bool
     images_per_s: float
+    fidelity: Mapping[str, Any] | None = None
 
 
 def identify(encoder: Encoder, cache: Cache) -> dict[str, Any]:
@@ -89,7 +93,8 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
 
     def assemble(partial: Path) -> Mapping[str, Any]:
         assert shards is not None
-        return {**shards.assemble(partial), "images_per_s": _rate(shards)}
+        facts = {**shards.assemble(partial), "images_per_s": _rate(shards)}
+        return facts | {"fidelity": encoder.fidelity(split.images[:SAMPLE])}
 
     try:
         entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
@@ -100,7 +105,12 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     if shards is not None:
         shards.remove()
     return Embeddings(
-        load(entry.folder), entry.folder / VECTORS, place.name, made == 0, entry.facts["images_per_s"]
+        vectors=load(entry.folder),
+        path=entry.folder / VECTORS,
+        key=place.name,
+        cached=made == 0,
+        images_per_s=entry.facts["images_per_s"],
+        fidelity=entry.facts["fidelity"],
     )
 
 

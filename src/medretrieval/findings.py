@@ -66,7 +66,8 @@ def document(
             "random_weights": encoder.random_weights,
             "dimension": int(found.query.vectors.shape[1]),
             "cached": found.query.cached and found.gallery.cached,
-            "images_per_s": found.query.images_per_s,
+            "images_per_s": found.gallery.images_per_s,
+            "fidelity": found.gallery.fidelity,
             **inputs.identity,
         },
         "index": {

@@ -24,7 +24,7 @@ def run_table(report: dict[str, Any], folder: Path) -> str:
         f"queries {counts['queries']}, gallery {counts['gallery']}   index {report['index']['factory']}",
     ]
     lines += [f"seconds: {stages}{'   (embeddings from the cache)' if report['encoder']['cached'] else ''}"]
-    lines += _speed_lines(report)
+    lines += _fidelity_lines(report["encoder"]) + _speed_lines(report)
     lines.append(
         f"intervals: {report['resampled']} drawn again, the gallery held fixed; random rankings are 'chance'"
     )
@@ -45,6 +45,19 @@ def _score_table(report: dict[str, Any]) -> list[str]:
         columns[baseline["encoder"]] = lambda name: _number(baseline["scores"], name)
     names = [name for name in report["scores"] if is_headline(name)]
     return table(list(columns), [[cell(name) for cell in columns.values()] for name in names])
+
+
+def _fidelity_lines(encoder: dict[str, Any]) -> list[str]:
+    """What another runtime or precision than torch fp32 makes of the vectors."""
+    found = encoder["fidelity"]
+    if found is None:
+        return []
+    share, k = found["neighbours_in_common"], found["neighbours"]
+    neighbours = "" if share is None else f", {100 * share:.1f} % of {k} neighbours in common"
+    return [
+        f"vectors: {encoder['runtime']} {encoder['precision']}, against {found['against']} on "
+        f"{found['images']} images: cosine {found['cosine_min']:.6f} at least{neighbours}"
+    ]
 
 
 def _speed_lines(report: dict[str, Any]) -> list[str]:

@@ -252,6 +252,10 @@ def _flat(content: dict[str, Any]) -> dict[str, float]:
     if content["left_out"] is not None and content["left_out"]["change"] is not None:
         names = ("change", "change_low", "change_high")
         values |= {f"left_out/{n}": v for n, v in zip(names, content["left_out"]["change"], strict=True)}
+    values["embed/images_per_s"] = content["encoder"]["images_per_s"]
+    if (fidelity := content["encoder"]["fidelity"]) is not None:
+        numbers = {name: v for name, v in fidelity.items() if isinstance(v, int | float)}
+        values |= {f"embed/{name}": value for name, value in numbers.items()}
     speed = content["speed"]
     values |= {f"search/latency_ms_{name}": value for name, value in speed["latency_ms"].items()}
     for name in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector"):

@@ -68,6 +68,18 @@ class Encoder(ABC):
         for begin in range(0, len(images), self.batch_size):
             yield self.encode(images[begin : begin + self.batch_size])
 
+    def fidelity(self, images: NDArray[np.uint8]) -> dict[str, Any] | None:
+        """How far these vectors are from the model's own in full precision; None where they are these.
+
+        Args:
+            images: a sample, as for `encode`.
+
+        Returns:
+            against (str), images (n), cosine_min, cosine_mean, neighbours (k) and neighbours_in_common (the
+            mean share of an image's k nearest others that both ways have in common; None for one image).
+        """
+        return None
+
 
 def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows scaled to length 1, as a new array; a zero row stays zero (float32 [n, d])."""

@@ -32,7 +32,6 @@ class TimmEncoder(TorchEncoder):
         Raises:
             UserError: unknown model, missing weights, or a checkpoint of another architecture.
         """
-        import torch
         from timm.data import create_transform, resolve_data_config
 
         self._require_known()
@@ -47,8 +46,7 @@ class TimmEncoder(TorchEncoder):
             if file:
                 module.load_state_dict(match_state(file, read_state(file), module.state_dict(), self.model))
         config: dict[str, Any] = resolve_data_config({}, model=module)
-        # NHWC is what convolutions are fastest in on CPUs and on tensor cores.
-        module = module.eval().to(device, memory_format=torch.channels_last)
+        module = module.eval().to(device)
         return Loaded(
             module=module,
             features=module,

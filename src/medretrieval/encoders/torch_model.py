@@ -1,10 +1,13 @@
-"""What encoders on torch share: device, precision, the loop body, and the identity of the weights."""
+"""What encoders on torch share: device, runtime, precision, and the identity of the weights."""
 
 import functools
 import logging
+import os
+import platform
+import sys
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.encoders import fidelity, openvino_runtime
 from medretrieval.encoders.base import Encoder, l2_normalize
+from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
+from medretrieval.encoders.preprocess import Preprocess, Transform, ahead, single, vectorise
+from medretrieval.encoders.torch_runtime import TorchRuntime
 from medretrieval.encoders.weights import file_sha256, hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "bf16", "fp16")
+RUNTIMES = ("auto", "torch", "openvino")
+GPU_FEEDERS = 4  # threads that prepare batches; on a CPU one is ahead of the model
+BATCH = {False: 16, True: 128}  # by whether there is a GPU; the first measured, the second not
 
 
 @dataclass(frozen=True)
@@ -40,14 +49,14 @@ class Loaded:
 
     module: "torch.nn.Module"
     features: Callable[["torch.Tensor"], "torch.Tensor"]
-    transform: Callable[["Image.Image"], "torch.Tensor"]
+    transform: Transform
     preprocessing: dict[str, Any]
     pooling: str
     weights_sha256: str
 
 
 class TorchEncoder(Encoder):
-    """An encoder whose model runs on torch; it is loaded when first needed.
+    """An encoder whose model comes from a torch library; it is loaded when first needed.
 
     Args:
         name: short name.
@@ -55,13 +64,17 @@ class TorchEncoder(Encoder):
         pretrained: where weights come from (see the subclass); None for random weights.
         checkpoint: a local file that takes the place of `pretrained`.
         normalize: scale every vector to length 1.
-        precision: "fp32", "bf16" or "fp16" (autocast).
-        batch_size: images at a time.
+        runtime: "torch", "openvino" (on the CPU) or "auto": openvino for fp32 on the CPU where it is
+            installed and as good as equal to torch, else torch.
+        precision: "fp32", "bf16" or "fp16".
+        compile: through torch.compile; wants runtime "torch".
+        batch_size: images at a time, or "auto".
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         seed: of random weights.
 
     Raises:
-        UserError: unknown precision, or a checkpoint that is not there.
+        UserError: unknown runtime or precision, options that exclude each other, or a checkpoint that is
+            not there.
     """
 
     library: str
@@ -73,19 +86,26 @@ class TorchEncoder(Encoder):
         pretrained: str | None,
         checkpoint: str | None,
         normalize: bool,
+        runtime: str,
         precision: str,
-        batch_size: int,
+        compile: bool,
+        batch_size: int | str,
         device: str,
         seed: int,
     ) -> None:
+        if isinstance(batch_size, str):
+            if batch_size != "auto":
+                raise UserError(f"encoder.batch_size={batch_size}: give auto or a number")
+            batch_size = BATCH[device.startswith("cuda") or (device == "auto" and bool(accelerators()))]
         super().__init__(name, batch_size)
-        if precision not in PRECISIONS:
-            raise UserError(f"encoder.precision={precision}: choose from: {', '.join(PRECISIONS)}")
+        _require_choices(runtime, precision, compile, device)
         self.model = model
         self.pretrained = pretrained
         self.checkpoint = checkpoint
         self.normalize = normalize
+        self.runtime = runtime
         self.precision = precision
+        self.compile = compile
         self.device = device
         self.seed = seed
         self.random_weights = pretrained is None and checkpoint is None
@@ -100,7 +120,7 @@ class TorchEncoder(Encoder):
         return None
 
     def signature(self) -> dict[str, Any]:
-        """Model, source of weights, precision and the library's version, without importing torch."""
+        """Model, source of weights, runtime, precision and versions, without importing torch."""
         return {
             "kind": self.library,
             "model": self.model,
@@ -108,15 +128,20 @@ class TorchEncoder(Encoder):
             "file_sha256": file_sha256(self.file) if self.file else None,
             "hub": hub_state() if self.pretrained is not None and self.file is None else None,
             "seed": self.seed if self.random_weights else None,
+            "runtime": self.runtime,
+            # What "auto" stands for depends on the machine, and caches are shared between machines.
+            "accelerators": accelerators() if self.runtime == self.device == "auto" else None,
+            "device": self.device if self.runtime == "auto" else None,
             "precision": self.precision,
+            "compile": self.compile,
             "normalize": self.normalize,
-            "versions": self.versions,
+            "versions": self._versions(openvino=self.runtime != "torch" and openvino_runtime.installed()),
         }
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """Of the model library and of torch: another one may compute other vectors."""
-        return {name: version(name) for name in (self.distribution, "torch")}
+    def _versions(self, openvino: bool) -> dict[str, str]:
+        """Of what computes the vectors: another version may compute others."""
+        names = [self.distribution, "torch", "torchvision", "pillow"] + (["openvino"] if openvino else [])
+        return {name: version(name) for name in names}
 
     @property
     @abstractmethod
@@ -125,18 +150,19 @@ class TorchEncoder(Encoder):
 
     def identity(self) -> dict[str, Any]:
         """Weights, preprocessing, pooling, precision and runtime; loads the model."""
-        loaded = self.loaded
+        loaded, (runtime, _) = self.loaded, self._chosen
         return {
             "kind": self.library,
             "model": self.model,
             "weights_sha256": loaded.weights_sha256,
             "random_weights": self.random_weights,
-            "preprocessing": loaded.preprocessing,
+            "preprocessing": loaded.preprocessing | {"implementation": self._preprocess.implementation},
             "pooling": loaded.pooling,
             "precision": self.precision,
+            "compile": self.compile,
             "normalize": self.normalize,
-            "runtime": "torch",
-            "versions": self.versions,
+            "runtime": runtime,
+            "versions": self._versions(openvino=runtime == "openvino"),
         }
 
     @functools.cached_property
@@ -147,8 +173,6 @@ class TorchEncoder(Encoder):
         torch.manual_seed(self.seed)
         if self.random_weights:
             log.warning("encoder=%s has RANDOM WEIGHTS: its scores say nothing about the model", self.name)
-        # "fp32" has to mean it: cuDNN would take TF32 by itself.
-        torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
         return self.load(self._resolve_device())
 
     @abstractmethod
@@ -165,28 +189,88 @@ class TorchEncoder(Encoder):
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Preprocess and embed a batch (float32 [n, dimension])."""
+        runtime = self._chosen[1]
+        (vectors,) = runtime.run([runtime.prepare(images)])
+        return l2_normalize(vectors) if self.normalize else vectors
+
+    def stream(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """As Encoder.stream; the next batches are prepared while the model runs."""
+        size = self.batch_size
+        batches = (images[begin : begin + size] for begin in range(0, len(images), size))
+        runtime = self._chosen[1]
+        threads = 1 if self._resolve_device().type == "cpu" else GPU_FEEDERS
+        with closing(ahead(runtime.prepare, batches, threads)) as prepared:
+            for vectors in runtime.run(prepared):
+                yield l2_normalize(vectors) if self.normalize else vectors
+
+    def fidelity(self, images: NDArray[np.uint8]) -> dict[str, Any] | None:
+        """As Encoder.fidelity, against torch in fp32 with the checkpoint's own transform image by image."""
+        if self._chosen[0] == "torch" and self.precision == "fp32" and not self.compile:
+            return None
+        transform = self.loaded.transform
+        reference = self._on_torch(Preprocess(transform))
+        batches = (single(transform, images[b : b + 16]) for b in range(0, len(images), 16))
+        exact = np.concatenate(list(reference.run(batches)))
+        return {"against": "torch fp32"} | fidelity.compare(np.concatenate(list(self.stream(images))), exact)
+
+    @functools.cached_property
+    def _preprocess(self) -> Preprocess:
+        return vectorise(self.loaded.transform)
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[str, TorchRuntime | OpenVinoRuntime]:
+        """The name of the runtime and the runtime; the same on every machine of a kind, without timing."""
+        if self.runtime == "openvino" or self._auto_openvino():
+            try:
+                runtime = self._on_openvino()
+                cosine = self._trial(runtime)
+                if self.precision != "fp32" or cosine >= fidelity.CLOSE:
+                    return "openvino", runtime
+                line = f"OpenVINO's vectors are far from torch's (cosine {cosine:.6f})"
+                if self.runtime == "openvino":
+                    log.warning("encoder=%s: %s", self.name, line)
+                    return "openvino", runtime
+            except UserError as error:
+                if self.runtime == "openvino":
+                    raise
+                line = str(error)
+            log.warning("encoder=%s runs on torch: %s", self.name, line)
+        return "torch", self._on_torch(self._preprocess, self.precision, self.compile)
+
+    def _auto_openvino(self) -> bool:
+        wanted = self.runtime == "auto" and self.precision == "fp32" and openvino_runtime.installed()
+        return wanted and self._resolve_device().type == "cpu"
+
+    def _on_openvino(self) -> OpenVinoRuntime:
         import torch
-        from PIL import Image
 
-        loaded, device = self.loaded, self._resolve_device()
-        batch = torch.stack([loaded.transform(Image.fromarray(image).convert("RGB")) for image in images])
-        with torch.inference_mode(), self._autocast(device):
-            vectors = loaded.features(batch.to(device, memory_format=torch.channels_last))
-        array: NDArray[np.float32] = vectors.float().cpu().numpy()
-        return l2_normalize(array) if self.normalize else array
-
-    def _autocast(self, device: "torch.device") -> AbstractContextManager[Any]:
-        import torch
-
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(
-            device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        loaded, threads = self.loaded, torch.get_num_threads()
+        return openvino_runtime.OpenVinoRuntime(
+            loaded.module, loaded.features, self._preprocess, self.precision, threads
         )
+
+    def _on_torch(
+        self, preprocess: Preprocess, precision: str = "fp32", compile: bool = False
+    ) -> TorchRuntime:
+        loaded = self.loaded
+        return TorchRuntime(
+            loaded.module, loaded.features, preprocess, self._resolve_device(), precision, compile
+        )
+
+    def _trial(self, runtime: OpenVinoRuntime) -> float:
+        """The least cosine between this runtime's and torch's vectors of RGB and of grey images."""
+        torch_runtime, least = self._on_torch(self._preprocess), 1.0
+        images = fidelity.trial_images()
+        for sample in (images, images[..., 0]):  # grey last: what is compiled for it stays for the run
+            ours, theirs = (next(iter(r.run([r.prepare(sample)]))) for r in (runtime, torch_runtime))
+            least = min(least, fidelity.compare(ours, theirs)["cosine_min"])
+        return least
 
     def _resolve_device(self) -> "torch.device":
         import torch
 
+        if self.runtime == "openvino":
+            return torch.device("cpu")
         if self.device != "auto":
             try:
                 torch.empty(0, device=self.device)
@@ -198,3 +282,27 @@ class TorchEncoder(Encoder):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _require_choices(runtime: str, precision: str, compile: bool, device: str) -> None:
+    if precision == "int8":
+        raise UserError(
+            "encoder.precision=int8: not offered, for it wants calibration on images of your own; "
+            "encoder.runtime=openvino encoder.precision=bf16 is the fastest there is"
+        )
+    for key, value, known in (("precision", precision, PRECISIONS), ("runtime", runtime, RUNTIMES)):
+        if value not in known:
+            raise UserError(f"encoder.{key}={value}: choose from: {', '.join(known)}")
+    if compile and runtime != "torch":
+        raise UserError(f"encoder.compile=true: wants encoder.runtime=torch, not {runtime}")
+    if runtime == "openvino" and device not in ("auto", "cpu"):
+        raise UserError(f"encoder.runtime=openvino: runs on the CPU, not on device={device}; set device=cpu")
+
+
+def accelerators() -> list[str]:
+    """Signs of a GPU that torch may use, without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    signs = ("/proc/driver/nvidia/version", "/dev/kfd", r"C:\Windows\System32\nvcuda.dll")
+    mps = ["mps"] if (sys.platform, platform.machine()) == ("darwin", "arm64") else []
+    return [sign for sign in signs if Path(sign).exists()] + mps

@@ -1,0 +1,151 @@
+"""Images to what a model is fed: exactly what the checkpoint's own transform gives, in less time.
+
+Nearly all of a transform's time goes into tensors of one image each. So its geometry (resize, crop) runs
+image by image on Pillow's pixels as it is, a grey image as one channel, and the rest on uint8 batches.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+BATCHED = "uint8 batches, version 1"  # raised when the same images would come out otherwise
+SINGLE = "image by image"
+EXACT = 1e-5  # of normalised values, which are of the order of 1: rounding of float32
+# Steps between geometry and normalisation: images are RGB already, and `normalise` scales them to [0, 1].
+TO_RGB = ("MaybeConvertMode", "_convert_to_rgb")
+TO_TENSOR = ("MaybeToTensor", "ToTensor")
+
+Transform = Callable[["Image.Image"], "torch.Tensor"]
+Raw = TypeVar("Raw")
+Ready = TypeVar("Ready")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A checkpoint's transform, over batches.
+
+    Attributes:
+        transform: the checkpoint's own, of one RGB image.
+        geometry: its steps from image to image; None where it has steps in an order that is not known,
+            and runs as it is, image by image.
+        mean: of the normalisation, one a channel, in [0, 1].
+        std: likewise.
+    """
+
+    transform: Transform
+    geometry: tuple[Callable[["Image.Image"], "Image.Image"], ...] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def implementation(self) -> str:
+        """For the key of the embeddings: the two ways may differ in the last bits."""
+        return SINGLE if self.geometry is None else BATCHED
+
+    def __call__(self, images: NDArray[np.uint8]) -> "torch.Tensor":
+        """Prepare a batch.
+
+        Args:
+            images: uint8 [n, height, width] or [n, height, width, 3].
+
+        Returns:
+            uint8 [n, 1 or 3, h, w], to go through `normalise`; where image by image, float32 [n, 3, h, w]
+            and normalised.
+        """
+        import torch
+
+        if self.geometry is None:
+            return single(self.transform, images)
+        pixels = np.stack([self._placed(image) for image in images])
+        return torch.from_numpy(pixels[:, None] if images.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
+
+    def _placed(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        picture = Image.fromarray(image)
+        for step in self.geometry or ():
+            picture = step(picture)
+        return np.asarray(picture)
+
+    def normalise(self, batch: "torch.Tensor") -> "torch.Tensor":
+        """The model's input (float32 [n, 3, h, w]) of what a call gave, on the batch's device."""
+        import torch
+
+        if self.geometry is None:
+            return batch
+        std = torch.tensor(self.std, device=batch.device).view(-1, 1, 1)
+        mean = torch.tensor(self.mean, device=batch.device).view(-1, 1, 1)
+        return batch.float() * (1 / (255 * std)) - mean / std
+
+
+def single(transform: Transform, images: NDArray[np.uint8]) -> "torch.Tensor":
+    """The transform's own output, image by image (float32 [n, 3, h, w])."""
+    import torch
+    from PIL import Image
+
+    return torch.stack([transform(Image.fromarray(image).convert("RGB")) for image in images])
+
+
+def vectorise(transform: Transform) -> Preprocess:
+    """The transform over batches where its steps are known and a trial agrees, else image by image."""
+    found = _known_steps(transform)
+    return found if found is not None and _agrees(found) else Preprocess(transform)
+
+
+def _known_steps(transform: Any) -> Preprocess | None:
+    """The batched form of geometry, conversion and normalisation in this order; None for anything else."""
+    from torchvision.transforms import Normalize
+
+    steps = list(getattr(transform, "transforms", []))
+    names = [getattr(step, "__name__", type(step).__name__) for step in steps]
+    to_tensor = next((i for i, name in enumerate(names) if name in TO_TENSOR), len(steps))
+    if len(steps) != to_tensor + 2 or not isinstance(steps[-1], Normalize):
+        return None
+    mean, std = (tuple(np.asarray(v, np.float64).tolist()) for v in (steps[-1].mean, steps[-1].std))
+    if not len(mean) == len(std) == 3:
+        return None
+    geometry = (s for s, name in zip(steps[:to_tensor], names, strict=False) if name not in TO_RGB)
+    return Preprocess(transform, tuple(geometry), mean, std)
+
+
+def _agrees(preprocess: Preprocess) -> bool:
+    """Whether grey and RGB images, smaller and larger than the model's, come out as the transform's own.
+
+    Steps are known by their names and need not take grey images, so it is tried.
+    """
+    rng = np.random.default_rng(0)
+    for shape in ((1, 28, 28), (1, 330, 257), (1, 28, 28, 3), (1, 257, 330, 3)):
+        images = rng.integers(0, 256, shape).astype(np.uint8)
+        try:
+            ours = preprocess.normalise(preprocess(images))
+            theirs = single(preprocess.transform, images)
+        except Exception:  # a step made for RGB raises anything on a grey image
+            return False
+        if ours.shape[-2:] != theirs.shape[-2:] or (ours - theirs).abs().max() > EXACT:
+            return False
+    return True
+
+
+def ahead(
+    prepare: Callable[[Raw], Ready], items: Iterable[Raw], threads: int
+) -> Generator[Ready, None, None]:
+    """`prepare` of each item, in order, made by threads up to `threads` + 1 items in advance."""
+    pool, waiting = ThreadPoolExecutor(threads, "prepare"), deque[Any]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(prepare, item))
+            if len(waiting) > threads + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
