@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 from tests.toy_encoders import Brightness, Interrupted, numbered
 
-from medretrieval import cli, run, shards
+from medretrieval import cli, entry, run, shards
 from medretrieval.cache import Cache
 from medretrieval.cache_verb import main
 from medretrieval.datasets.base import Split
@@ -189,6 +189,19 @@ def test_a_damaged_shard_is_named(cache, capsys, monkeypatch):
     code, text = said(capsys, "verify")
     assert code == 1
     assert text.startswith(f"{shard}: embeddings.npy is damaged")
+
+
+def test_verifying_hashes_what_this_process_has_hashed_before(cache, capsys, monkeypatch):
+    folder = make(cache, "a")
+    for path in folder.iterdir():
+        os.utime(path, (100, 100))
+    entry.read(folder)
+    hashed, real = [], entry._sha256
+    monkeypatch.setattr(entry, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    entry.read(folder)
+    assert hashed == []
+    said(capsys, "verify")
+    assert sorted(hashed) == ["data.bin", "entry.json"]
 
 
 def test_verifying_changes_nothing(cache, capsys, monkeypatch):
