@@ -4,11 +4,12 @@ Nothing here is asserted but that both ways come to the same result.
 """
 
 import argparse
+import logging
 import tempfile
 from datetime import date
 from pathlib import Path
 
-from tests.bench import growth, memory, runs, scoring, search
+from tests.bench import embedding, growth, memory, runs, scoring, search
 from tests.bench.measure import HEADER, Row
 
 from medretrieval.manifest import processor, threads
@@ -17,18 +18,21 @@ from medretrieval.summary import table
 
 def rows_of(folder: Path, quick: bool) -> list[list[str]]:
     turns, n = (2, 2000) if quick else (5, 5000)
-    found: list[Row] = [scoring.against_metric_learning(folder, n, turns)]
+    found: list[Row] = embedding.clip_rows(turns, 16 if quick else 64)
+    found += embedding.lite0_rows(turns, 64)
+    found.append(scoring.against_metric_learning(folder, n, turns))
     found.append(scoring.against_torchmetrics(folder, n, min(turns, 2)))
     found.append(scoring.share_of_search(folder, n, 2 * turns))
     found.append(search.whole_rankings(folder, n, turns))
     found += search.overhead(folder, 4 * n, 2 * turns)
     found += search.approximate(folder, 4 * n, turns)
-    found += [runs.warm(folder, 2), runs.sweep(folder)]
+    found += [runs.warm(folder, 2)] + ([] if quick else [runs.sweep(folder)])
     cells = [row.cells for row in found]
     what, used, spent, note = scoring.memory(10_000 if quick else 100_000)
     cells.append([what, used, spent, "", "", note])
-    queries, gallery = (10_000, 100_000) if quick else (100_000, 1_000_000)
-    cells.append(memory.cells(queries, gallery, 512, "index=ivf", "index.nlist=1024", "index.nprobe=8"))
+    queries, gallery, nlist = (10_000, 50_000, 256) if quick else (100_000, 1_000_000, 1024)
+    ivf = ("index=ivf", f"index.nlist={nlist}", "index.nprobe=8")
+    cells.append(memory.cells(queries, gallery, 512, *ivf))
     return cells
 
 
@@ -37,9 +41,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer turns: within 3 minutes")
     parser.add_argument("--save", type=Path, default=Path("outputs/bench.md"), help="where the table goes")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # of random weights
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(Path(folder), options.quick)
-    lines = growth.measured(100_000 if options.quick else 1_000_000)
+    lines = growth.measured(10_000 if options.quick else 1_000_000)
     options.save.parent.mkdir(parents=True, exist_ok=True)
     growth.picture(options.save.with_name(f"{options.save.stem}_growth.png"), lines)
     print("\n".join(table(HEADER, rows)))

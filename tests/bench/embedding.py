@@ -1,26 +1,21 @@
-"""Ratios of embedding speed, measured side by side in one run: `python -m tests.bench_embedding`.
+"""Embedding against the loops that people write, and against the model's multiplications alone.
 
 Real PneumoniaMNIST images where they are at hand, else random ones; random weights, whose speed is the same.
-Contestants take turns, so that what else the machine does meets them all; the fastest turn of each counts.
 """
 
-import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.bench.measure import Row, row, seconds
 
 from medretrieval.config import check, compose
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.instantiate import instantiate
-from medretrieval.summary import table
 
-TURNS = 5
-IMAGES = 64
 BATCH = 16
 CLIP = ("encoder=open_clip", "encoder.model=ViT-B-32")
 LITE0 = ("encoder=efficientnet_lite0",)
@@ -28,24 +23,22 @@ LITE0 = ("encoder=efficientnet_lite0",)
 Call = Callable[[], object]
 
 
-def fastest(contestants: Mapping[str, Call], turns: int = TURNS) -> dict[str, float]:
-    """Seconds of each contestant's fastest turn, after one that does not count."""
+def by_turns(contestants: Mapping[str, Call], turns: int) -> dict[str, list[float]]:
+    """Seconds of each contestant's turns, after one of each that does not count."""
     for call in contestants.values():
         call()
-    best = dict.fromkeys(contestants, float("inf"))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, call in contestants.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+            times[name].append(seconds(call))
+    return times
 
 
-def images(n: int = IMAGES) -> NDArray[np.uint8]:
+def images(n: int) -> NDArray[np.uint8]:
     """The first images of PneumoniaMNIST's training split, or random ones alike (uint8 [n, 28, 28])."""
     for root in (
         os.environ.get("MEDRETRIEVAL_DATA"),
-        Path(__file__).resolve().parents[2] / "shared" / "data",
+        Path(__file__).resolve().parents[3] / "shared" / "data",
     ):
         file = Path(root or ".") / "pneumoniamnist.npz"
         if file.exists():
@@ -164,13 +157,9 @@ def bare_openvino(batches: int) -> Call | None:
     return run
 
 
-def row(what: str, base: float, ours: float) -> list[str]:
-    return [what, f"{base:.3f}", f"{ours:.3f}", f"{base / ours:.2f}"]
-
-
-def clip_rows(turns: int = TURNS) -> list[list[str]]:
-    """ViT-B/32 with random weights: [what, base seconds, our seconds, ratio]."""
-    pictures, base = images(), encoder_of(*CLIP, "encoder.runtime=torch")
+def clip_rows(turns: int, n: int) -> list[Row]:
+    """ViT-B/32 with random weights."""
+    pictures, base = images(n), encoder_of(*CLIP, "encoder.runtime=torch")
     contestants = {
         "plain loop of open_clip's README": plain_loop(base, pictures),
         "batched torch loop": batched_loop(base, pictures),
@@ -180,12 +169,12 @@ def clip_rows(turns: int = TURNS) -> list[list[str]]:
     }
     if bare := bare_openvino(len(pictures) // BATCH):
         contestants["bare multiplications (OpenVINO)"] = bare
-    return _rows("ViT-B/32", fastest(contestants, turns))
+    return _rows("ViT-B/32", by_turns(contestants, turns), n)
 
 
-def lite0_rows(turns: int = TURNS) -> list[list[str]]:
-    """efficientnet_lite0: [what, base seconds, our seconds, ratio]."""
-    pictures = images()
+def lite0_rows(turns: int, n: int) -> list[Row]:
+    """efficientnet_lite0."""
+    pictures = images(n)
     nchw, nhwc, torch_only = (encoder_of(*LITE0, "encoder.runtime=torch") for _ in range(3))
     contestants = {
         "batched torch loop (NCHW)": batched_loop(nchw, pictures),
@@ -193,19 +182,13 @@ def lite0_rows(turns: int = TURNS) -> list[list[str]]:
         "runtime=torch": ours(torch_only, pictures),
         "ours": ours(encoder_of(*LITE0), pictures),
     }
-    return _rows("efficientnet_lite0", fastest(contestants, turns))
+    return _rows("efficientnet_lite0", by_turns(contestants, turns), n)
 
 
-def _rows(model: str, times: Mapping[str, float]) -> list[list[str]]:
+def _rows(model: str, times: Mapping[str, list[float]], n: int) -> list[Row]:
     mine = times["ours"]
-    return [row(f"{model}: {what} / ours", s, mine) for what, s in times.items() if what != "ours"]
-
-
-def main() -> None:
-    logging.disable(logging.WARNING)  # of random weights
-    rows = [*clip_rows(), *lite0_rows()]
-    print("\n".join(table([f"embedding {IMAGES} images", "s", "s", "ratio"], rows)))
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        row(f"embed {n} images, {model}: {what} / ours", list(zip(theirs, mine, strict=True)))
+        for what, theirs in times.items()
+        if what != "ours"
+    ]
