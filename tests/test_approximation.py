@@ -114,6 +114,31 @@ def test_speed_and_size_are_plausible(measured):
     assert rate.bytes_per_vector > 16 * 4
 
 
+def test_results_that_are_there_are_not_searched_again(measured, tmp_path):
+    rng = np.random.default_rng(1)
+    split = Split("test", np.zeros((90, 2, 2), np.uint8), rng.integers(0, 3, 90))
+    vectors = rng.standard_normal((90, 8)).astype(np.float32)
+    settings = check(compose("index=ivf", "index.nlist=4", "index.nprobe=1", "evaluation.ks=[1,5]"))
+    embedded = Embeddings(vectors, tmp_path / "none.npy", "v", False, 0.0)
+    index, task = (
+        build(settings.index, settings.metric, embedded, 10, 0, Cache(tmp_path)),
+        task_of(split, split),
+    )
+    ids = task.exclusions.remove(*index.search(vectors, 8))[0]
+    searched = measure(settings, task, index, vectors, vectors)
+    asked = []
+    object.__setattr__(index, "index", Spy(index.index, asked))
+    given = measure(settings, task, index, vectors, vectors, ids)
+    assert asked == []
+    assert (given.recall, given.changes, given.missing) == (
+        searched.recall,
+        searched.changes,
+        searched.missing,
+    )
+    measure(settings, task, index, vectors, vectors, ids[:, :4])
+    assert asked == [6]
+
+
 def test_timing_stops_when_its_time_is_up(measured, monkeypatch):
     monkeypatch.setattr("medretrieval.approximation.SECONDS", 0.0)
     _, rate = measured("index=hnsw")

@@ -94,7 +94,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     def assemble(partial: Path) -> Mapping[str, Any]:
         assert shards is not None
         facts = {**shards.assemble(partial), "images_per_s": _rate(shards)}
-        return facts | {"fidelity": encoder.fidelity(split.images[:SAMPLE])}
+        return facts | {"fidelity": _fidelity(encoder, identity, split, cache)}
 
     try:
         entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
@@ -112,6 +112,19 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
         images_per_s=entry.facts["images_per_s"],
         fidelity=entry.facts["fidelity"],
     )
+
+
+def _fidelity(
+    encoder: Encoder, identity: Mapping[str, Any], split: Split, cache: Cache
+) -> Mapping[str, Any] | None:
+    """What the encoder says on the first images it ever embeds; once for all splits."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        return {"found": encoder.fidelity(split.images[:SAMPLE])}
+
+    facts = cache.get_or_make("fidelities", {"encoder": dict(identity)}, make).facts
+    found: Mapping[str, Any] | None = facts["found"]
+    return found
 
 
 def _encode(encoder: Encoder, split: Split, shards: Shards) -> None:

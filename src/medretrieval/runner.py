@@ -172,7 +172,8 @@ def _judge(
     with clock("evidence"):
         trust = _trust(settings, inputs, index, query.vectors, evaluation, cache)
     with clock("approximation"):
-        loss = measure(settings, task, index, query.vectors, gallery.vectors)
+        ids = evaluation.ranking.ids
+        loss = measure(settings, task, index, query.vectors, gallery.vectors, ids)
         rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
     with clock("audit"):
         config = settings.audit
