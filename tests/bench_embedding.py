@@ -20,7 +20,7 @@ from medretrieval.instantiate import instantiate
 from medretrieval.summary import table
 
 TURNS = 5
-IMAGES = 64
+IMAGES = 32
 BATCH = 16
 CLIP = ("encoder=open_clip", "encoder.model=ViT-B-32")
 LITE0 = ("encoder=efficientnet_lite0",)
