@@ -18,7 +18,7 @@ from medretrieval.summary import table
 
 def rows_of(folder: Path, quick: bool) -> list[list[str]]:
     turns, n = (2, 2000) if quick else (5, 5000)
-    found: list[Row] = embedding.clip_rows(turns, 16 if quick else 64)
+    found: list[Row] = embedding.clip_rows(2 if quick else 3, 16 if quick else 64)
     found += embedding.lite0_rows(turns, 64)
     found.append(scoring.against_metric_learning(folder, n, turns))
     found.append(scoring.against_torchmetrics(folder, n, min(turns, 2)))
