@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.oracles import our_scores, torchmetrics_of
 
-from medretrieval import run, scores
+from medretrieval import run
 from medretrieval.ranking import Ranking
 from medretrieval.relevance import Relevance
 
@@ -40,23 +41,6 @@ def relevance(request):
     return random_hits() if request.param == "random" else request.getfixturevalue("real_hits")
 
 
-def ours(hits, relevant):
-    found = {
-        "map": scores.average_precision(hits, relevant),
-        "r_precision": scores.r_precision(hits, relevant),
-        "mrr": scores.reciprocal_rank(hits),
-    }
-    for k in KS:
-        found |= {
-            f"precision_at_{k}": scores.precision_at(hits, k),
-            f"recall_at_{k}": scores.recall_at(hits, relevant, k),
-            f"hit_rate_at_{k}": scores.hit_rate_at(hits, k),
-            f"map_at_{k}_hits": scores.average_precision_at_hits(hits, k),
-            f"ndcg_at_{k}": scores.ndcg_at(hits, relevant, k),
-        }
-    return found
-
-
 @pytest.mark.parametrize("depth", [None, 7])
 def test_each_query_agrees_with_trec_eval(relevance, depth):
     pytrec_eval = pytest.importorskip("pytrec_eval")
@@ -77,7 +61,7 @@ def test_each_query_agrees_with_trec_eval(relevance, depth):
     for k in KS:
         names |= {f"precision_at_{k}": f"P_{k}", f"recall_at_{k}": f"recall_{k}"}
         names |= {f"ndcg_at_{k}": f"ndcg_cut_{k}", f"hit_rate_at_{k}": f"success_{k}"}
-    values = ours(hits, relevance.sum(axis=1))
+    values = our_scores(hits, relevance.sum(axis=1), KS)
     for name, theirs in names.items():
         wanted = [found[str(q)][theirs] for q in range(len(hits))]
         np.testing.assert_allclose(values[name], wanted, rtol=1e-9, atol=1e-9, err_msg=name)
@@ -85,23 +69,15 @@ def test_each_query_agrees_with_trec_eval(relevance, depth):
 
 def test_means_agree_with_torchmetrics(relevance):
     torch = pytest.importorskip("torch")
-    tm = pytest.importorskip("torchmetrics.retrieval")
-    metrics = {"map": tm.RetrievalMAP(), "r_precision": tm.RetrievalRPrecision(), "mrr": tm.RetrievalMRR()}
-    for k in KS:
-        metrics |= {
-            f"precision_at_{k}": tm.RetrievalPrecision(top_k=k),
-            f"recall_at_{k}": tm.RetrievalRecall(top_k=k),
-            f"hit_rate_at_{k}": tm.RetrievalHitRate(top_k=k),
-            f"map_at_{k}_hits": tm.RetrievalMAP(top_k=k),
-            f"ndcg_at_{k}": tm.RetrievalNormalizedDCG(top_k=k),
-        }
+    pytest.importorskip("torchmetrics")
+    metrics = torchmetrics_of(KS)
     relevance = relevance[:100]
     n = relevance.shape[1]
     # Positive and all different: torchmetrics drops items at or below zero.
     order = np.broadcast_to(1 / np.arange(1.0, n + 1), relevance.shape)
     queries = np.broadcast_to(np.arange(len(relevance))[:, None], relevance.shape)
     arrays = [torch.tensor(np.ascontiguousarray(a).ravel()) for a in (order, relevance, queries)]
-    values = ours(relevance, relevance.sum(axis=1))
+    values = our_scores(relevance, relevance.sum(axis=1), KS)
     for name, metric in metrics.items():
         assert values[name].mean() == pytest.approx(float(metric(*arrays)), rel=1e-6), name
 
@@ -123,7 +99,7 @@ def test_means_agree_with_pytorch_metric_learning(relevance):
         "mrr": ac.mean_reciprocal_rank(neighbours, queries, *common),
         **{f"precision_at_{k}": ac.precision_at_k(neighbours, queries, k, *common) for k in KS},
     }
-    values = ours(relevance, relevant) | {"map_at_r": scores.average_precision_at_r(relevance, relevant)}
+    values = our_scores(relevance, relevant, KS)
     for name, wanted in theirs.items():
         single = name == "mrr"  # float32 there
         assert values[name].mean() == pytest.approx(float(wanted), rel=1e-6 if single else 1e-9), name

@@ -192,17 +192,11 @@ def test_the_sample_is_drawn_by_its_seed_and_knows_where_it_came_from(gallery):
     assert len(sample_gallery(gallery[:20], 50, 0)[0]) == 20
 
 
-@pytest.mark.parametrize("target", [0, -0.1, 1.01, float("nan")])
-def test_a_target_that_is_no_recall_is_refused(gallery, asked, target):
+@pytest.mark.parametrize("target", [0, -0.1, 1.01, "nan"])
+def test_a_target_that_is_no_recall_is_refused(config, write_npz, target):
+    write_npz()
     with pytest.raises(UserError, match=r"index\.autotune=.*: a recall above 0 and at most 1 is wanted"):
-        autotune(
-            made("IVF4,Flat", gallery),
-            made("Flat", gallery),
-            asked,
-            NOBODY,
-            10,
-            target,
-        )
+        run(config("dataset=breastmnist", "encoder=pixels", "index=ivf", f"index.autotune={target}"))
 
 
 def test_an_index_without_search_parameters_is_refused(gallery, asked):

@@ -7,6 +7,7 @@ from medretrieval.compare import compare, parse
 from medretrieval.compare_runs import load_run
 from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes, read_groups
 from medretrieval.errors import UserError
+from medretrieval.summary import run_table
 
 BASE = ("dataset=breastmnist", "encoder=random", "evaluation.ks=[1,3]", "evaluation.resamples=500")
 
@@ -150,3 +151,15 @@ def test_compare_draws_groups_and_refuses_runs_of_other_groups(config, write_npz
     other = run(config(*BASE, "encoder.seed=2")).folder
     with pytest.raises(UserError, match="groups_sha256"):
         compare([*runs, load_run(other, "other")], parse([str(f) for f in folders]))
+
+
+def test_one_patient_is_too_few_to_say_anything_of_the_spread_and_no_crash(config, write_npz, write_groups):
+    write_npz(n=40)
+    rows = [f"{s},{i},{'p' if s == 'test' else i}" for s in ("train", "val", "test") for i in range(40)]
+    base = (*BASE, f"dataset.groups={write_groups(rows=rows)}", "index=hnsw", "protocol.drop_duplicates=true")
+    result = run(config(*base))
+    assert result.report["intervals"] == {}
+    assert result.report["approximation"]["changes"] == {}
+    assert result.report["baseline"]["difference"] is None
+    assert result.report["left_out"]["change"] is None
+    assert "against exact search: recall@3" in run_table(result.report, result.folder)

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from medretrieval import compose, run
+from medretrieval.compare_runs import find_one
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track import log_later
@@ -225,3 +226,19 @@ def test_lift_chance_speed_and_approximation_reach_mlflow(tracked, database):
     assert metrics["search/latency_ms_p99"] == report["speed"]["latency_ms"]["p99"]
     assert metrics["ann/map_at_3_change"] == report["approximation"]["changes"]["map_at_3"][0]
     assert metrics["ann/missing"] == report["approximation"]["missing"]
+
+
+def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp_path, monkeypatch):
+    first, second = (run(tracked(database, f"index={index}")) for index in ("flat", "ivf"))
+    client = MlflowClient(tracking_uri=database)
+    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    (flat,) = [r for r in runs if r.data.tags["index"] == "flat"]
+    shutil.rmtree(first.folder)
+    shutil.copytree(second.folder, first.folder, symlinks=True)
+    found = find_one(flat.info.run_id, database, tmp_path)
+    assert json.loads((found / "scores.json").read_text())["index"]["name"] == "flat"
+    # Nor is the working directory, where a run of another program carries no tag.
+    client.delete_tag(flat.info.run_id, "folder")
+    monkeypatch.chdir(second.folder)
+    found = find_one(flat.info.run_id, database, tmp_path)
+    assert json.loads((found / "scores.json").read_text())["index"]["name"] == "flat"

@@ -18,7 +18,7 @@ from medretrieval.distance import prepare
 from medretrieval.evaluate import Task
 from medretrieval.exact import BLOCK, exact_search
 from medretrieval.index import VectorIndex
-from medretrieval.uncertainty import bootstrap
+from medretrieval.uncertainty import bootstrap, enough
 
 SAMPLE = 1000  # queries that are compared with exact search
 TIMED = 200  # queries that are timed one by one
@@ -54,7 +54,7 @@ class Approximation:
         queries: size of the sample.
         recall: k -> share of the exact neighbours that were found.
         changes: score -> (this index minus exact search, low, high), paired over the sample, of
-            precision_at_k, recall_at_k and map_at_k.
+            precision_at_k, recall_at_k and map_at_k; empty where fewer than two queries or groups tell.
         missing: results within the largest k that the index did not give (FAISS id -1).
         exact_queries_per_s: of exact search, asked at once, normalising the gallery included (so that it is
             not made to look fast); None where the gallery is too large for one block of it.
@@ -163,7 +163,9 @@ def _changes(
     seed: int,
     groups: NDArray[np.str_] | None,
 ) -> dict[str, Interval]:
-    """Ours minus theirs of every score with its interval, all under the same resamples."""
+    """Ours minus theirs of every score with its interval, all under the same resamples; {} for too few."""
+    if not enough(next(iter(ours.values())), groups):
+        return {}
     columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
     drawn = bootstrap(columns, config.resamples, seed, groups)
     return {name: drawn.difference(2 * i, 2 * i + 1, config.confidence) for i, name in enumerate(ours)}

@@ -142,12 +142,10 @@ def autotune(
         target: recall to reach, above 0 and at most 1.
 
     Raises:
-        UserError: a target outside (0, 1] or that no setting reaches, an index without search parameters,
+        UserError: a target that no setting reaches, an index without search parameters,
             no validation vectors, or fewer than k neighbours to find.
     """
     where = f"{KEY}={target}"
-    if not 0 < target <= 1:
-        raise UserError(f"{where}: a recall above 0 and at most 1 is wanted")
     if len(validation) == 0:
         raise UserError(f"{where}: there are no validation vectors to tune on")
     out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
@@ -169,16 +167,20 @@ def autotune(
         return neighbour_recall(exact_distances(validation, gallery, ids, index.metric), exact, k)
 
     curve, steps = _explore(index.index, ask, recall, len(validation), ranges)
+    chosen = _choose(curve, steps, k, target)
+    set_parameters(index.index, chosen["parameters"], KEY)
+    return Tuned(chosen["parameters"], chosen["recall"], curve)
+
+
+def _choose(curve: list[Setting], steps: list[int], k: int, target: float) -> Setting:
     reached = [i for i, setting in enumerate(curve) if setting["recall"] >= target]
     if not reached:
         best = max(curve, key=lambda setting: setting["recall"])
         raise UserError(
-            f"{where}: no search parameters reach this recall at k={k}; the best are "
+            f"{KEY}={target}: no search parameters reach this recall at k={k}; the best are "
             f"{best['parameters']} with {best['recall']:.4f}; lower the target or build a finer index"
         )
-    chosen = curve[min(reached, key=lambda i: (steps[i], i))]
-    set_parameters(index.index, chosen["parameters"], KEY)
-    return Tuned(chosen["parameters"], chosen["recall"], curve)
+    return curve[min(reached, key=lambda i: (steps[i], i))]
 
 
 def _ranges(index: faiss.Index, depth: int) -> dict[str, list[int]]:

@@ -111,13 +111,23 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     for run in runs:
         if "encoder" in run.data.tags:  # comparisons are kept there too
             folder = Path(run.data.tags.get(FOLDER_TAG, ""))
-            if not all((folder / name).is_file() for name in files):
+            if not _is_of(folder, run.info.run_id) or not all((folder / f).is_file() for f in files):
                 folder = aside / run.info.run_id
                 folder.mkdir(exist_ok=True)
                 for name in files:
                     client.download_artifacts(run.info.run_id, name, str(folder))
             places.append((folder, f"MLflow run {run.info.run_id}"))
     return places
+
+
+def _is_of(folder: Path, run_id: str) -> bool:
+    """Whether a folder holds this MLflow run; on another machine there may be something else."""
+    from medretrieval.track import TRACKING
+
+    try:
+        return bool(json.loads((folder / TRACKING).read_text())["run_id"] == run_id)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def load_run(folder: Path, source: str) -> Run:

@@ -16,7 +16,7 @@ from medretrieval.evaluate import Evaluation, Task
 from medretrieval.exclusions import Exclusions, active
 from medretrieval.ranking import class_members
 from medretrieval.summary import is_headline
-from medretrieval.uncertainty import bootstrap, intervals
+from medretrieval.uncertainty import enough, intervals, paired_difference
 
 LESS_IS_BETTER = ("vote_brier", "vote_calibration_error")
 
@@ -117,7 +117,7 @@ def evidence(
     if line is None:
         return plain
     difference = None
-    if base in per_query and base in line.per_query and found:
+    if base in per_query and base in line.per_query:
         difference = _paired(settings, task, objective, per_query[base], line.per_query[base])
     scores = {name: line.scores[name] for name in found if name in line.scores}
     return dataclasses.replace(plain, baseline=line.name, baseline_scores=scores, difference=difference)
@@ -125,13 +125,14 @@ def evidence(
 
 def _paired(
     settings: Config, task: Task, objective: str, a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float] | None:
     """Mean (over classes, for a macro score) of a minus that of b, over the queries that both have."""
-    config, missing = settings.evaluation, np.isnan(a) | np.isnan(b)
-    values = np.stack([np.where(missing, np.nan, side) for side in (a, b)], axis=1)
+    config, groups, missing = settings.evaluation, task.queries.groups, np.isnan(a) | np.isnan(b)
+    a, b = (np.where(missing, np.nan, side) for side in (a, b))
+    if not enough(a, groups):
+        return None
     members = class_members(task.queries.labels) if objective.startswith("macro_") else None
-    drawn = bootstrap(values, config.resamples, settings.seed, task.queries.groups, members)
-    return drawn.difference(0, 1, config.confidence)
+    return paired_difference(a, b, config.resamples, config.confidence, settings.seed, groups, members)
 
 
 def _by_drawing(settings: Config, task: Task, evaluation: Evaluation) -> dict[str, float]:
@@ -183,7 +184,7 @@ def with_exclusions(
     base = objective.removeprefix("macro_")
     change = None
     if base in ours.per_query and base in plain.per_query:
-        change = list(_paired(settings, task, objective, ours.per_query[base], plain.per_query[base]))
+        change = _paired(settings, task, objective, ours.per_query[base], plain.per_query[base])
     rows, _ = task.exclusions.pairs
     document = {
         "options": list(active(settings.protocol)),
@@ -191,6 +192,6 @@ def with_exclusions(
         "dropped": int(task.exclusions.dropped.sum()),
         "score": objective,
         "without": plain.scores.get(objective),
-        "change": change,
+        "change": list(change) if change else None,
     }
     return dataclasses.replace(found, left_out=document)

@@ -20,7 +20,7 @@ class Kept:
     """Something in the cache; what does not have a name that the cache gives is none of it.
 
     Attributes:
-        kind: "embeddings", "indexes", "baselines" or "identities".
+        kind: what `get_or_make` was asked for: "embeddings", "indexes", "audits", ...
         path: a folder, or the file of a lock.
         place: of the entry it belongs to, whose lock guards it.
         leftover: no run will use it.

@@ -74,11 +74,11 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
     found = report["approximation"]
     if found is not None:
         k, recall = list(found["recall"].items())[-1]
-        name = f"precision_at_{k}"
-        change, low, high = found["changes"][name]
-        lines.append(
-            f"against exact search: recall@{k} {recall:.4f}, {name} {change:+.4f} ({low:+.4f} to {high:+.4f})"
-        )
+        name, line = f"precision_at_{k}", f"against exact search: recall@{k} {recall:.4f}"
+        if name in found["changes"]:
+            change, low, high = found["changes"][name]
+            line += f", {name} {change:+.4f} ({low:+.4f} to {high:+.4f})"
+        lines.append(line)
     return lines
 
 

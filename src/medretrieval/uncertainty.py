@@ -116,8 +116,24 @@ def intervals(
     return result
 
 
+def enough(values: Floats, groups: Groups | None = None) -> bool:
+    """Whether anything can be said of the spread: two queries, or two groups, that have a score.
+
+    Args:
+        values: float64 [q], NaN for a query without relevant items.
+        groups: any hashable codes [q].
+    """
+    return len(_totals(values[:, None], groups, None)) > 1
+
+
 def paired_difference(
-    a: Floats, b: Floats, resamples: int, confidence: float, seed: int, groups: Groups | None = None
+    a: Floats,
+    b: Floats,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    groups: Groups | None = None,
+    members: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float, float]:
     """Mean of a minus mean of b over the same queries, with its paired BCa bootstrap interval.
 
@@ -128,6 +144,7 @@ def paired_difference(
         confidence: between 0 and 1.
         seed: the same seed draws the same samples.
         groups: any hashable codes [q]; whole groups are drawn where given.
+        members: bool [q, classes]; the means are then means over classes of the class means.
 
     Returns:
         (difference, low, high).
@@ -135,7 +152,8 @@ def paired_difference(
     Raises:
         ValueError: as `intervals`, and where fewer than two queries or groups are left.
     """
-    return bootstrap(np.stack([a, b], axis=1), resamples, seed, groups).difference(0, 1, confidence)
+    pair = np.stack([a, b], axis=1)
+    return bootstrap(pair, resamples, seed, groups, members).difference(0, 1, confidence)
 
 
 def paired_permutation(

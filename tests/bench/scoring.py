@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.bench.measure import Row, by_turns, row
+from tests.oracles import torchmetrics_of
 from tests.tasks import task_of
 
 from medretrieval import compose
@@ -77,18 +78,9 @@ def against_metric_learning(folder: Path, n: int, turns: int) -> Row:
 
 def against_torchmetrics(folder: Path, n: int, turns: int) -> Row:
     import torch
-    from torchmetrics import retrieval as tm
 
     ours = Scored(folder, n, queries=FEW)
-    metrics = {"map": tm.RetrievalMAP(), "mrr": tm.RetrievalMRR(), "r_precision": tm.RetrievalRPrecision()}
-    for k in KS:
-        metrics |= {
-            f"precision_at_{k}": tm.RetrievalPrecision(top_k=k),
-            f"recall_at_{k}": tm.RetrievalRecall(top_k=k),
-            f"hit_rate_at_{k}": tm.RetrievalHitRate(top_k=k),
-            f"map_at_{k}_hits": tm.RetrievalMAP(top_k=k),
-            f"ndcg_at_{k}": tm.RetrievalNormalizedDCG(top_k=k),
-        }
+    metrics = torchmetrics_of(KS)
     labels = torch.tensor(ours.task.gallery.labels)
     target = labels[:FEW, None] == labels[None]
     rows = torch.arange(FEW)[:, None].expand(target.shape)
@@ -128,6 +120,7 @@ MEMORY = """
 import numpy as np
 from medretrieval.datasets.base import Split
 from medretrieval.evaluate import evaluate
+from tests.oracles import torchmetrics_of
 from tests.bench.measure import peak_mib
 from tests.bench.scoring import OPTIONS
 from tests.tasks import task_of
