@@ -1,5 +1,6 @@
 """What a run stood on: data, weights, code, libraries, threads, seed."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -53,6 +54,7 @@ def manifest(
     }
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -60,8 +62,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+@functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit of this package's repository and whether files differ from it; None outside one."""
+    """Commit of this package's repository and whether files differ from it; None outside one.
+
+    Asked once a process: the code that runs is the code that was there when it began.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:

@@ -5,6 +5,7 @@ depend on each other (the images of one patient). Every function draws alike for
 that what is the same in two of them cancels in their difference.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -17,6 +18,7 @@ from medretrieval.ranking import Labels, class_members
 
 # Cells of one chunk of weights or signs: some 25 MB at the peak.
 CHUNK_CELLS = 1_000_000
+KEPT_CELLS = 16_000_000  # of a draw that is kept for the next one: 16 MB
 # Sums of the same numbers in another order differ in their last bits; below this they count as equal.
 TIE = 1e-12
 
@@ -235,18 +237,34 @@ def bootstrap(
     units = len(totals)
     if units < 2 or resamples < 1:
         raise ValueError(f"{resamples} resamples of {units} queries or groups; give at least 1 and 2")
-    rng, flat = np.random.default_rng(seed), totals.reshape(units, -1)
-    parts = []
-    for rows in _chunks(resamples, units):
-        drawn = rng.integers(0, units, (rows, units))
-        drawn += np.arange(rows)[:, None] * units
-        weights = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
-        parts.append(_means((weights.astype(np.float64) @ flat).reshape(rows, *totals.shape[1:])))
+    flat = totals.reshape(units, -1)
+    draws = (_kept_draws if resamples * units <= KEPT_CELLS else _draws)(seed, resamples, units)
+    parts = [
+        _means((times.astype(np.float64) @ flat).reshape(len(times), *totals.shape[1:])) for times in draws
+    ]
     everything, begin, without = totals.sum(axis=0), 0, []
     for rows in _chunks(units, flat.shape[1]):
         without.append(_means(everything - totals[begin : begin + rows]))
         begin += rows
     return Resamples(_means(everything), np.concatenate(parts), np.concatenate(without))
+
+
+def _draws(seed: int, resamples: int, units: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each unit is drawn in each resample, in chunks: uint8 [rows, units].
+
+    A unit is drawn once on average; 256 times in one resample has odds below 1e-500.
+    """
+    rng = np.random.default_rng(seed)
+    for rows in _chunks(resamples, units):
+        drawn = rng.integers(0, units, (rows, units))
+        drawn += np.arange(rows)[:, None] * units
+        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_draws(seed: int, resamples: int, units: int) -> tuple[NDArray[np.uint8], ...]:
+    """The same, kept: a run wants it three times, and a sweep's runs have one seed."""
+    return tuple(_draws(seed, resamples, units))
 
 
 def sign_flips(

@@ -141,7 +141,7 @@ class TorchEncoder(Encoder):
     def _versions(self, openvino: bool) -> dict[str, str]:
         """Of what computes the vectors: another version may compute others."""
         names = [self.distribution, "torch", "torchvision", "pillow"] + (["openvino"] if openvino else [])
-        return {name: version(name) for name in names}
+        return {name: _version(name) for name in names}
 
     @property
     @abstractmethod
@@ -282,6 +282,11 @@ class TorchEncoder(Encoder):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@functools.cache
+def _version(name: str) -> str:
+    return version(name)  # reads files; asked for each run of a sweep
 
 
 def _require_choices(runtime: str, precision: str, compile: bool, device: str) -> None:
