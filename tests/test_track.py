@@ -205,7 +205,7 @@ def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked,
     report = json.loads((result.folder / "scores.json").read_text())
     del report["format"]
     (result.folder / "scores.json").write_text(json.dumps(report))
-    with pytest.raises(UserError, match=r"a run of results format before 4, not 4; make it anew with"):
+    with pytest.raises(UserError, match=r"a run of results format before 4, not 5; make it anew with"):
         log_later([result.folder], database, result.folder)
 
 

@@ -113,6 +113,22 @@ class AuditConfig:
     max_pairs: int = MISSING
 
 
+class Figures(StrEnum):
+    """Which pictures a run draws."""
+
+    all = "all"
+    none = "none"
+
+
+@dataclass
+class ReportConfig:
+    """Pictures of every run: which, of how many queries, and how many results of each."""
+
+    figures: Figures = MISSING
+    queries: int = MISSING
+    results: int = MISSING
+
+
 @dataclass
 class TrackingConfig:
     """Where MLflow keeps the runs."""
@@ -144,6 +160,7 @@ class Config:
     protocol: ProtocolConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     audit: AuditConfig = MISSING
+    report: ReportConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     seed: int = MISSING
@@ -219,6 +236,8 @@ def check(cfg: DictConfig) -> Config:
     _at_least(0, "audit.max_pairs", settings.audit.max_pairs)
     if not -1 <= settings.audit.near_cosine <= 1:
         raise UserError(f"audit.near_cosine={settings.audit.near_cosine}: must lie between -1 and 1")
+    _at_least(1, "report.queries", settings.report.queries)
+    _at_least(1, "report.results", settings.report.results)
     _at_least(1, "threads", settings.threads)
     _at_least(0, "seed", settings.seed)
     index = settings.index

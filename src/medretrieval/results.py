@@ -13,7 +13,7 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.ranking import Labels
 
-FORMAT = 4  # of a run's folder; runs of another format are not taken for finished
+FORMAT = 5  # of a run's folder; runs of another format are not taken for finished
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -22,6 +22,7 @@ RANKING = "ranking.npz"
 SKIPPED = "skipped.json"
 AUDIT_PAIRS = "audit.parquet"
 AUDIT_PICTURE = "audit.png"
+FIGURES = "figures"  # folder of a run's pictures and of what they show
 FAILED = "failed.txt"
 GROUP = "group"  # column of per_query.parquet, where queries have groups
 
@@ -42,7 +43,7 @@ def write(
         task: who queried whom.
         documents: name -> text, scores.json among them.
         links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
-        writers: name -> what writes the file at the path it is handed.
+        writers: name -> what writes the file at the path it is handed; a name may be in one folder.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
@@ -57,10 +58,13 @@ def write(
         for name, target in links.items():
             _link(aside / name, target)
         for name, write_file in writers.items():
+            (aside / name).parent.mkdir(exist_ok=True)
             write_file(aside / name)
         for name, text in documents.items():
             (aside / name).write_text(text)
         for path in sorted(aside.iterdir(), key=lambda p: p.name == SCORES):
+            if path.is_dir():
+                shutil.rmtree(folder / path.name, ignore_errors=True)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -20,6 +20,7 @@ from medretrieval.results import (
     AUDIT_PAIRS,
     AUDIT_PICTURE,
     CONFIG,
+    FIGURES,
     MANIFEST,
     PER_QUERY,
     RANKING,
@@ -237,6 +238,8 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
     audited = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE) if (folder / name).exists())
     for name in ARTIFACTS + audited + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
+    if (folder / FIGURES).is_dir():
+        client.log_artifacts(run_id, str(folder / FIGURES), FIGURES)
     client.set_terminated(run_id, "FINISHED")
 
 

@@ -4,25 +4,19 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import results
-from medretrieval.compare_runs import RUN_ID, default_uri, find_one
 from medretrieval.config import Config, check
 from medretrieval.datasets.groups import groups_sha256
-from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate
-from medretrieval.index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
 from medretrieval.load import load_task
 from medretrieval.ranking import Ranking
 from medretrieval.runner import run
-
-LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", "index.faiss")
+from medretrieval.saved import require_links, run_and_overrides, saved_config, saved_index, saved_vectors
 
 
 def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -41,11 +35,7 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     cfg = saved_config(folder, overrides)
     settings = check(cfg)
     report, ranking = results.read_scores(folder), Ranking.load(folder / results.RANKING)
-    if gone := [name for name in LINKS if not (folder / name).exists()]:
-        raise UserError(
-            f"{folder / gone[0]}: gone (was the cache cleaned, or the run's folder?); "
-            f"make it anew with: medretrieval again {folder}"
-        )
+    require_links(folder)
     _, task = load_task(settings)
     found = _about_data(folder, task)
     jaccard = settings.evaluation.min_jaccard
@@ -54,25 +44,6 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
         + _about_scores(folder, report, ranking, jaccard)
         + _about_ranking(folder, settings, report, task, ranking)
     )
-
-
-def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
-    """The configuration of a finished run, typed, with overrides on top.
-
-    Raises:
-        UserError: no finished run in the folder, or an unknown key.
-    """
-    for name in (results.SCORES, results.MANIFEST):
-        if not (folder / name).exists():
-            raise UserError(f"{folder}: no finished run in it (it holds no {name})")
-    config = json.loads((folder / results.MANIFEST).read_text())["config"]
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        OmegaConf.update(cfg, key, OmegaConf.create({"v": value}).v, force_add=False)
-        if key == "paths.data" and "root" in cfg.dataset:
-            cfg.dataset.root = value
-    return cast(DictConfig, cfg)
 
 
 def _about_data(folder: Path, task: Task) -> list[str]:
@@ -152,11 +123,7 @@ def _about_ranking(
 
 
 def _search_again(folder: Path, settings: Config, report: Mapping[str, Any], task: Task) -> Evaluation:
-    vectors = np.load(folder / LINKS[0], mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    index = faiss.read_index(str(folder / LINKS[2]))
-    set_parameters(index, report["index"]["search"], "index.search")
-    spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
-    searched = VectorIndex(index, spec, settings.metric, folder / LINKS[2], 0.0, True, is_exhaustive(index))
+    vectors, searched = saved_vectors(folder, "query"), saved_index(folder, settings, report)
     depth = report["counts"]["depth"]
     return evaluate(lambda rows, k: searched.search(vectors[rows], k), task, depth, settings.evaluation)
 
@@ -204,7 +171,7 @@ def _about_manifest(before: Path, after: Path) -> list[str]:
 def verify_main(arguments: list[str]) -> int:
     """`medretrieval verify <run> [key=value ...]`: 0 where everything is as saved, else 1."""
     with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = _arguments("verify", arguments, Path(aside))
+        folder, overrides = run_and_overrides("verify", arguments, Path(aside))
         differing = verify(folder, overrides)
         counts = results.read_scores(folder)["counts"]
     if not differing:
@@ -217,7 +184,7 @@ def verify_main(arguments: list[str]) -> int:
 def again_main(arguments: list[str]) -> int:
     """`medretrieval again <run> [key=value ...]`: 0 where the scores come out again, else 1."""
     with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = _arguments("again", arguments, Path(aside))
+        folder, overrides = run_and_overrides("again", arguments, Path(aside))
         new, differing = again(folder, overrides)
     print(f"results: {new}")
     if not differing:
@@ -229,24 +196,3 @@ def again_main(arguments: list[str]) -> int:
         return 0
     print("what differs:", *differing, sep="\n  ")
     return 1
-
-
-def _arguments(verb: str, arguments: list[str], aside: Path) -> tuple[Path, tuple[str, ...]]:
-    """The run's folder, fetched from MLflow where an id is given, and the overrides."""
-    runs = [a for a in arguments if "=" not in a or Path(a).exists()]
-    overrides = tuple(a for a in arguments if a not in runs)
-    if len(runs) != 1:
-        raise UserError(
-            f"medretrieval {verb} wants one run: medretrieval {verb} <folder or MLflow id> [key=value ...]"
-        )
-    folder = Path(runs[0])
-    if folder.name == results.MANIFEST:
-        folder = folder.parent
-    if folder.is_dir():
-        return folder, overrides
-    if not RUN_ID.fullmatch(runs[0]):
-        raise UserError(f"{folder}: there is no such folder, and no MLflow run has such an id")
-    given = dict(o.split("=", 1) for o in overrides)
-    outputs = Path(given.get("paths.outputs", "outputs"))
-    uri = given.get("tracking.uri") or default_uri(outputs)
-    return find_one(runs[0], uri, aside), overrides

@@ -1,7 +1,8 @@
 """What an encoder is to the rest of the pipeline: raw images in, vectors out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,19 @@ class Encoder(ABC):
         for begin in range(0, len(images), self.batch_size):
             yield self.encode(images[begin : begin + self.batch_size])
 
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed sentences into the space of the images (float32 [n, dimension]).
+
+        Args:
+            texts: sentences, as long as the text tower's context allows.
+
+        Raises:
+            UserError: no text tower, or a sentence that is too long for it.
+        """
+        raise UserError(
+            f"encoder={self.name}: has no text tower; encoders that have one: {', '.join(_with_text())}"
+        )
+
     def fidelity(self, images: NDArray[np.uint8]) -> dict[str, Any] | None:
         """How far these vectors are from the model's own in full precision; None where they are these.
 
@@ -79,6 +93,23 @@ class Encoder(ABC):
             mean share of an image's k nearest others that both ways have in common; None for one image).
         """
         return None
+
+
+def _with_text() -> list[str]:
+    """Names in conf/encoder of the encoders that embed text."""
+    from hydra.utils import get_class
+    from omegaconf import OmegaConf
+
+    from medretrieval.config import root
+
+    def with_text(path: Path) -> bool:
+        node: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if "_target_" not in node:  # it inherits from the first of its defaults
+            return with_text(path.with_stem(node["defaults"][0]))
+        cls: Any = get_class(node["_target_"])
+        return bool(cls.encode_text is not Encoder.encode_text)
+
+    return [p.stem for p in sorted((root() / "conf" / "encoder").glob("*.yaml")) if with_text(p)]
 
 
 def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,13 +1,19 @@
 """Models of open_clip (Ilharco et al.): the image tower of a CLIP."""
 
+import functools
 import importlib.util
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.encoders.base import l2_normalize
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
 from medretrieval.encoders.weights import file_sha256, hub_file, require_network
 from medretrieval.errors import UserError, first_line
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 
 HUB = "hf-hub:"
 SETTINGS = "open_clip_config.json"
+TEXTS = 256  # sentences at a time
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -95,6 +102,37 @@ class OpenClipEncoder(TorchEncoder):
             pooling=str(getattr(module.visual, "pool_type", "model default")),
             weights_sha256=self.weights_hash(file, module),
         )
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As Encoder.encode_text, by the model's own tokenizer and text tower, on torch in fp32."""
+        import torch
+
+        module: Any = self.loaded.module
+        device, parts = self._resolve_device(), []
+        for begin in range(0, len(texts), TEXTS):
+            tokens = self._tokens(texts[begin : begin + TEXTS], module.context_length)
+            with torch.inference_mode():
+                parts.append(module.encode_text(tokens.to(device)).float().cpu().numpy())
+        vectors = np.concatenate(parts)
+        return l2_normalize(vectors) if self.normalize else vectors
+
+    def _tokens(self, texts: Sequence[str], context: int) -> "torch.Tensor":
+        """Token ids [n, context]; the tokenizers themselves cut what is too long without a word."""
+        tokens: torch.Tensor = self._tokenizer(list(texts), context_length=context + 1)
+        pad = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", 0) or 0
+        for text, row in zip(texts, tokens, strict=True):
+            if row[context] != pad:
+                raise UserError(
+                    f"text={text[:40]!r}...: longer than the {context} tokens that encoder={self.name} "
+                    "reads; shorten it"
+                )
+        return tokens[:, :context]
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        import open_clip
+
+        return open_clip.get_tokenizer(self._source()[0])
 
     def _fill(self, module: "torch.nn.Module", file: Path) -> None:
         import open_clip

@@ -1,0 +1,51 @@
+"""Sentences through the text tower of an open_clip model, and the refusal where there is none."""
+
+import numpy as np
+import pytest
+
+from medretrieval import compose
+from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError
+from medretrieval.instantiate import instantiate
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture
+def clip(monkeypatch):
+    import open_clip.factory
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    return instantiate(compose("encoder=open_clip", "encoder.model=tiny").encoder, Encoder, "encoder")
+
+
+def test_sentences_go_through_the_models_own_text_tower(clip):
+    import open_clip
+    import torch
+
+    texts = ["a chest X-ray", "lungs", "a large heart"]
+    found = clip.encode_text(texts)
+    with torch.no_grad():
+        wanted = clip.loaded.module.encode_text(open_clip.get_tokenizer("tiny")(texts), normalize=True)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
+    np.testing.assert_allclose(clip.encode_text(texts * 100), np.tile(found, (100, 1)), atol=1e-6)
+
+
+def test_a_sentence_of_just_the_context_is_read_and_a_longer_one_refused(clip):
+    assert clip.encode_text(["lung " * 10]).shape == (1, 16)  # and its begin and end
+    with pytest.raises(UserError, match="longer than the 12 tokens that encoder=tiny reads"):
+        clip.encode_text(["lung", "lung " * 11])
+
+
+@pytest.mark.parametrize("name", ["pixels", "efficientnet_lite0"])
+def test_an_encoder_without_a_text_tower_names_those_that_have_one(name):
+    encoder = instantiate(compose(f"encoder={name}").encoder, Encoder, "encoder")
+    with pytest.raises(
+        UserError, match=f"encoder={name}: has no text tower.* have one: biomedclip, clip_vit_b16"
+    ):
+        encoder.encode_text(["a chest X-ray"])
