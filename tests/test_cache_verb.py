@@ -129,6 +129,8 @@ def test_the_list_says_what_made_each_entry_of_a_run(config, write_npz, capsys, 
     assert code == 0
     assert {("random", "test", "12 x 128"), ("random", "train", "12 x 128")} <= rows
     assert ("pixels", "query_gallery", "l2") in rows
+    assert ("random",) in rows  # what its vectors are compared with
+    assert any(row[0].startswith("embeddings ") and " and " in row[0] for row in rows)  # the audit's
     keys = {p.name[:12] for p in cache.root.glob("embeddings/*/*") if "." not in p.name}
     assert {row[:2] for row in rows if "HNSW" in row[0]} == {("HNSW32,Flat", "l2")}
     assert all(

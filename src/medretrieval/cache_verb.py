@@ -141,6 +141,10 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "baselines": lambda made, _: (
         f"{_encoder(made['encoder'])} · {made['protocol']['name']} · {made['metric']['name']}"
     ),
+    "audits": lambda made, _: (
+        f"embeddings {' and '.join(dict.fromkeys(k[:SHORT_KEY] for k in made['embeddings']))}"
+    ),
+    "fidelities": lambda made, _: _encoder(made["encoder"]),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 
