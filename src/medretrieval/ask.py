@@ -132,7 +132,9 @@ class Asked:
             UserError: the data is not there (nothing is downloaded), or is other data than the run's.
         """
         if not self.dataset.is_here():
-            raise UserError(f"dataset={self.dataset.name} is not there any more; paths.data=<folder>")
+            raise UserError(
+                f"dataset={self.dataset.name} is not there any more; paths.data= says where it is"
+            )
         split = self.dataset.load(self._gallery_split())
         manifest = json.loads((self.folder / results.MANIFEST).read_text())
         if split.images_sha256 != manifest["data"]["gallery"]["images_sha256"]:

@@ -9,6 +9,8 @@ from medretrieval import results
 from medretrieval.compare_runs import RUN_ID, Run, default_uri, find, find_one, load_run
 from medretrieval.errors import UserError
 
+KEYS = ("paths.outputs=", "tracking.uri=")
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -44,7 +46,7 @@ def choose(word: str, overrides: Mapping[str, str], aside: Path) -> Chosen:
     uri = overrides.get("tracking.uri") or default_uri(outputs)
     if RUN_ID.fullmatch(word) and not folder.is_dir():
         return Chosen(_here(find_one(word, uri, aside), aside, word))
-    runs = [load_run(*place) for place in find(str(folder), uri, outputs, aside)]
+    runs = [load_run(*place) for place in find(str(folder), uri, outputs, aside, KEYS)]
     chosen = _best(word, runs)
     _here(chosen.folder, aside, word)
     return chosen

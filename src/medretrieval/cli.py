@@ -64,7 +64,7 @@ def main() -> int:
             print(help_text())
             return 0
         if arguments and arguments[0] in VERBS:
-            return VERBS[arguments[0]](arguments[1:])
+            return _verb(*arguments)
         if arguments and not arguments[0].startswith(("-", "+", "~")) and "=" not in arguments[0]:
             raise UserError(f"{arguments[0]}: no such verb, and no key=value; {choices(list(VERBS))}")
         return _hydra(arguments)
@@ -75,6 +75,16 @@ def main() -> int:
     except KeyboardInterrupt:
         print("medretrieval: interrupted; start it again to go on from what is in the cache", file=sys.stderr)
         return 130
+
+
+def _verb(name: str, *arguments: str) -> int:
+    try:
+        return VERBS[name](list(arguments))
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        raise line from error
 
 
 def help_text() -> str:

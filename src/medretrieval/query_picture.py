@@ -20,6 +20,7 @@ MARK = "medretrieval query"  # in the file, so that another one's picture is nev
 ROWS, RESULTS = 12, 10  # queries and results of each that are drawn
 CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.55, 0.15  # inches
 DPI = 150
+PALE, QUIET = "0.8", "0.5"  # greys of frames
 FAR_COLOUR = "#D55E00"  # of Okabe and Ito 2008
 
 
@@ -115,45 +116,39 @@ def _draw_query(answer: Answer, row: int, lead: int, cell: Any) -> None:
         axes.text(0.03, 0.95, textwrap.fill(query.name, 30), ha="left", va="top", fontsize=8,
                   transform=axes.transAxes)  # fmt: skip
         axes.set_title("query", fontsize=7.5, loc="left", pad=2)
-        _frame(axes, "0.6")
+        _frame(axes, QUIET)
         return
     far = answer.nearness is not None and answer.nearness.is_far
-    name = _fitted(Path(query.name).name, CELL * lead, keep_end=True)
-    pictures = [query.shown] if _was_changed(answer) else []
-    for column, pixels in enumerate([*pictures, query.image]):
-        axes = cell(row, column + (lead - 1 - len(pictures)))
+    pictures = [query.shown, query.image] if _was_changed(answer) else [query.image]
+    captions = [[_fitted(Path(query.name).name, CELL, keep_end=True)], *([[]] if len(pictures) > 1 else [])]
+    captions[-1] += ["far from everything"] if far else []
+    side = query.image.shape[0]
+    titles = ["query", f"as asked, {side} x {side}"]
+    for i, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+        axes = cell(row, lead - len(pictures) + i)
         _show(axes, pixels)
         _frame(axes, FAR_COLOUR if far else "black")
-        if column == 0:
-            axes.set_title("query", fontsize=7.5, loc="left", pad=2)
-            _caption(axes, name)
-        else:
-            side = query.image.shape[0]
-            axes.set_title(f"as asked, {side} x {side}", fontsize=7.5, loc="left", pad=2)
-    if far:
-        axes.annotate(
-            "far from everything", (0, 0), (0, -13), xycoords="axes fraction", textcoords="offset points",
-            fontsize=7.5, va="top", color=FAR_COLOUR,
-        )  # fmt: skip
+        axes.set_title(titles[i], fontsize=7.5, loc="left", pad=2)
+        _caption(axes, "\n".join(caption), FAR_COLOUR if far else "black")
 
 
 def _show(axes: "Axes", pixels: NDArray[np.uint8]) -> None:
     large = max(pixels.shape[:2]) > 128
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased" if large else "nearest")
     axes.set_anchor("NW")
-    _frame(axes, "0.8")
+    _frame(axes, PALE)
 
 
 def _frame(axes: "Axes", colour: str) -> None:
     for spine in axes.spines.values():
         spine.set_color(colour)
-        spine.set_linewidth(0.6 if colour == "0.8" else 1.4)
+        spine.set_linewidth(0.6 if colour in (PALE, QUIET) else 1.4)
 
 
-def _caption(axes: "Axes", text: str) -> None:
+def _caption(axes: "Axes", text: str, colour: str = "black") -> None:
     axes.annotate(
         text, (0, 0), (0, -3), xycoords="axes fraction", textcoords="offset points", fontsize=7.5, va="top",
-        linespacing=1.1,
+        linespacing=1.1, color=colour,
     )  # fmt: skip
 
 

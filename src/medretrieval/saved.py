@@ -28,22 +28,37 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
         UserError: no finished run in the folder, or an unknown key.
     """
     for name in (results.SCORES, results.MANIFEST):
-        if not (folder / name).exists():
-            raise UserError(f"{folder}: no finished run in it (it holds no {name})")
-    try:
-        config = json.loads((folder / results.MANIFEST).read_text())["config"]
-        results.read_scores(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, folder, error) from error
+        _require_json(folder, name)
+    config = json.loads((folder / results.MANIFEST).read_text())["config"]
     cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
     for override in overrides:
         key, _, value = override.partition("=")
-        OmegaConf.update(cfg, key, OmegaConf.create({"v": value}).v, force_add=False)
+        OmegaConf.update(cfg, key, _typed(value), force_add=False)
         if key == "paths.data" and "root" in cfg.dataset:
             cfg.dataset.root = value
         if key == "device" and "device" in cfg.encoder:  # what was interpolated is a value by now
             cfg.encoder.device = value
     return cast(DictConfig, cfg)
+
+
+def _require_json(folder: Path, name: str) -> None:
+    path = folder / name
+    if not path.exists():
+        raise UserError(f"{folder}: no finished run in it (it holds no {name})")
+    try:
+        whole = isinstance(json.loads(path.read_text()), dict)
+    except ValueError:  # UnicodeDecodeError is one
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged, no JSON; do the run again from {folder / results.CONFIG}")
+
+
+def _typed(value: str) -> Any:
+    """A number, a truth value, null or a list where the text is one, else the text itself."""
+    try:
+        return OmegaConf.from_dotlist([f"v={value}"]).v
+    except Exception:  # no YAML, such as a path with a bracket
+        return value
 
 
 def require_links(folder: Path, names: Sequence[str] = LINKS) -> None:
