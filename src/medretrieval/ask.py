@@ -17,6 +17,7 @@ from medretrieval.embed import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.weights import file_sha256
 from medretrieval.errors import UserError
+from medretrieval.exact import pair_distances
 from medretrieval.index import VectorIndex
 from medretrieval.instantiate import instantiate
 from medretrieval.ranking import Labels, Ranking
@@ -31,6 +32,7 @@ from medretrieval.saved import (
 )
 from medretrieval.typical import Nearness, nearness
 
+SPARE = 8  # results beyond k that are looked at, so that rounding does not decide which is the last
 GALLERY = "embeddings_gallery.npy"
 # Parts of an encoder's identity that change the last bits of its vectors and not the space they are in.
 SAME_SPACE = ("versions", "runtime", "precision", "compile")
@@ -165,20 +167,21 @@ class Asked:
         now = json.loads(json.dumps(identify(encoder, self.cache)))
         was = manifest["encoder"]
         changed = [key for key in sorted(was | now) if _plain(was.get(key)) != _plain(now.get(key))]
+        said = {key: _differing(_plain(was.get(key)), _plain(now.get(key))) for key in changed}
         if apart := [key for key in changed if key not in SAME_SPACE]:
-            key = apart[0]
             raise UserError(
-                f"encoder={encoder.name}: its {key} is {_short(now.get(key))}, that of the run was "
-                f"{_short(was.get(key))}; a query must be embedded as the gallery was"
+                f"encoder={encoder.name}: its {apart[0]} {said[apart[0]]}; a query must be embedded as the "
+                "run's gallery was"
             )
         return encoder, [
-            f"the encoder's {key} is {_short(now.get(key))}, that of the run was {_short(was.get(key))}: "
-            "distances may differ in the last digits"
-            for key in changed
+            f"the encoder's {key} {text}: distances may differ in the last digits"
+            for key, text in said.items()
         ]
 
     def answer(self, queries: Sequence[Query], encoder: Encoder, k: int) -> list[Answer]:
         """Embed queries, all pictures or all sentences, in one go, and search the run's index.
+
+        The index says which images are near; how near, and in what order, the saved embeddings say.
 
         Args:
             queries: at least one.
@@ -189,25 +192,27 @@ class Asked:
             UserError: what the encoder refuses, or vectors that cannot be compared.
         """
         self.require_k(k)
-        vectors = _embed(queries, encoder, self.index.index.d)
-        ids, distances = self.index.search(vectors, k)
+        vectors, gallery = _embed(queries, encoder, self.index.index.d), saved_vectors(self.folder, "gallery")
+        ids, distances = self._search(vectors, gallery, k)
         near: Sequence[Nearness | None] = [None] * len(queries)
         if queries[0].image is not None:
-            path = self.folder / GALLERY
-            found = nearness(
-                vectors,
-                saved_vectors(self.folder, "gallery"),
-                file_sha256(path),
-                self.settings.metric,
-                self.cache,
-            )
-            near = found or near
+            digest = file_sha256(self.folder / GALLERY)
+            near = nearness(vectors, gallery, digest, self.settings.metric, self.cache) or near
         return [
             Answer(query, self._neighbours(i, d), how_near)
             for query, i, d, how_near in zip(queries, ids, distances, near, strict=True)
         ]
 
-    def _neighbours(self, ids: NDArray[np.int64], distances: NDArray[np.float32]) -> tuple[Neighbour, ...]:
+    def _search(
+        self, vectors: NDArray[np.float32], gallery: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Positions int64 [q, k], -1 where the index found no more, and distances float64 [q, k]."""
+        ids, _ = self.index.search(vectors, min(k + SPARE, len(gallery)))
+        distances = pair_distances(vectors, gallery, ids, self.settings.metric)
+        order = np.lexsort((ids, distances), axis=1)[:, :k]
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
+
+    def _neighbours(self, ids: NDArray[np.int64], distances: NDArray[np.float64]) -> tuple[Neighbour, ...]:
         names, labels = self.ranking.gallery_ids, self.ranking.gallery_labels
         return tuple(
             Neighbour(
@@ -253,6 +258,9 @@ def _plain(part: Any) -> Any:
     return {k: v for k, v in part.items() if k != "implementation"} if isinstance(part, dict) else part
 
 
-def _short(part: Any) -> str:
-    text = json.dumps(part) if isinstance(part, dict) else str(part)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _differing(was: Any, now: Any) -> str:
+    """In words: is this, was that; of mappings what differs in them."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return f"is {str(now)[:40]}, was {str(was)[:40]}"
+    keys = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
+    return ", ".join(f"({key}) {_differing(was.get(key), now.get(key))}" for key in keys)

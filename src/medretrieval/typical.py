@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medretrieval.cache import Cache
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.errors import UserError
-from medretrieval.exact import exact_search
+from medretrieval.exact import exact_search, pair_distances
 
 KIND = "typical"
 FILE = "distances.npy"
@@ -80,13 +80,12 @@ def nearness(
     used = judging_metric(metric)
     own = _kept(gallery, gallery_sha256, used, cache)
     limit = float(np.quantile(own, FAR, method="higher"))
-    _, nearest = exact_search(queries, gallery, used, 1)
-    return [
-        Nearness(float(d), used.name, float((own < d).mean()), limit) for d in nearest[:, 0].astype(float)
-    ]
+    nearest, _ = exact_search(queries, gallery, used, 1)
+    distances = pair_distances(queries, gallery, nearest, used)[:, 0]
+    return [Nearness(float(d), used.name, float((own < d).mean()), limit) for d in distances]
 
 
-def own_nearest(gallery: NDArray[np.float32], metric: MetricConfig) -> NDArray[np.float32]:
+def own_nearest(gallery: NDArray[np.float32], metric: MetricConfig) -> NDArray[np.float64]:
     """Distance of gallery images, at most SAMPLE of them, to the nearest other one.
 
     Args:
@@ -94,21 +93,21 @@ def own_nearest(gallery: NDArray[np.float32], metric: MetricConfig) -> NDArray[n
         metric: the distance.
 
     Returns:
-        float32 [min(n, SAMPLE)], ascending.
+        float64 [min(n, SAMPLE)], ascending.
     """
     n = len(gallery)
     drawn = np.arange(n)
     if n > SAMPLE:
         drawn = np.sort(np.random.default_rng(SEED).choice(n, SAMPLE, replace=False))
-    ids, distances = exact_search(gallery[drawn], gallery, metric, 2)
+    ids, _ = exact_search(gallery[drawn], gallery, metric, 2)
     # Where the image itself is not first, a twin stands before it.
-    other = np.where(ids[:, 0] == drawn, distances[:, 1], distances[:, 0])
-    return np.sort(other)
+    other = np.where(ids[:, 0] == drawn, ids[:, 1], ids[:, 0])
+    return np.sort(pair_distances(gallery[drawn], gallery, other[:, None], metric)[:, 0])
 
 
 def _kept(
     gallery: NDArray[np.float32], gallery_sha256: str, metric: MetricConfig, cache: Cache
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     def make(folder: Path) -> Mapping[str, Any]:
         np.save(folder / FILE, own_nearest(gallery, metric), allow_pickle=False)
         return {"images": min(len(gallery), SAMPLE)}
@@ -121,13 +120,13 @@ def _kept(
 
 def _from_cache(
     parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]], cache: Cache
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     try:
         folder = cache.get_or_make(KIND, parts, make).folder
-        distances: NDArray[np.float32] = np.load(folder / FILE, allow_pickle=False)
+        distances: NDArray[np.float64] = np.load(folder / FILE, allow_pickle=False)
         return distances
     except UserError:  # a cache that is read only; it takes a second, so no reason to refuse
         with tempfile.TemporaryDirectory() as aside:
             make(Path(aside))
-            found: NDArray[np.float32] = np.load(Path(aside) / FILE, allow_pickle=False)
+            found: NDArray[np.float64] = np.load(Path(aside) / FILE, allow_pickle=False)
             return found
