@@ -8,20 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.distance import cdist
+from tests.conftest import painted
 
-from medretrieval import cli, run
+from medretrieval import cli, compose, run
 from medretrieval.cache import Cache
 from medretrieval.config import FaissMetric, MetricConfig
+from medretrieval.exact import pair_distances
 from medretrieval.typical import KIND, SAMPLE, judging_metric, nearness, own_nearest
 
 RUN = (
-    "dataset=breastmnist",
-    "encoder=pixels",
-    "metric=l2",
-    "evaluation.ks=[1,3]",
-    "evaluation.resamples=100",
-)
+    "dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100",
+    "evaluation.baseline=none", "audit.enabled=false", "report.figures=none",
+)  # fmt: skip
 ALONE = (*RUN, "protocol=leave_one_out")
+ENCODERS = ("random", "pixels")
 L2 = MetricConfig("l2", FaissMetric.l2, False)
 COSINE = MetricConfig("cosine", FaissMetric.inner_product, True)
 IP = MetricConfig("ip", FaissMetric.inner_product, False)
@@ -63,14 +64,32 @@ def refused(ask):
     return line
 
 
-@pytest.fixture
-def split(write_npz):
-    with np.load(write_npz(n=20)) as npz:
-        return npz["test_images"]
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A run that tests only ask, and the images of its gallery."""
+    place = tmp_path_factory.mktemp("shared")
+    labels = np.arange(20, dtype=np.int64) % 2
+    arrays = {f"{s}_images": painted(labels, seed=i) for i, s in enumerate(("train", "val", "test"))}
+    arrays |= {f"{s}_labels": labels for s in ("train", "val", "test")}
+    np.savez(place / "breastmnist.npz", **arrays)
+    paths = (f"paths.data={place}", f"paths.cache={place}/cache", f"paths.outputs={place}/outputs")
+    return run(compose("tracking=none", *ALONE, *paths)).folder, arrays["test_images"]
 
 
 @pytest.fixture
-def done(config, split):
+def done(shared):
+    return shared[0]
+
+
+@pytest.fixture
+def split(shared):
+    return shared[1]
+
+
+@pytest.fixture
+def own(config, write_npz):
+    """A run that a test may break."""
+    write_npz(n=20)
     return run(config(*ALONE)).folder
 
 
@@ -161,10 +180,10 @@ def answer_paths(folder):
     return sorted(p.name for p in folder.glob("*.png"))
 
 
-def test_without_the_data_the_table_still_comes(done, split, ask, tmp_path):
+def test_without_the_data_the_table_still_comes(own, split, ask, tmp_path):
     png(tmp_path / "a.png", split[0])
     (tmp_path / "data" / "breastmnist.npz").unlink()
-    code, out, err = ask(done, "image=a.png")
+    code, out, err = ask(own, "image=a.png")
     assert code == 0
     assert "test/0" in out
     assert err.splitlines() == [
@@ -172,10 +191,10 @@ def test_without_the_data_the_table_still_comes(done, split, ask, tmp_path):
     ]
 
 
-def test_other_data_than_the_runs_is_not_drawn(done, split, write_npz, ask, tmp_path):
+def test_other_data_than_the_runs_is_not_drawn(own, split, write_npz, ask, tmp_path):
     png(tmp_path / "a.png", split[0])
     write_npz(n=20, test_images=split[::-1])
-    _, out, err = ask(done, "image=a.png")
+    _, out, err = ask(own, "image=a.png")
     assert "test/0" in out
     assert err.startswith("no picture is drawn: dataset=breastmnist is other data than the run's")
 
@@ -227,25 +246,27 @@ def test_an_approximate_index_is_searched_as_the_run_did(config, write_npz, answ
     assert query["results"][0]["id"] == "test/5"
 
 
-def test_of_a_sweep_the_best_run_is_asked_and_named(command, split, ask, tmp_path):
-    swept = command("-m", *ALONE, "tracking=none", "encoder=random,pixels")
-    assert swept.returncode == 0, swept.stderr
+def test_of_a_sweep_the_best_run_is_asked_and_named(config, write_npz, split, ask, tmp_path):
+    write_npz(n=20)
+    sweep = tmp_path / "outputs" / "sweeps" / "20260101-120000"
+    best = [run(config(*ALONE, f"encoder={e}"), sweep / f"{i}_{e}").folder for i, e in enumerate(ENCODERS)][1]
     png(tmp_path / "a.png", split[0])
-    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     for word in (sweep, sweep.name):
         code, out, err = ask(f"run={word}", "image=a.png", "--json")
         assert code == 0, err
-        assert "the best of 2 runs by precision_at_3 (1.0000): breastmnist · pixels" in err
-        assert "pixels" in json.loads(out)["run"]
+        assert err.startswith(f"{word}: the best of 2 runs by precision_at_3 (1.0000): breastmnist · pixels")
+        assert json.loads(out)["run"] == str(best)
 
 
-def test_runs_of_several_tasks_have_no_best(config, split, refused, tmp_path):
+def test_runs_of_several_tasks_have_no_best(config, write_npz, split, refused, tmp_path):
+    write_npz(n=20)
     folders = [run(config(*words)).folder for words in (RUN, ALONE)]
     png(tmp_path / "a.png", split[0])
     assert "its runs have 2 tasks" in refused(f"run={folders[0].parent}", "image=a.png")
 
 
-def test_an_mlflow_run_is_asked_by_its_id(config, split, answer, refused, tmp_path):
+def test_an_mlflow_run_is_asked_by_its_id(config, write_npz, split, answer, refused, tmp_path):
+    write_npz(n=20)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     folder = run(config(*ALONE, "tracking=mlflow", f"tracking.uri={uri}")).folder
     run_id = json.loads((folder / "tracking.json").read_text())["run_id"]
@@ -255,7 +276,10 @@ def test_an_mlflow_run_is_asked_by_its_id(config, split, answer, refused, tmp_pa
     assert "folder is not on this machine" in refused(*words)
 
 
-def test_sentences_are_asked_of_an_open_clip_run(config, split, answer, ask, refused, monkeypatch, tmp_path):
+def test_sentences_are_asked_of_an_open_clip_run(
+    config, write_npz, split, answer, ask, refused, monkeypatch, tmp_path
+):
+    write_npz(n=20)
     import open_clip.factory
     from tests.test_text_tower import TINY
 
@@ -273,76 +297,72 @@ def test_sentences_are_asked_of_an_open_clip_run(config, split, answer, ask, ref
     assert "longer than the 12 tokens" in refused(folder, "text=" + "lung " * 20).splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ([], "query wants a run"),
-        (["run=nowhere", "image=a.png"], "nowhere: no folder, no sweep in outputs/sweeps"),
-        (["run={done}"], "query wants something to ask"),
-        (["run={done}", "image=a.png", "text=x"], "query: image= and text= are two questions"),
-        (["run={done}", "{done}", "image=a.png"], "query: run="),
-        (["run={done}", "image=gone.png"], "image=gone.png: there is no such file"),
-        (["run={done}", "image=note.txt"], "image=note.txt: not a picture; give PNG"),
-        (["run={done}", "image=cut.png"], "image=cut.png: damaged, cannot be read"),
-        (["run={done}", "image=cut"], "image=cut/cut.png: damaged, cannot be read"),
-        (["run={done}", "image=empty"], "image=empty: it has no files"),
-        (["run={done}", "image=a.png", "k=21"], "k=21: the gallery of this run has 20 images; at most 20"),
-        (["run={done}", "image=a.png", "k=0"], "query: k=0: give a whole number, 1 or more"),
-        (["run={done}", "image=a.png", "k=x"], "query: k=x: give a whole number"),
-        (["run={done}", "image=a.png", "kk=1"], "query: kk: no such key; choose from: --json, dataset.root,"),
-        (["run={done}", "image=a.png", "metric=ip"], "query: metric: no such key"),
-        (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key"),
-        (["run={done}", "image=a.png", "fit=x"], "query: fit=x: choose from: crop, pad, stretch"),
-        (["run={done}", "text=x", "fit=pad"], "query: fit=pad: says how pictures become squares"),
-        (["run={done}", "text=a lung"], "encoder=pixels: has no text tower; encoders that have one:"),
-        (["run={done}", "image=a.png", "out=a.jpg"], "query: out=a.jpg: give a name that ends in .png"),
-        (["run={done}", "image=a.png", "out=x/a.png"], "query: out=x/a.png: there is no folder x"),
-        (["run={done}", "image=a.png", "out=a.png"], "out=a.png: is there already and no picture of"),
-        (["run={done}", "image=a.png", "encoder.side=14"], "encoder=pixels: its side is 14, was 28;"),
-        (["run={done}", "image=a.png", "encoder.sides=1"], "encoder.sides: "),
-        (["run={done}", "image="], "query: image=: give a value"),
-    ],
-)  # fmt: skip
-def test_each_refusal_is_one_line(done, split, refused, tmp_path, words, line):
+REFUSED = [
+    (["k=1"], "query wants a run"),
+    (["run=nowhere", "image=a.png"], "nowhere: no folder, no sweep in outputs/sweeps"),
+    (["run={done}"], "query wants something to ask"),
+    (["run={done}", "image=a.png", "text=x"], "query: image= and text= are two questions"),
+    (["run={done}", "{done}", "image=a.png"], "query: run="),
+    (["run={done}", "image=gone.png"], "image=gone.png: there is no such file"),
+    (["run={done}", "image=note.txt"], "image=note.txt: not a picture; give PNG"),
+    (["run={done}", "image=cut.png"], "image=cut.png: damaged, cannot be read"),
+    (["run={done}", "image=cut"], "image=cut/cut.png: damaged, cannot be read"),
+    (["run={done}", "image=empty"], "image=empty: it has no files"),
+    (["run={done}", "image=a.png", "k=21"], "k=21: the gallery of this run has 20 images; at most 20"),
+    (["run={done}", "image=a.png", "k=0"], "query: k=0: give a whole number, 1 or more"),
+    (["run={done}", "image=a.png", "k=x"], "query: k=x: give a whole number"),
+    (["run={done}", "image=a.png", "kk=1"], "query: kk: no such key; choose from: --json, dataset.root,"),
+    (["run={done}", "image=a.png", "metric=ip"], "query: metric: no such key"),
+    (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key"),
+    (["run={done}", "image=a.png", "fit=x"], "query: fit=x: choose from: crop, pad, stretch"),
+    (["run={done}", "text=x", "fit=pad"], "query: fit=pad: says how pictures become squares"),
+    (["run={done}", "text=a lung"], "encoder=pixels: has no text tower; encoders that have one:"),
+    (["run={done}", "image=a.png", "out=a.jpg"], "query: out=a.jpg: give a name that ends in .png"),
+    (["run={done}", "image=a.png", "out=x/a.png"], "query: out=x/a.png: there is no folder x"),
+    (["run={done}", "image=a.png", "out=a.png"], "out=a.png: is there already and no picture of"),
+    (["run={done}", "image=a.png", "encoder.side=14"], "encoder=pixels: its side is 14, was 28;"),
+    (["run={done}", "image=a.png", "encoder.sides=1"], "encoder.sides: "),
+    (["run={done}", "image="], "query: image=: give a value"),
+]
+
+
+def test_each_refusal_is_one_line(done, split, refused, tmp_path):
     whole = png(tmp_path / "a.png", split[0]).read_bytes()
     for name in ("empty", "cut"):
         (tmp_path / name).mkdir()
     for name in ("cut.png", "cut/cut.png"):
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     (tmp_path / "note.txt").write_text("x")
-    if not words:
-        words = ["k=1"]
-    assert refused(*(word.format(done=done) for word in words)).startswith(line)
+    for words, line in REFUSED:
+        assert refused(*(word.format(done=done) for word in words)).startswith(line)
 
 
-@pytest.mark.parametrize(
-    "name", ["index.faiss", "embeddings_gallery.npy", "ranking.npz", "manifest.json", "scores.json"]
-)
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
-def test_files_of_a_run_that_are_damaged_or_gone_are_named(done, split, refused, tmp_path, name, damage):
+def test_files_of_a_run_that_are_damaged_or_gone_are_named(own, split, refused, ask, tmp_path, damage):
     png(tmp_path / "a.png", split[0])
-    path = (done / name).resolve()
-    whole = path.read_bytes()
-    if damage == "gone":
-        path.unlink()
-    elif damage == "truncated":
-        path.write_bytes(whole[: len(whole) // 2])
-    else:
-        middle = len(whole) // 2
-        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0x80]) + whole[middle + 1 :])
-    line = refused(f"run={done}", "image=a.png")
-    assert name in line or (name == "scores.json" and "no folder" in line) or "no finished run" in line
+    for name in ("index.faiss", "embeddings_gallery.npy", "ranking.npz", "manifest.json", "scores.json"):
+        path = (own / name).resolve()
+        whole, middle = path.read_bytes(), path.stat().st_size // 2
+        if damage == "gone":
+            path.unlink()
+        else:
+            rest = b"" if damage == "truncated" else bytes([whole[middle] ^ 0x80]) + whole[middle + 1 :]
+            path.write_bytes(whole[:middle] + rest)
+        assert name in refused(f"run={own}", "image=a.png")
+        path.write_bytes(whole)
+    assert ask(f"run={own}", "image=a.png", "--json")[0] == 0
 
 
-def test_a_damaged_index_without_a_checksum_is_refused(done, split, refused, tmp_path):
+def test_a_damaged_index_without_a_checksum_is_refused(own, split, refused, tmp_path):
     png(tmp_path / "a.png", split[0])
-    content = (done / "index.faiss").read_bytes()
-    (done / "index.faiss").unlink()
-    (done / "index.faiss").write_bytes(content[:-100])
-    assert "index.faiss: damaged" in refused(f"run={done}", "image=a.png")
+    content = (own / "index.faiss").read_bytes()
+    (own / "index.faiss").unlink()
+    (own / "index.faiss").write_bytes(content[:-100])
+    assert "index.faiss: damaged" in refused(f"run={own}", "image=a.png")
 
 
 def test_a_device_given_later_reaches_the_encoder(config, write_npz, refused, split, tmp_path):
+    write_npz(n=20)
     timm = ("encoder=timm", "encoder.model=resnet10t", "encoder.pretrained=null", "encoder.runtime=torch")
     folder = run(config(*ALONE, *timm, "evaluation.baseline=none", "audit.enabled=false")).folder
     png(tmp_path / "a.png", split[0])
@@ -353,16 +373,32 @@ def vectors(n, d=8, seed=0):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("metric", "distance"), [
-    (L2, lambda a, b: np.linalg.norm(a[:, None] - b, axis=2)),
-    (COSINE, lambda a, b: 1 - (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T),
-])  # fmt: skip
-def test_own_distances_are_those_to_the_nearest_other_one(metric, distance):
+def scipy_distances(a, b, metric):
+    if metric is IP:
+        return -(a.astype(float) @ b.T.astype(float))
+    return cdist(a, b, {"l2": "euclidean", "cosine": "cosine"}[metric.name])
+
+
+@pytest.mark.parametrize("metric", [L2, COSINE, IP])
+def test_distances_of_pairs_are_exact_and_0_for_twins(metric):
+    queries, gallery = vectors(5), vectors(40, seed=1) * 30
+    gallery[7] = queries[3]
+    ids = np.random.default_rng(0).integers(0, 40, (5, 6))
+    ids[3, 0], ids[0, 5] = 7, -1
+    found, table = pair_distances(queries, gallery, ids, metric), scipy_distances(queries, gallery, metric)
+    wanted = np.take_along_axis(table, ids, 1)
+    wanted[0, 5] = np.inf
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
+    assert metric is IP or found[3, 0] == 0
+
+
+@pytest.mark.parametrize("metric", [L2, COSINE])
+def test_own_distances_are_those_to_the_nearest_other_one(metric):
     gallery = vectors(50)
     gallery[:3] = gallery[3]  # four of a kind
-    table = distance(gallery.astype(float), gallery.astype(float))
+    table = scipy_distances(gallery, gallery, metric)
     np.fill_diagonal(table, np.inf)
-    np.testing.assert_allclose(own_nearest(gallery, metric), np.sort(table.min(axis=1)), atol=1e-3)
+    np.testing.assert_allclose(own_nearest(gallery, metric), np.sort(table.min(axis=1)), atol=1e-12)
 
 
 def test_a_large_gallery_is_sampled_and_always_the_same():
@@ -398,8 +434,7 @@ def test_own_distances_are_kept_and_a_cache_that_cannot_be_written_is_done_witho
     assert len(list((tmp_path / "cache" / KIND).glob("*/*/entry.json"))) == 1
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError):
-        (tmp_path / "file" / "x").mkdir()
+    assert nearness(gallery[:1], gallery, "a", L2, Cache(tmp_path / "file" / "cache")) == first
 
 
 def test_a_gallery_of_one_image_gives_no_judgement(tmp_path):
