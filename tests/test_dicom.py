@@ -9,7 +9,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 
 from medretrieval.errors import UserError
-from medretrieval.images import is_picture, read
+from medretrieval.images import is_picture, pictures_in, read
 
 VALUES = np.array([[0, 100, 200], [300, 400, 1000]], np.uint16)
 
@@ -138,6 +138,22 @@ def test_what_cannot_be_decoded_names_its_transfer_syntax(tmp_path):
     assert "\n" not in str(refused.value)
 
 
+def test_an_unknown_transfer_syntax_is_refused(tmp_path):
+    path = written(tmp_path / "a.dcm")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1k2.1\0"))
+    with pytest.raises(UserError, match=r"1k2\.1\) cannot be decoded"):
+        read(path)
+
+
+def test_what_pydicom_warns_of_is_not_printed(tmp_path, capfd, recwarn):
+    path = written(tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes() + b"\0" * 7)  # more pixels than rows and columns say
+    assert read(path).pixels.shape == (2, 3)
+    assert capfd.readouterr().err == ""
+    assert not recwarn.list
+
+
 def test_a_truncated_file_one_without_pixels_and_no_dicom_are_refused(tmp_path):
     path = written(tmp_path / "a.dcm")
     whole = path.read_bytes()
@@ -155,6 +171,15 @@ def test_a_truncated_file_one_without_pixels_and_no_dicom_are_refused(tmp_path):
     dataset.save_as(path)
     with pytest.raises(UserError, match=r"without a picture \(DX\)"):
         read(path)
+
+
+def test_of_a_folder_only_what_has_a_picture_is_taken(tmp_path):
+    path = written(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(dataset, name)
+    dataset.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    assert pictures_in(tmp_path) == ([path], 1)
 
 
 def test_a_window_of_no_width_is_refused(tmp_path):

@@ -4,6 +4,10 @@ By pydicom (https://pydicom.github.io), which is installed by `pip install 'medr
 """
 
 import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from medretrieval.errors import UserError, first_line
 
 MARK, MARK_AT = b"DICM", 128  # DICOM PS3.10, section 7.1
 SUFFIXES = (".dcm", ".dicom")
+# Transfer syntaxes that need no decoder: implicit and explicit little endian, explicit big endian, deflated.
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 Seen = tuple[NDArray[np.uint8], tuple[str, ...]]
 
 
@@ -24,6 +30,19 @@ def is_dicom(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(MARK_AT + len(MARK))[MARK_AT:] == MARK
+
+
+def has_picture(path: Path) -> bool:
+    """Whether a DICOM file has rows of pixels, and is no report or directory; true where nobody can tell."""
+    if importlib.util.find_spec("pydicom") is None:
+        return True
+    import pydicom
+
+    try:
+        with _quiet():
+            return "Rows" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows"])
+    except Exception:  # `read` says what is wrong with it
+        return True
 
 
 def read(path: Path, max_pixels: int) -> Seen:
@@ -46,6 +65,11 @@ def read(path: Path, max_pixels: int) -> Seen:
     """
     if importlib.util.find_spec("pydicom") is None:
         raise UserError(f"image={path}: DICOM wants the package pydicom; pip install 'medretrieval[dicom]'")
+    with _quiet():
+        return _read(path, max_pixels)
+
+
+def _read(path: Path, max_pixels: int) -> Seen:
     dataset = _open(path)
     pixels = int(dataset.Rows) * int(dataset.Columns)
     if pixels > max_pixels:
@@ -88,12 +112,28 @@ def _first_frame(path: Path, dataset: Any) -> NDArray[np.generic]:
         return pixel_array(dataset, index=0)
     except Exception as error:  # each decoder raises what it likes
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-        name = getattr(syntax, "name", None) or "unknown"
-        if syntax is not None and syntax.is_compressed:
-            what = f"its pixels ({name}) cannot be decoded ({first_line(error)})"
-            advice = "save it uncompressed, or pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-            raise UserError(f"image={path}: {what}; {advice}") from error
-        raise UserError(f"image={path}: damaged, its pixels cannot be read ({first_line(error)})") from error
+        if syntax is None or syntax in PLAIN:
+            raise UserError(
+                f"image={path}: damaged, its pixels cannot be read ({first_line(error)})"
+            ) from error
+        raise UserError(
+            f"image={path}: its pixels ({getattr(syntax, 'name', syntax)}) cannot be decoded "
+            f"({first_line(error)}); save it uncompressed, or pip install pylibjpeg pylibjpeg-libjpeg "
+            "pylibjpeg-openjpeg"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what pydicom warns of on the way: what matters is in what it gives or raises."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _seen(dataset: Any, frame: NDArray[Any]) -> Seen:

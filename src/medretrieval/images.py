@@ -80,7 +80,7 @@ def is_picture(path: Path) -> bool:
 
     try:
         if dicom.is_dicom(path):
-            return True
+            return dicom.has_picture(path)
         with _quiet(), Image.open(path):
             return True
     except PermissionError as error:
