@@ -1,6 +1,7 @@
 """The verb `query` on finished runs: what it answers, what it says of strangers, what it refuses."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.conftest import painted
 
 from medretrieval import cli, compose, run
 from medretrieval.cache import Cache
+from medretrieval.cache_verb import main as cache_main
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.exact import pair_distances
 from medretrieval.typical import KIND, SAMPLE, judging_metric, nearness, own_nearest
@@ -122,9 +124,9 @@ def test_the_json_is_all_of_stdout_and_has_every_key(done, split, ask, tmp_path)
     code, out, _ = ask(done, "image=a.png", "k=2", "--json")
     found = json.loads(out)
     assert code == 0
-    assert list(found) == ["run", "title", "metric", "k", "random_weights", "picture", "queries"]
+    assert list(found) == ["run", "chosen", "title", "metric", "k", "random_weights", "picture", "queries"]
     assert (found["run"], found["metric"], found["k"]) == (str(done), "l2", 2)
-    assert (found["random_weights"], found["picture"]) == (False, None)
+    assert (found["random_weights"], found["picture"], found["chosen"]) == (False, None, None)
     (query,) = found["queries"]
     assert list(query) == ["image", "text", "remarks", "nearness", "results"]
     assert (query["image"], query["text"], query["remarks"]) == ("a.png", None, [])
@@ -216,6 +218,32 @@ def test_a_grey_query_of_a_gallery_in_colour(config, write_npz, answer, tmp_path
     assert (query["results"][0]["id"], query["results"][0]["distance"]) == ("test/5", 0.0)
 
 
+def test_fit_decides_what_is_asked_of_a_picture_that_is_no_square(done, split, answer, tmp_path):
+    wide = np.zeros((28, 48), np.uint8)
+    wide[:, 10:38] = split[4]
+    path = png(tmp_path / "a.png", wide)
+    found = {
+        fit: answer(done, f"image={path}", f"fit={fit}")["queries"][0] for fit in ("crop", "pad", "stretch")
+    }
+    assert found["crop"] == answer(done, f"image={path}")["queries"][0]
+    assert (found["crop"]["results"][0]["id"], found["crop"]["results"][0]["distance"]) == ("test/4", 0.0)
+    assert found["pad"]["results"][0]["distance"] > 1
+    assert found["stretch"]["results"][0]["distance"] > 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_folder_that_may_not_be_read_is_refused(done, refused, tmp_path):
+    (tmp_path / "shut").mkdir(mode=0o300)
+    assert refused(done, "image=shut") == "image=shut: cannot be read (Permission denied)"
+
+
+def test_what_is_kept_for_it_is_listed_in_words(own, split, answer, capsys, tmp_path):
+    answer(own, f"image={png(tmp_path / 'a.png', split[0])}")
+    assert cache_main(["list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if KIND in line]
+    assert "l2 · embeddings with SHA-256" in line
+
+
 def test_findings_of_a_multi_label_gallery_are_joined(config, write_npz, answer, tmp_path):
     labels = np.zeros((20, 14), np.uint8)
     labels[1:, 0] = labels[2:, 3] = 1
@@ -237,13 +265,15 @@ def test_the_drawn_phantoms_are_asked_too(config, answer, tmp_path):
     assert query["nearness"]["far"]
 
 
-@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+@pytest.mark.parametrize("index", ["ivf", "hnsw", "ivfpq"])
 def test_an_approximate_index_is_searched_as_the_run_did(config, write_npz, answer, tmp_path, index):
     with np.load(write_npz(n=60)) as npz:
         image = npz["test_images"][5]
     folder = run(config(*ALONE, f"index={index}")).folder
     (query,) = answer(folder, f"image={png(tmp_path / 'a.png', image)}")["queries"]
-    assert query["results"][0]["id"] == "test/5"
+    assert (query["results"][0]["id"], query["results"][0]["distance"]) == ("test/5", 0.0)
+    distances = [result["distance"] for result in query["results"]]
+    assert distances == sorted(distances)
 
 
 def test_of_a_sweep_the_best_run_is_asked_and_named(config, write_npz, split, ask, tmp_path):
@@ -256,6 +286,7 @@ def test_of_a_sweep_the_best_run_is_asked_and_named(config, write_npz, split, as
         assert code == 0, err
         assert err.startswith(f"{word}: the best of 2 runs by precision_at_3 (1.0000): breastmnist · pixels")
         assert json.loads(out)["run"] == str(best)
+        assert json.loads(out)["chosen"] == err.splitlines()[0]
 
 
 def test_runs_of_several_tasks_have_no_best(config, write_npz, split, refused, tmp_path):

@@ -141,6 +141,9 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "baselines": lambda made, _: (
         f"{_encoder(made['encoder'])} · {made['protocol']['name']} · {made['metric']['name']}"
     ),
+    "typical": lambda made, _: (
+        f"{made['metric']['name']} · embeddings with SHA-256 {made['embeddings_sha256'][:SHORT_KEY]}"
+    ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 

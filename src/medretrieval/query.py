@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         answers = run.answer(queries, encoder, options.k)
     drawn = None if out is None else _draw(out, answers, run)
     if options.as_json:
-        print(json.dumps(document(run, options.k, answers, drawn), indent=2, allow_nan=False))
+        print(json.dumps(document(run, chosen.why, options.k, answers, drawn), indent=2, allow_nan=False))
     else:
         print(_text(run, options.k, answers, drawn))
     return 0
@@ -231,15 +231,18 @@ def _draw(out: Path, answers: Sequence[Answer], run: Asked) -> Path | None:
     return out
 
 
-def document(run: Asked, k: int, answers: Sequence[Answer], drawn: Path | None) -> dict[str, Any]:
+def document(
+    run: Asked, why: str | None, k: int, answers: Sequence[Answer], drawn: Path | None
+) -> dict[str, Any]:
     """The answers as JSON values.
 
-    run, title, metric, k, random_weights, picture (path or null), and queries: of each image or text (the
-    other is null), remarks, nearness (null for a text: distance, metric, beyond, limit, far) and results
-    (rank, id, class, distance, split).
+    run (its folder), chosen (why it and no other run of a sweep, or null), title, metric, k, random_weights,
+    picture (path or null), and queries: of each image or text (the other is null), remarks, nearness (null
+    for a text; distance, metric, beyond, limit, far) and results (rank, id, class, distance, split).
     """
     return {
         "run": str(run.folder),
+        "chosen": why,
         "title": run.report["title"],
         "metric": run.report["metric"],
         "k": k,
