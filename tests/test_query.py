@@ -16,6 +16,7 @@ from medretrieval import cli, compose, run
 from medretrieval.cache import Cache
 from medretrieval.cache_verb import main as cache_main
 from medretrieval.config import FaissMetric, MetricConfig
+from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.exact import pair_distances
 from medretrieval.typical import KIND, SAMPLE, judging_metric, nearness, own_nearest
 
@@ -258,8 +259,11 @@ def test_findings_of_a_multi_label_gallery_are_joined(config, write_npz, answer,
     assert (classes["test/1"], classes["test/0"]) == ("atelectasis", "none")
 
 
-def test_the_drawn_phantoms_are_asked_too(config, answer, tmp_path):
-    phantoms = ("dataset=chest_phantom", "dataset.n_train=20", "dataset.n_val=5", "dataset.n_test=20")
+@pytest.mark.parametrize("says_its_channels", [True, False])
+def test_the_drawn_phantoms_are_asked_too(config, answer, monkeypatch, tmp_path, says_its_channels):
+    if not says_its_channels:  # as a dataset of the user's own may not
+        monkeypatch.setattr(ChestPhantom, "channels", None)
+    phantoms = ("dataset=chest_phantom", "dataset.n_train=5", "dataset.n_val=5", "dataset.n_test=20")
     folder = run(config(*ALONE, *phantoms)).folder
     (query,) = answer(folder, f"image={png(tmp_path / 'a.png', np.zeros((64, 64), np.uint8))}")["queries"]
     assert query["nearness"]["far"]
