@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare verify again ui test lint format bench bench-quick clean
+.PHONY: help setup run sweep reproduce compare verify again query ui test lint format bench bench-quick clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder or MLflo
 
 again: $(STAMP) ## do RUN=<folder or MLflow id> again and say what differs
 	$(BIN)/medretrieval again $(RUN) $(ARGS)
+
+query: $(STAMP) ## ask RUN=<folder, id or sweep> what is like IMAGE=<file or folder> or fits TEXT="..."
+	@$(BIN)/medretrieval query run="$(RUN)" $(if $(IMAGE),image="$(IMAGE)") $(if $(TEXT),text="$(TEXT)") $(ARGS)
 
 ui: $(STAMP) ## the MLflow UI on what has been run
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)

@@ -1,11 +1,13 @@
 import json
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from medretrieval import run
+from medretrieval import cli, run
 from medretrieval.errors import UserError
+from medretrieval.saved import saved_config
 from medretrieval.verify import again, again_main, verify, verify_main
 
 RUN = (
@@ -113,3 +115,25 @@ def test_the_verbs_exit_with_one_where_something_differs(done, capsys):
 def test_anything_but_one_run_is_refused(arguments):
     with pytest.raises(UserError, match=r"wants one run|no such folder"):
         verify_main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("foo=1", "foo: no such key; choose from: audit,"),
+        ("index.foo=1", "index.foo: no such key; choose from: autotune,"),
+        ("seed=x", "seed: Value 'x' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_wrong_override_is_answered_with_one_line(done, monkeypatch, capsys, override, line):
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["medretrieval", "verify", str(done), override])
+    assert cli.main() == 1
+    assert capsys.readouterr().err.startswith(f"medretrieval: {line}")
+
+
+def test_an_override_has_the_type_that_its_text_says(done):
+    overrides = ("encoder.dim=64", "encoder.name=[x", "device=cpu", "paths.data=12")
+    cfg = saved_config(done, overrides)
+    assert (cfg.encoder.dim, cfg.encoder.name, cfg.device) == (64, "[x", "cpu")
+    assert (cfg.paths.data, cfg.dataset.root) == ("12", "12")

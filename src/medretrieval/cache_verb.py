@@ -145,6 +145,9 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
         f"embeddings {' and '.join(dict.fromkeys(k[:SHORT_KEY] for k in made['embeddings']))}"
     ),
     "fidelities": lambda made, _: _encoder(made["encoder"]),
+    "typical": lambda made, _: (
+        f"{made['metric']['name']} · embeddings with SHA-256 {made['embeddings_sha256'][:SHORT_KEY]}"
+    ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 

@@ -36,6 +36,7 @@ A run (Hydra):
 
 Verbs:
   medretrieval compare <run> <run> ...         which run is best, and is that more than luck of the queries
+  medretrieval query run=<run> image=<file>    what in a run's gallery is like a picture, or fits text="..."
   medretrieval verify <run>                    recompute a run's scores and ranking from its files
   medretrieval again <run> [key=value ...]     do a run again and say what differs
   medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
@@ -56,12 +57,14 @@ Keys worth knowing:
 def main() -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:]
+    # So that a _target_ can name a class in the user's own folder, as with `python -m`.
+    sys.path.append(os.getcwd())
     try:
         if arguments and arguments[0] in ("-h", "--help"):
             print(help_text())
             return 0
         if arguments and arguments[0] in VERBS:
-            return VERBS[arguments[0]](arguments[1:])
+            return _verb(*arguments)
         if arguments and not arguments[0].startswith(("-", "+", "~")) and "=" not in arguments[0]:
             raise UserError(f"{arguments[0]}: no such verb, and no key=value; {choices(list(VERBS))}")
         return _hydra(arguments)
@@ -72,6 +75,16 @@ def main() -> int:
     except KeyboardInterrupt:
         print("medretrieval: interrupted; start it again to go on from what is in the cache", file=sys.stderr)
         return 130
+
+
+def _verb(name: str, *arguments: str) -> int:
+    try:
+        return VERBS[name](list(arguments))
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        raise line from error
 
 
 def help_text() -> str:
@@ -87,8 +100,6 @@ def help_text() -> str:
 def _hydra(arguments: list[str]) -> int:
     import hydra
 
-    # So that a _target_ can name a class in the user's own folder, as with `python -m`.
-    sys.path.append(os.getcwd())
     register()
     # Makes Hydra hand its exceptions to us instead of printing them.
     full = os.environ.get("HYDRA_FULL_ERROR")
@@ -240,10 +251,17 @@ def _cache(arguments: list[str]) -> int:
     return cache_main(arguments)
 
 
+def _query(arguments: list[str]) -> int:
+    from medretrieval.query import main as query_main
+
+    return query_main(arguments)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "again": _again,
     "cache": _cache,
     "compare": _compare,
     "log": _log,
+    "query": _query,
     "verify": _verify,
 }

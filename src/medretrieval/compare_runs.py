@@ -34,7 +34,9 @@ def default_uri(outputs: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
 
 
-def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, str]]:
+def find(
+    what: str, uri: str, outputs: Path, aside: Path, keys: tuple[str, str] = ("outputs=", "uri=")
+) -> list[tuple[Path, str]]:
     """Folders of the runs that one word of the command means, and what to call them in messages.
 
     Args:
@@ -42,6 +44,7 @@ def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, st
         uri: MLflow's store.
         outputs: the folder that holds sweeps.
         aside: where files from MLflow are put.
+        keys: what the command calls outputs and uri, for messages.
 
     Raises:
         UserError: nothing of that name, or MLflow is away.
@@ -58,11 +61,11 @@ def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, st
         found = _download(what, uri, aside)
     except Exception as error:  # whatever a server, a database or a disk may raise
         line = f"{what}: no such folder, and MLflow at {uri} cannot be read ({first_line(error)})"
-        raise UserError(f"{line}; give a run's folder, or uri=") from error
+        raise UserError(f"{line}; give a run's folder, or {keys[1]}") from error
     if not found:
         raise UserError(
             f"{what}: no folder, no sweep in {outputs / 'sweeps'}, and no finished run, experiment "
-            f"or sweep of MLflow at {uri}; give a run's folder, or outputs= or uri="
+            f"or sweep of MLflow at {uri}; give a run's folder, or {keys[0]} or {keys[1]}"
         )
     return found
 

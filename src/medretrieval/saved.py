@@ -1,7 +1,7 @@
 """A finished run opened again: what verbs that take a run start from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from medretrieval import results
+from medretrieval import entry, results
 from medretrieval.compare_runs import RUN_ID, default_uri, find_one
 from medretrieval.config import Config
 from medretrieval.errors import UserError, first_line
 from medretrieval.index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.ranking import Ranking
 
 INDEX = "index.faiss"
 LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", INDEX)
@@ -27,29 +28,80 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
         UserError: no finished run in the folder, or an unknown key.
     """
     for name in (results.SCORES, results.MANIFEST):
-        if not (folder / name).exists():
-            raise UserError(f"{folder}: no finished run in it (it holds no {name})")
+        _require_json(folder, name)
     config = json.loads((folder / results.MANIFEST).read_text())["config"]
     cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
     for override in overrides:
         key, _, value = override.partition("=")
-        OmegaConf.update(cfg, key, OmegaConf.create({"v": value}).v, force_add=False)
+        OmegaConf.update(cfg, key, _typed(value), force_add=False)
         if key == "paths.data" and "root" in cfg.dataset:
             cfg.dataset.root = value
+        if key == "device" and "device" in cfg.encoder:  # what was interpolated is a value by now
+            cfg.encoder.device = value
     return cast(DictConfig, cfg)
 
 
-def require_links(folder: Path) -> None:
+def _require_json(folder: Path, name: str) -> None:
+    path = folder / name
+    if not path.exists():
+        raise UserError(f"{folder}: no finished run in it (it holds no {name})")
+    try:
+        whole = isinstance(json.loads(path.read_text()), dict)
+    except ValueError:  # UnicodeDecodeError is one
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged, no JSON; do the run again from {folder / results.CONFIG}")
+
+
+def _typed(value: str) -> Any:
+    """A number, a truth value, null or a list where the text is one, else the text itself."""
+    try:
+        return OmegaConf.from_dotlist([f"v={value}"]).v
+    except Exception:  # no YAML, such as a path with a bracket
+        return value
+
+
+def require_links(folder: Path, names: Sequence[str] = LINKS) -> None:
     """Refuse a run whose embeddings or index are not there any more.
+
+    Args:
+        folder: the run's folder.
+        names: the files that are wanted.
 
     Raises:
         UserError: naming the file and how to make it anew.
     """
-    if gone := [name for name in LINKS if not (folder / name).exists()]:
+    if gone := [name for name in names if not (folder / name).exists()]:
         raise UserError(
             f"{folder / gone[0]}: gone (was the cache cleaned, or the run's folder?); "
             f"make it anew with: medretrieval again {folder}"
         )
+
+
+def require_whole(folder: Path, name: str) -> None:
+    """Compare a file that a run links to with the SHA-256 that the cache keeps of it, where it does.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = (folder / name).resolve()
+    if (path.parent / entry.SUMS).exists():
+        try:
+            entry.read(path.parent, (path.name,))
+        except entry.Damaged as error:
+            raise _damaged(folder / name, folder, error) from error
+
+
+def saved_ranking(folder: Path) -> Ranking:
+    """A run's ranking, with the ids and labels of both sides.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return Ranking.load(folder / results.RANKING)
+    except Exception as error:  # a damaged archive makes NumPy raise anything
+        raise _damaged(folder / results.RANKING, folder, error) from error
 
 
 def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
@@ -80,13 +132,27 @@ def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> Ve
     Raises:
         UserError: the file is damaged.
     """
+    require_whole(folder, INDEX)
     try:
-        index = faiss.read_index(str(folder / INDEX))
+        index = _read(folder / INDEX)
     except Exception as error:  # a damaged file makes FAISS raise anything
         raise _damaged(folder / INDEX, folder, error) from error
     set_parameters(index, report["index"]["search"], "index.search")
     spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
     return VectorIndex(index, spec, settings.metric, folder / INDEX, 0.0, True, is_exhaustive(index))
+
+
+def _read(path: Path) -> faiss.Index:
+    """Read an index; a damaged length in the file must not make FAISS ask for more than the file has."""
+    library: Any = faiss
+    if not hasattr(library, "set_deserialization_vector_byte_limit"):  # before FAISS 1.14
+        return library.read_index(str(path))
+    before = library.get_deserialization_vector_byte_limit()
+    library.set_deserialization_vector_byte_limit(path.stat().st_size)
+    try:
+        return library.read_index(str(path))
+    finally:
+        library.set_deserialization_vector_byte_limit(before)
 
 
 def _damaged(path: Path, folder: Path, error: Exception) -> UserError:

@@ -65,7 +65,10 @@ class Dataset(ABC):
         size: height and width of an image in pixels.
         groups: a CSV that says which images belong together (`datasets.groups.read_groups`), None for
             what `load` says itself.
+        channels: 1 for grey images, 3 for RGB, None where only its images tell.
     """
+
+    channels: int | None = None
 
     def __init__(
         self, name: str, task: Task, classes: Sequence[str], size: int, groups: str | None = None
@@ -83,6 +86,10 @@ class Dataset(ABC):
         Raises:
             UserError: the data is missing, damaged or not what the configuration says.
         """
+
+    def is_here(self) -> bool:
+        """Whether `load` can do without a download."""
+        return True
 
 
 def _sha256(array: NDArray[np.generic]) -> str:

@@ -66,6 +66,10 @@ class MedMNIST(Dataset):
         self.channels = channels
         self.path = Path(root).expanduser() / f"{name}{'' if size == 28 else f'_{size}'}.npz"
 
+    def is_here(self) -> bool:
+        """Whether the file is there."""
+        return self.path.exists()
+
     def load(self, split: str) -> Split:
         """Read and check one split.
 

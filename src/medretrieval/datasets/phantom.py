@@ -83,6 +83,8 @@ class ChestPhantom(Dataset):
         counts: number of images a split.
     """
 
+    channels = 1
+
     def __init__(
         self, *, name: str, size: int, n_train: int, n_val: int, n_test: int, difficulty: float, seed: int
     ) -> None:
