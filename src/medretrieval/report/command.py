@@ -1,6 +1,5 @@
 """The verb `report`: find runs, write the page, log it."""
 
-import json
 import shlex
 import sys
 import tempfile
@@ -68,7 +67,7 @@ def main(arguments: list[str]) -> int:
         runs = [load_run(folder, source) for folder, source in places.items()]
         content = gather(runs)
         experiment = config_of(runs[0])["tracking.experiment"]
-        sweep = _sweep(options, [run.folder for run in runs], experiment)
+        sweep = _sweep(options, experiment)
         failures = reports_of(options.folder)[1] if options.folder else []
         page = render(content, _facts(options, sweep), failures)
     _write(out, page)
@@ -121,24 +120,14 @@ def _fetch_pictures(places: dict[Path, str], uri: str, aside: Path) -> None:
             print(f"MLflow run {run_id}: no pictures ({first_line(error)})", file=sys.stderr)
 
 
-def _sweep(options: Options, folders: list[Path], experiment: str) -> str | None:
-    """The id of the sweep that is asked for, or that all runs were part of."""
-    from medretrieval.track import SWEEP_TAG, TRACKING
-
+def _sweep(options: Options, experiment: str) -> str | None:
+    """The id of the sweep that is asked for as a whole; a report on some of its runs is not the sweep's."""
     word = options.runs[0]
     if options.folder is not None:
         return options.folder.resolve().name
-    if len(options.runs) == 1 and not Path(word).is_dir() and not RUN_ID.fullmatch(word):
-        return None if word == experiment else word
-    tags: list[set[str]] = []
-    for folder in folders:
-        try:
-            note = json.loads((folder / TRACKING).read_text())
-            tags.append(set(note["about"]["tags"].get(SWEEP_TAG, "").split()))
-        except (OSError, ValueError, KeyError):
-            tags.append(set())
-    common = set.intersection(*tags)
-    return common.pop() if len(common) == 1 else None
+    if len(options.runs) > 1 or Path(word).is_dir() or RUN_ID.fullmatch(word) or word == experiment:
+        return None
+    return word
 
 
 def _facts(options: Options, sweep: str | None) -> dict[str, str]:

@@ -254,8 +254,9 @@ def _illustrate(view: RunView, percent: str, album: Album, whole: bool) -> None:
 
 def _whole_command(words: Sequence[str]) -> str | None:
     """The command line that started a run or its sweep; None where it was started from Python."""
-    name = Path(words[0]).name if words else ""
-    return shlex.join(["medretrieval", *words[1:]]) if name in ("medretrieval", "__main__.py") else None
+    program = Path(words[0]) if words else Path()
+    ours = program.stem == "medretrieval" or program.parts[-2:] == ("medretrieval", "__main__.py")
+    return shlex.join(["medretrieval", *words[1:]]) if ours else None
 
 
 def _job_command(run: Run) -> str | None:

@@ -1,4 +1,5 @@
 "use strict";
+document.documentElement.classList.add("scripted");
 // Thumbnails are stored once and put into an image when its section is opened.
 const thumbs = JSON.parse(document.getElementById("thumbs").textContent);
 function fill(root) {

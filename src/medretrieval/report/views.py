@@ -62,7 +62,7 @@ class RunView:
         known: dict[str, float] = next(iter(self.report["per_class"].values()), {})
         first = self.report["objective"]["name"].removeprefix("macro_")
         others = [n for n in known if n.startswith("precision_at_") or n in ("map", "vote_accuracy")]
-        return [name for name in dict.fromkeys([first, *others]) if name in known][:5]
+        return [name for name in dict.fromkeys([first, *others]) if name in known][:4]
 
     @property
     def headline(self) -> list[str]:
