@@ -329,14 +329,14 @@ def only_run(store):
 
 def test_it_is_logged_with_its_sweep_and_linked_there(sweep, store, capsys):
     tracking = compose(f"tracking.uri={store}").tracking
-    log_sweep("s1", tracking, Path("outputs"), "| run |\n| --- |", [])
+    log_sweep("s1", tracking, Path("outputs"), [r.report for r in runs_of(sweep)], [])
     assert main(["s1", f"uri={store}"]) == 0
     assert main(["s1", f"uri={store}"]) == 0
     found, artifacts = only_run(store)
     assert artifacts == {"sweep.txt", "report.html"}
     note = found.data.tags["mlflow.note.content"]
     assert note.count("/artifacts/report.html)") == 1
-    assert "| run |" in note
+    assert "| pixels | flat |" in note
     assert f"run {found.info.run_id}" in capsys.readouterr().err
 
 
