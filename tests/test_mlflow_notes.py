@@ -70,6 +70,7 @@ def test_a_sweeps_note_has_a_table_for_each_protocol_best_first(reports):
     values = [row[rows[0].index("precision_at_3")] for row in rows[2:]]
     assert values == sorted((f"{r['objective']['value']:.4f}" for r in reports[:4]), reverse=True)
     assert {len(row) for row in rows} == {len(rows[0])}
+    assert any(cell.startswith("ivf nprobe=") for row in rows[2:] for cell in row)
 
 
 def test_a_long_note_is_cut_between_rows_and_says_so(reports):
@@ -88,6 +89,10 @@ def test_the_view_names_metrics_that_the_runs_have_the_objective_first(reports):
     assert names[0] == "precision_at_3"
     assert set(names) <= logged
     assert view["orderByKey"] == view["columnOrder"][0] == "metrics.`precision_at_3`"
+
+
+def test_the_objective_is_logged_first(random):
+    assert next(iter(_flat(random))) == "precision_at_3"
 
 
 def test_a_sweep_is_logged_with_its_note_and_its_view(reports, empty_database, tmp_path):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medretrieval.summary import differing, markdown, ranked_together
+from medretrieval.summary import AXES, differing, markdown, ranked_together
 
 MOST = 4800  # characters of a note: MLflow takes 5,000 in older versions
 VIEW = "mlflow.sharedViewState."  # experiment tag under which MLflow 3 keeps a view that a link can open
@@ -72,17 +72,18 @@ def sweep_note(sweep: str, experiment: str, reports: Sequence[dict[str, Any]]) -
 
 def _rows(name: str, runs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     shown = differing(runs)
-    header = [*shown, name, "interval", "chance", "pixels", "minus pixels", "p50 ms", "bytes a vector"]
+    if "index" in shown:  # narrow: how the index is searched goes with it
+        shown.pop("search", None)
+    header = [*shown, name, "interval", "chance", "pixels", "minus pixels", "p50 ms"]
     rows = [
         [
-            *(axis(run) for axis in shown.values()),
+            *(_axis(axis, run) for axis in shown),
             f"{run['objective']['value']:.4f}",
-            _range(run["intervals"].get(name)),
+            _range(run["intervals"].get(name), ".."),
             _number(run["chance"].get(name)),
             _number(run["baseline"]["scores"].get(name)),
             _difference(run["baseline"]["difference"]),
             f"{run['speed']['latency_ms']['p50']:.2f}",
-            f"{run['speed']['bytes_per_vector']:.0f}",
         ]
         for run in sorted(runs, key=lambda run: -run["objective"]["value"])
     ]
@@ -118,9 +119,14 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _range(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+def _axis(axis: str, run: dict[str, Any]) -> str:
+    search = AXES["search"](run) if axis == "index" else ""
+    return f"{AXES[axis](run)} {search}".strip()
+
+
+def _range(ends: Sequence[float] | None, between: str = " to ") -> str:
+    return "-" if ends is None else f"{ends[0]:.4f}{between}{ends[1]:.4f}"
 
 
 def _difference(found: Sequence[float] | None) -> str:
-    return "-" if found is None else f"{found[0]:+.4f} ({found[1]:+.4f} to {found[2]:+.4f})"
+    return "-" if found is None else f"{found[0]:+.4f} ({found[1]:+.4f}..{found[2]:+.4f})"

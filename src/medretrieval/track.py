@@ -247,7 +247,8 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
 
 def _flat(content: dict[str, Any]) -> dict[str, float]:
     """The numbers of scores.json under flat names, in the groups that the MLflow UI folds."""
-    values: dict[str, float] = content["scores"] | content["counts"]
+    first = content["objective"]["name"]  # MLflow's page of a run lists them in this order
+    values: dict[str, float] = {first: content["scores"][first]} | content["scores"] | content["counts"]
     values |= {f"time/{name}_s": seconds for name, seconds in content["timings_s"].items()}
     for name, (low, high) in content["intervals"].items():
         values |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
