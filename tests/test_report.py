@@ -171,6 +171,16 @@ def test_runs_of_other_seeds_are_told_apart_by_it(sweep):
     assert re.search(r"<dt>seed</dt><dd>0, 3</dd>", text)
 
 
+def test_an_option_of_the_same_encoder_counts_as_varied_and_those_of_another_do_not(sweep):
+    shutil.copytree(sweep / "0", sweep / "4", symlinks=True)
+    edit_json(sweep / "4" / "scores.json", lambda c: c.update(fingerprint="another"))
+    config = (sweep / "4" / "config.yaml").read_text()
+    (sweep / "4" / "config.yaml").write_text(re.sub(r"(?m)^  side: 28", "  side: 14", config))
+    varied = gather(runs_of(sweep)).varied
+    assert varied["encoder.side"] == ["28", "14"]
+    assert not {"encoder._target_", "index.factory", "paths.outputs"} & varied.keys()
+
+
 def test_the_same_run_counts_once(sweep):
     report(sweep, sweep / "0", "out=twice.html")
     assert len(Page(Path("twice.html").read_text()).rows) == 4

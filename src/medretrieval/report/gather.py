@@ -23,8 +23,7 @@ from medretrieval.report.views import Content, Group, RunView
 from medretrieval.summary import AXES, differing
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
-# Said by the axes of a run, or where things lie and how the report itself is made.
-NOT_VARIED = (*PLACES, "dataset.", "encoder.", "index.", "metric.", "protocol.", "report.")
+UNSAID = (*PLACES, "report.")  # where things lie, and which pictures there are
 NAMES_FIRST = ("encoder", "index", "search", "metric")
 
 
@@ -57,30 +56,37 @@ def gather(runs: Sequence[Run]) -> Content:
     shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
     varied = {name: values for name, values in axes.items() if len(values) > 1}
     for key in sorted({key for config in configs for key in config} - shared.keys()):
-        if not key.startswith(NOT_VARIED):
-            varied[key] = list(dict.fromkeys(str(config.get(key)) for config in configs))
+        if not key.startswith(UNSAID) and _varies(key, configs):
+            varied[key] = list(dict.fromkeys(str(config[key]) for config in configs if key in config))
     return Content(
         groups=groups,
         varied=varied,
         fixed={name: values[0] for name, values in axes.items() if len(values) == 1 and values[0]},
-        settings={
-            k: v for k, v in shared.items() if not k.startswith((*PLACES, "report.")) and v is not None
-        },
+        settings={k: v for k, v in shared.items() if not k.startswith(UNSAID) and v is not None},
         commands=list(dict.fromkeys(c for run in runs if (c := _whole_command(run.manifest["command"])))),
         environments=_environments(groups),
         album=album,
     )
 
 
+def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
+    """Whether a key takes several values where the choice of its group (encoder.name, ...) is the same."""
+    name = f"{key.split('.')[0]}.name"
+    found: dict[str, set[str]] = {}
+    for config in configs:
+        found.setdefault(str(config.get(name)), set()).add(str(config.get(key)))
+    return any(len(values) > 1 for values in found.values())
+
+
 def _place(run: Run) -> str:
-    """What runs must have in common to be ranked: what `compare` asks for, and the score."""
+    """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
     report, manifest = run.report, run.manifest
     hashes = {
         role: [facts[f"{what}_sha256"] for what in ("images", "labels", "groups")]
         for role, facts in manifest["data"].items()
     }
-    jaccard = manifest["config"]["evaluation"]["min_jaccard"]
-    return repr((report["dataset"], report["protocol"], hashes, jaccard, report["objective"]["name"]))
+    how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
+    return repr((report["dataset"], report["protocol"], hashes, how, report["objective"]["name"]))
 
 
 def _headings(firsts: Sequence[Run]) -> list[str]:
@@ -91,6 +97,7 @@ def _headings(firsts: Sequence[Run]) -> list[str]:
         ),
         lambda r: f"size {r.manifest['config']['dataset'].get('size')}",
         lambda r: f"min_jaccard {r.manifest['config']['evaluation']['min_jaccard']}",
+        lambda r: f"confidence {r.manifest['config']['evaluation']['confidence']}",
         lambda r: f"query images {r.manifest['data']['query']['images_sha256'][:8]}",
         lambda r: f"gallery images {r.manifest['data']['gallery']['images_sha256'][:8]}",
     ]
