@@ -16,7 +16,8 @@ from medretrieval.cli import VERBS
 from medretrieval.compare import compare, parse
 from medretrieval.compare_runs import load_run
 from medretrieval.errors import UserError
-from medretrieval.report import pictures
+from medretrieval.pareto import pareto_front
+from medretrieval.report import charts, pictures
 from medretrieval.report.charts import Scale
 from medretrieval.report.command import log_report, main
 from medretrieval.report.command import parse as parse_report
@@ -379,3 +380,20 @@ def test_ticks_are_round_and_inside():
     assert narrow == pytest.approx([3000, 4000, 5000])
     scale = Scale(1, 100, 10, 20, log=True)
     assert [scale(v) for v in (1, 10, 100)] == [10, 15, 20]
+
+
+def test_numbers_in_a_chart_stand_apart_and_inside_it():
+    rng = np.random.default_rng(0)
+    points = [
+        charts.Point(f"r{i}", i + 1, i % 3, f"run {i}", 10 ** rng.uniform(-1, 1), rng.uniform(), None, None)
+        for i in range(20)
+    ]
+    drawn = str(charts.scatter(points, "ms", "score", "a & b", "k"))
+    assert "a &amp; b" in drawn
+    places = re.findall(r'<text class="(?:first)?" x="([\d.]+)" y="([\d.]+)">(\d+)<', drawn)
+    boxes = [(float(x), float(y) - 9, float(x) + charts.DIGIT * len(t), float(y) + 1) for x, y, t in places]
+    assert len(boxes) == 20
+    assert sum(charts._shared(a, b) for i, a in enumerate(boxes) for b in boxes[:i]) == 0
+    assert all(a >= 0 and b >= 0 and c <= charts.WIDTH and d <= charts.HEIGHT for a, b, c, d in boxes)
+    front = pareto_front(np.array([[p.y, p.x] for p in points]), [True, False])
+    assert {int(n) for n in re.findall(r'class="first"[^>]*>(\d+)<', drawn)} == set(1 + np.flatnonzero(front))

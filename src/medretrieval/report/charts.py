@@ -16,6 +16,7 @@ from medretrieval.pareto import COLOURS, pareto_front
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46  # margins
 RADIUS = 5
+DIGIT = 7.0  # width of a numeral
 SERIES = len(COLOURS)
 Box = tuple[float, float, float, float]
 
@@ -108,6 +109,11 @@ def _mark(p: Point, centre: tuple[float, float], y: Scale, text: tuple[float, fl
         whisker = Markup('<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
             cx, y(p.low), y(p.high)
         )
+    near = min(max(cx, text[0]), text[0] + DIGIT * len(str(p.number))), min(max(cy, text[1] - 9), text[1])
+    if math.dist(near, centre) > RADIUS + 6:  # too far from its marker to be told without a line
+        whisker += Markup('<line class="lead" x1="{}" y1="{}" x2="{:.1f}" y2="{:.1f}"/>').format(
+            cx, cy, *near
+        )
     return Markup(
         '<g data-run="{key}" class="mark c{series}"><title>{number} {label}: {y:.4f}, {x}</title>{whisker}'
         '{shape}<text class="{weight}" x="{tx:.1f}" y="{ty:.1f}">{number}</text></g>'
@@ -147,9 +153,9 @@ def _place(
     centre: tuple[float, float], text: str, taken: list[Box], own: int
 ) -> tuple[tuple[float, float], Box]:
     """Where a number stands beside its marker so that it covers least (the text's left end and baseline)."""
-    width, height = 7.0 * len(text), 10.0
+    width, height = DIGIT * len(text), 10.0
     found: list[tuple[float, tuple[float, float], Box]] = []
-    for distance in (2.0, 9.0, 18.0):
+    for distance in (2.0, 9.0, 18.0, 30.0, 44.0):
         for a, b in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
             reach = RADIUS + distance
             left = centre[0] + a * reach + (a - 1) * width / 2

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         failures = reports_of(options.folder)[1] if options.folder else []
         page = render(content, _facts(options, sweep), failures)
     _write(out, page)
-    print(f"{out}: {len(content.runs)} runs, {len(page.encode()) / 1e6:.1f} MB")
+    print(f"{out}: {_runs(content)}, {len(page.encode()) / 1e6:.1f} MB")
     if options.log:
         log_report(out, sweep, content, options, experiment)
     return 0
@@ -140,6 +140,11 @@ def _facts(options: Options, sweep: str | None) -> dict[str, str]:
     }
 
 
+def _runs(content: Content) -> str:
+    count = len(content.runs)
+    return f"{count} run{'s' if count > 1 else ''}"
+
+
 def _write(out: Path, page: str) -> None:
     """Write the page in one step, so that a reader never sees half of it."""
     aside = out.with_name(f".{out.name}.partial")
@@ -167,7 +172,7 @@ def log_report(out: Path, sweep: str | None, content: Content, options: Options,
         if run_id is None:
             tags = {"report": " ".join(run.run.source for run in content.runs)[:5000]}
             tags |= {"mlflow.source.name": "medretrieval"} | ({"sweep": sweep} if sweep else {})
-            name = f"report {sweep or f'of {len(content.runs)} runs'}"
+            name = f"report {sweep or f'of {_runs(content)}'}"
             run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
             client.set_terminated(run_id, "FINISHED")
         client.log_artifact(run_id, str(out)) if out.name == NAME else _log_as(client, run_id, out)
