@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare verify again query ui test lint format bench bench-quick clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format bench bench-quick clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ reproduce: $(STAMP) ## CLIP ViT-B/32 on PneumoniaMNIST, the system to reproduce 
 
 compare: $(STAMP) ## compare runs, a sweep or an experiment: RUNS="<run> <run> ..."
 	$(BIN)/medretrieval compare $(RUNS) $(ARGS)
+
+report: $(STAMP) ## one HTML file to send: SWEEP=<id>, or RUNS="<run> <run> ..."
+	$(BIN)/medretrieval report $(SWEEP) $(RUNS) $(ARGS)
 
 verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder or MLflow id>
 	$(BIN)/medretrieval verify $(RUN) $(ARGS)

@@ -37,6 +37,7 @@ A run (Hydra):
 Verbs:
   medretrieval compare <run> <run> ...         which run is best, and is that more than luck of the queries
   medretrieval query run=<run> image=<file>    what in a run's gallery is like a picture, or fits text="..."
+  medretrieval report <sweep id or runs>       what runs found, as one HTML file to send to a colleague
   medretrieval verify <run>                    recompute a run's scores and ranking from its files
   medretrieval again <run> [key=value ...]     do a run again and say what differs
   medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
@@ -245,6 +246,12 @@ def _compare(arguments: list[str]) -> int:
     return compare_main(arguments)
 
 
+def _report(arguments: list[str]) -> int:
+    from medretrieval.report.command import main as report_main
+
+    return report_main(arguments)
+
+
 def _cache(arguments: list[str]) -> int:
     from medretrieval.cache_verb import main as cache_main
 
@@ -263,5 +270,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "log": _log,
     "query": _query,
+    "report": _report,
     "verify": _verify,
 }

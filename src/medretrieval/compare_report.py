@@ -11,7 +11,7 @@ from typing import Any
 
 from medretrieval.config import TrackingConfig
 from medretrieval.errors import UserError, first_line
-from medretrieval.summary import table
+from medretrieval.summary import markdown, table
 
 SUFFIXES = {"terminal": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
 BATCH = 1000  # metrics that MLflow takes at once
@@ -61,7 +61,7 @@ def render(comparison: Comparison, kind: str) -> str:
     if kind == "terminal":
         blocks = ["\n".join(table(*t)) for t in tables]
     elif kind == "markdown":
-        blocks = [_markdown(*t) for t in tables]
+        blocks = [markdown(*t) for t in tables]
     else:
         blocks = [_tabular(*t) for t in tables]
         notes = " ".join(_latex(note) for note in comparison.notes)
@@ -118,11 +118,6 @@ def _csv(c: Comparison) -> str:
         found = [pair.difference, pair.low, pair.high, pair.p, pair.adjusted, str(pair.alike).lower()]
         row(pair.a, [pair.b + 1, c.names[pair.b], *found])
     return text.getvalue().rstrip("\n")
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def _tabular(header: list[str], rows: list[list[str]]) -> str:

@@ -115,6 +115,15 @@ def differing(reports: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[str
     return shown or {"encoder": AXES["encoder"]}
 
 
+def ranked_together(reports: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Runs by dataset, protocol and score: across these numbers mean different things."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for report in reports:
+        place = AXES["dataset"](report), AXES["protocol"](report), str(report["objective"]["name"])
+        groups.setdefault(place, []).append(report)
+    return groups
+
+
 def sweep_table(reports: list[dict[str, Any]]) -> str:
     """One line a run, best first: what differs between runs, objective, chance, map, seconds."""
     shown = differing(reports)
@@ -144,3 +153,9 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
         return "  ".join(cells).rstrip()
 
     return [line(header), "  ".join("-" * w for w in widths), *(line(row) for row in rows)]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

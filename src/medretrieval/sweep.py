@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from medretrieval import results
 from medretrieval.config import TrackingConfig, expand
 from medretrieval.pareto import figure
-from medretrieval.summary import AXES, differing, sweep_table
+from medretrieval.summary import AXES, differing, ranked_together, sweep_table
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class SweepCallback(Callback):
         if reports and isinstance(tracking, TrackingConfig) and tracking.enabled:
             from medretrieval.track import log_sweep
 
-            log_sweep(folder.name, tracking, expand(config.paths.outputs), sweep_table(reports), pictures)
+            log_sweep(folder.name, tracking, expand(config.paths.outputs), reports, pictures)
 
 
 def sweep_id(folder: str) -> str:
@@ -99,11 +99,7 @@ def draw_pareto(folder: Path, reports: list[dict[str, Any]]) -> list[Path]:
     Returns:
         The pictures; none for what has a single run.
     """
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for report in reports:
-        place = AXES["dataset"](report), AXES["protocol"](report), str(report["objective"]["name"])
-        groups.setdefault(place, []).append(report)
-    compared = {place: runs for place, runs in groups.items() if len(runs) > 1}
+    compared = {place: runs for place, runs in ranked_together(reports).items() if len(runs) > 1}
     pictures = []
     for place, runs in compared.items():
         name = "pareto.png" if len(compared) == 1 else f"pareto_{'_'.join(place).replace(' ', '_')}.png"

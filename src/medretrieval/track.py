@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.config import TrackingConfig
 from medretrieval.errors import UserError, first_line
+from medretrieval.mlflow_notes import run_note, sweep_note, sweep_view
 from medretrieval.results import (
     AUDIT_PAIRS,
     AUDIT_PICTURE,
@@ -29,6 +30,7 @@ from medretrieval.results import (
     require_format,
     write_json,
 )
+from medretrieval.summary import sweep_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -228,7 +230,7 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         for name in ("recall", "ms")
     ]
     _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
-    tags = [RunTag("mlflow.note.content", _note(content)), RunTag(FOLDER_TAG, str(folder.absolute()))]
+    tags = [RunTag("mlflow.note.content", run_note(content)), RunTag(FOLDER_TAG, str(folder.absolute()))]
     client.log_batch(run_id, metrics=metrics, tags=tags)
     inputs = [
         DatasetInput(Dataset(source_type="local", **facts), [InputTag("mlflow.data.context", role)])
@@ -245,7 +247,8 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
 
 def _flat(content: dict[str, Any]) -> dict[str, float]:
     """The numbers of scores.json under flat names, in the groups that the MLflow UI folds."""
-    values: dict[str, float] = content["scores"] | content["counts"]
+    first = content["objective"]["name"]  # MLflow's page of a run lists them in this order
+    values: dict[str, float] = {first: content["scores"][first]} | content["scores"] | content["counts"]
     values |= {f"time/{name}_s": seconds for name, seconds in content["timings_s"].items()}
     for name, (low, high) in content["intervals"].items():
         values |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
@@ -274,26 +277,20 @@ def _flat_approximation(found: dict[str, Any] | None) -> dict[str, float]:
     return values | {"ann/missing": found["missing"]}
 
 
-def _note(content: dict[str, Any]) -> str:
-    name, value = content["objective"]["name"], content["objective"]["value"]
-    random = content["chance"].get(name)
-    line = f"{content['title']}: {name} {value:.4f}"
-    line += f" (a random ranking: {random:.4f})." if random is not None else "."
-    return "\n\n".join([line, *content["notes"]])
-
-
 def log_sweep(
-    sweep: str, config: TrackingConfig, outputs: Path, table: str, pictures: Sequence[Path]
+    sweep: str, config: TrackingConfig, outputs: Path, reports: list[dict[str, Any]], pictures: Sequence[Path]
 ) -> None:
-    """Log a sweep as a run of its own, without scores: its table and pictures."""
+    """Log a sweep as a run of its own, without scores: its table and pictures, and how its runs are shown."""
     try:
         client, experiment = connect(config, outputs)
         tags = {SWEEP_TAG: sweep, "mlflow.source.name": "medretrieval"}
-        note = {"mlflow.note.content": f"```\n{table}\n```"[:5000]}
+        note = {"mlflow.note.content": sweep_note(sweep, experiment, reports)}
         run_id = client.create_run(experiment, run_name=f"sweep {sweep}", tags=tags | note).info.run_id
-        client.log_text(run_id, table + "\n", "sweep.txt")
+        client.log_text(run_id, sweep_table(reports) + "\n", "sweep.txt")
         for picture in pictures:
             client.log_artifact(run_id, str(picture))
+        for name, view in sweep_view(sweep, reports).items():
+            client.set_experiment_tag(experiment, name, view)
         client.set_terminated(run_id, "FINISHED")
     except Exception as error:  # whatever a server, a database or a disk may raise
         log.warning(

@@ -1,0 +1,309 @@
+"""Charts as inline SVG: what they say is also said by the tables beside them.
+
+Colours are CSS classes (`c0` to `c6`), so that a dark page and print have their own.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from medretrieval.pareto import COLOURS, pareto_front
+
+WIDTH, HEIGHT = 480, 330
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46  # margins
+RADIUS = 5
+DIGIT = 7.0  # width of a numeral
+SERIES = len(COLOURS)
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run in a scatter: its key, its number in the table, its series, and where it stands."""
+
+    key: str
+    number: int
+    series: int
+    label: str
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From data to pixels, on a line or its logarithm."""
+
+    first: float
+    last: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        a, b, v = (math.log10(x) if self.log else x for x in (self.first, self.last, value))
+        return round(self.start + (v - a) / (b - a) * (self.end - self.start), 1)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values within the scale."""
+        if self.log:
+            for marks in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+                found = [t for t in _decades(marks, self.first, self.last) if self.first <= t <= self.last]
+                if len(found) >= 3:
+                    return found[:: 1 + len(found) // 8]
+        step = _round_step((self.last - self.first) / count)
+        begin = math.ceil(self.first / step - 1e-9)
+        return [i * step for i in range(begin, math.floor(self.last / step + 1e-9) + 1)]
+
+
+def _decades(marks: Sequence[float], first: float, last: float) -> list[float]:
+    powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    return [m * 10.0**power for power in powers for m in marks]
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+
+
+def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: str) -> Markup:
+    """Score against a cost on a logarithmic axis, with the line of what no run beats in both.
+
+    Args:
+        points: one a run; x above 0.
+        x_name: the cost, with its unit.
+        y_name: the score.
+        title: what a screen reader says first.
+        key: a name for ids, unique in the page.
+    """
+    ends = [p.x for p in points]
+    spread = max(max(ends) / min(ends), 1.5) ** 0.1
+    x = Scale(min(ends) / spread**1.2, max(ends) * spread**1.2, LEFT, WIDTH - RIGHT, log=True)
+    y = _y_scale([v for p in points for v in (p.y, p.low, p.high) if v is not None])
+    front = pareto_front(np.array([[p.y, p.x] for p in points]), [True, False])
+    best = sorted((p for p, first in zip(points, front, strict=True) if first), key=lambda p: (p.x, p.y))
+    named = "; ".join(f"{p.number} {p.label} ({_short(p.x)}, {p.y:.4f})" for p in best)
+    described = f"{y_name} against {x_name}, {len(points)} runs. No run is better in both than: {named}."
+    parts = [_axes(x, y, x_name, y_name)]
+    line = " ".join(f"{x(p.x)},{y(p.y)}" for p in best)
+    parts.append(Markup('<polyline class="front" points="{}"/>').format(line))
+    boxes: list[Box] = [_about(x(p.x), y(p.y), RADIUS) for p in points]
+    for i, p in enumerate(points):
+        centre = x(p.x), y(p.y)
+        text, box = _place(centre, str(p.number), boxes, i)
+        boxes.append(box)
+        parts.append(_mark(p, centre, y, text, bool(front[i])))
+    return _svg(parts, title, described, key)
+
+
+def _mark(p: Point, centre: tuple[float, float], y: Scale, text: tuple[float, float], first: bool) -> Markup:
+    cx, cy = centre
+    whisker = Markup("")
+    if p.low is not None and p.high is not None:
+        whisker = Markup('<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
+            cx, y(p.low), y(p.high)
+        )
+    near = min(max(cx, text[0]), text[0] + DIGIT * len(str(p.number))), min(max(cy, text[1] - 9), text[1])
+    if math.dist(near, centre) > RADIUS + 6:  # too far from its marker to be told without a line
+        whisker += Markup('<line class="lead" x1="{}" y1="{}" x2="{:.1f}" y2="{:.1f}"/>').format(
+            cx, cy, *near
+        )
+    return Markup(
+        '<g data-run="{key}" class="mark c{series}"><title>{number} {label}: {y:.4f}, {x}</title>{whisker}'
+        '{shape}<text class="{weight}" x="{tx:.1f}" y="{ty:.1f}">{number}</text></g>'
+    ).format(
+        key=p.key, series=p.series % SERIES, number=p.number, label=p.label, y=p.y, x=_short(p.x),
+        whisker=whisker, shape=_shape(p.series, cx, cy), weight="first" if first else "",
+        tx=text[0], ty=text[1],
+    )  # fmt: skip
+
+
+def _shape(series: int, x: float, y: float) -> Markup:
+    """A second sign beside colour: circle, square, diamond, triangle."""
+    r = RADIUS
+    shapes: dict[int, list[tuple[float, float]]] = {
+        1: [(-r, -r), (r, -r), (r, r), (-r, r)],
+        2: [(0, -1.4 * r), (1.4 * r, 0), (0, 1.4 * r), (-1.4 * r, 0)],
+        3: [(0, -1.3 * r), (1.3 * r, r), (-1.3 * r, r)],
+    }
+    corners = shapes.get(series % 4)
+    if corners is None:
+        return Markup('<circle cx="{}" cy="{}" r="{}"/>').format(x, y, r)
+    return Markup('<polygon points="{}"/>').format(" ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners))
+
+
+def legend_shape(series: int) -> Markup:
+    """The marker of a series, for a legend."""
+    return Markup('<svg class="key c{}" viewBox="0 0 16 16" aria-hidden="true">{}</svg>').format(
+        series % SERIES, _shape(series, 8, 8)
+    )
+
+
+def _about(x: float, y: float, reach: float) -> Box:
+    return x - reach, y - reach, x + reach, y + reach
+
+
+def _place(
+    centre: tuple[float, float], text: str, taken: list[Box], own: int
+) -> tuple[tuple[float, float], Box]:
+    """Where a number stands beside its marker so that it covers least (the text's left end and baseline)."""
+    width, height = DIGIT * len(text), 10.0
+    found: list[tuple[float, tuple[float, float], Box]] = []
+    for distance in (2.0, 9.0, 18.0, 30.0, 44.0):
+        for a, b in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
+            reach = RADIUS + distance
+            left = centre[0] + a * reach + (a - 1) * width / 2
+            top = centre[1] + b * reach + (b - 1) * height / 2
+            box = left, top, left + width, top + height
+            inside = left >= LEFT and box[2] <= WIDTH - 2 and box[1] >= 2 and box[3] <= HEIGHT - BOTTOM
+            cost = sum(_shared(box, other) for i, other in enumerate(taken) if i != own)
+            found.append((cost + distance / 10 + (0 if inside else 1e4), (left, box[3] - 1), box))
+    _, text_at, box = min(found, key=lambda f: f[0])
+    return text_at, box
+
+
+def _shared(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def curve(ks: Sequence[int], found: dict[str, Any], names: tuple[str, str, str | None], key: str) -> Markup:
+    """A score by depth with its interval, chance, and the baseline where there is one.
+
+    Args:
+        ks: depths.
+        found: a CURVE of curves.json.
+        names: the score, the share of the interval ("95 %"), the baseline encoder.
+        key: a name for ids, unique in the page.
+    """
+    score, percent, baseline = names
+    line = found["baseline"]
+    values = [v for part in ("low", "high", "mean", "chance") for v in found[part] if v is not None]
+    values += line["mean"] if line else []
+    x = Scale(min(ks), max(max(ks), min(ks) + 1), LEFT, WIDTH - RIGHT)
+    y = _y_scale(values)
+    band = [(k, v) for k, v in zip(ks, found["high"], strict=True) if v is not None]
+    band += reversed([(k, v) for k, v in zip(ks, found["low"], strict=True) if v is not None])
+    parts = [_axes(x, y, "k, results looked at", score, whole=True)]
+    parts.append(Markup('<polygon class="band" points="{}"/>').format(_path(band, x, y)))
+    parts += _lines("chance", ks, found["chance"], x, y)
+    if line:
+        inside = [(k, v) for k, v in zip(line["ks"], line["mean"], strict=True) if ks[0] <= k <= ks[-1]]
+        parts += _lines("baseline", [k for k, _ in inside], [v for _, v in inside], x, y)
+    parts += _lines("mean", ks, found["mean"], x, y)
+    said = [f"{score} by k, with its {percent} interval and a random ranking's."]
+    marks = sorted({0, len(ks) // 2, len(ks) - 1})
+    said += [
+        f"k={ks[i]}: {found['mean'][i]:.4f} ({found['low'][i]:.4f} to {found['high'][i]:.4f}), "
+        f"chance {found['chance'][i]:.4f}."
+        for i in marks
+        if None not in (found["mean"][i], found["low"][i], found["high"][i], found["chance"][i])
+    ]
+    said += [f"Baseline: {baseline}." if line and baseline else ""]
+    return _svg(parts, f"{score} by k", " ".join(said).strip(), key)
+
+
+def _lines(kind: str, ks: Sequence[int], values: Sequence[float | None], x: Scale, y: Scale) -> list[Markup]:
+    """Line pieces, broken where a value is missing."""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for k, value in zip(ks, values, strict=True):
+        if value is None:
+            pieces.append([])
+        else:
+            pieces[-1].append((k, value))
+    return [Markup('<polyline class="{}" points="{}"/>').format(kind, _path(p, x, y)) for p in pieces if p]
+
+
+def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
+    return " ".join(f"{x(a)},{y(b)}" for a, b in points)
+
+
+def _y_scale(values: Sequence[float]) -> Scale:
+    low, high = min(values), max(values)
+    room = max(high - low, 0.02 * abs(high), 1e-6) * 0.06
+    return Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
+
+
+def _axes(x: Scale, y: Scale, x_name: str, y_name: str, whole: bool = False) -> Markup:
+    bottom = HEIGHT - BOTTOM
+    heights = y.ticks()
+    decimals = max(0, -math.floor(math.log10(heights[1] - heights[0]) + 1e-9)) if len(heights) > 1 else 4
+    grid = Markup(
+        '<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+        '<text class="tick" x="{3}" y="{4}" text-anchor="end">{5}</text>'
+    )
+    parts = [
+        grid.format(LEFT, WIDTH - RIGHT, y(value), LEFT - 6, y(value) + 4, f"{value:.{decimals}f}")
+        for value in heights
+    ]
+    for value in x.ticks():
+        if whole and value != int(value):
+            continue
+        parts.append(
+            Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                x(value), bottom + 16, _short(value)
+            )
+        )
+        if not whole:
+            parts.append(
+                Markup('<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
+                    x(value), TOP, bottom
+                )
+            )
+    parts.append(
+        Markup(
+            '<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+            '<text class="name" x="{3}" y="{4}" text-anchor="middle">{5}</text>'
+            '<text class="name" transform="translate(12 {6}) rotate(-90)" text-anchor="middle">{7}</text>'
+        ).format(
+            LEFT,
+            WIDTH - RIGHT,
+            bottom,
+            (LEFT + WIDTH - RIGHT) / 2,
+            HEIGHT - 8,
+            x_name,
+            (TOP + bottom) / 2,
+            y_name,
+        )
+    )
+    return Markup("").join(parts)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+
+
+def _svg(parts: Sequence[Markup], title: str, described: str, key: str) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{key}-t {key}-d">'
+        '<title id="{key}-t">{title}</title><desc id="{key}-d">{described}</desc>{parts}</svg>'
+    ).format(w=WIDTH, h=HEIGHT, key=key, title=title, described=described, parts=Markup("").join(parts))
+
+
+def range_bar(
+    low: float, value: float, high: float, marks: Sequence[tuple[str, float]], ends: tuple[float, float]
+) -> Markup:
+    """An interval as a small bar in a cell; decoration, the numbers stand beside it.
+
+    Args:
+        low: where the interval begins.
+        value: what it is of.
+        high: where it ends.
+        marks: CSS class and place of further ticks; those outside the scale are not drawn.
+        ends: of the scale that all bars of a table share.
+    """
+    scale = Scale(ends[0], max(ends[1], ends[0] + 1e-9), 3, 117)
+    ticks = Markup("").join(
+        Markup('<line class="{0}" x1="{1}" x2="{1}" y1="2" y2="14"/>').format(kind, scale(place))
+        for kind, place in marks
+        if ends[0] <= place <= ends[1]
+    )
+    return Markup(
+        '<svg class="bar" viewBox="0 0 120 16" aria-hidden="true">{}<line class="span" '
+        'x1="{}" x2="{}" y1="8" y2="8"/><circle cx="{}" cy="8" r="3"/></svg>'
+    ).format(ticks, scale(low), scale(high), scale(value))

@@ -1,0 +1,302 @@
+"""What a report says: runs in groups that may be ranked together, and what is known of each."""
+
+import base64
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from medretrieval import results
+from medretrieval.compare import PLACES, Options, compare
+from medretrieval.compare_report import Comparison
+from medretrieval.compare_runs import Run, config_of
+from medretrieval.errors import UserError
+from medretrieval.ranking import Labels, Ranking
+from medretrieval.report import charts
+from medretrieval.report.pictures import Album, read_pictures
+from medretrieval.report.views import Content, Group, RunView
+from medretrieval.summary import AXES, differing
+
+MOST_PICTURE = 1_000_000  # bytes of an audit picture
+UNSAID = (*PLACES, "report.")  # where things lie, and which pictures there are
+NAMES_FIRST = ("encoder", "index", "search", "metric")
+
+
+def gather(runs: Sequence[Run]) -> Content:
+    """Put runs into groups, compare them within each, and read their pictures.
+
+    Args:
+        runs: finished runs; the same run given twice counts once.
+
+    Raises:
+        UserError: a run of another results format.
+    """
+    for run in runs:
+        results.require_format(run.folder)
+    runs = list({run.folder.resolve(): run for run in runs}.values())
+    album = Album()
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        together.setdefault(_place(run), []).append(run)
+    headings = _headings([members[0] for members in together.values()])
+    groups: list[Group] = []
+    for heading, members in zip(headings, together.values(), strict=True):
+        groups.append(_group(f"g{len(groups) + 1}", heading, members))
+    for whole in (True, False):  # the best runs first: what is left of the room is for the others
+        for group in groups:
+            for view in group.runs[:1] if whole else group.runs[1:]:
+                _illustrate(view, group.percent, album, whole)
+    configs = [config_of(run) for run in runs]
+    axes = {name: list(dict.fromkeys(axis(r.report) for r in runs)) for name, axis in AXES.items()}
+    shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
+    varied = {name: values for name, values in axes.items() if len(values) > 1}
+    for key in sorted({key for config in configs for key in config} - shared.keys()):
+        if not key.startswith(UNSAID) and _varies(key, configs):
+            varied[key] = list(dict.fromkeys(str(config[key]) for config in configs if key in config))
+    return Content(
+        groups=groups,
+        varied=varied,
+        fixed={name: values[0] for name, values in axes.items() if len(values) == 1 and values[0]},
+        settings={k: v for k, v in shared.items() if not k.startswith(UNSAID) and v is not None},
+        commands=list(dict.fromkeys(c for run in runs if (c := _whole_command(run.manifest["command"])))),
+        environments=_environments(groups),
+        album=album,
+    )
+
+
+def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
+    """Whether a key takes several values where the choice of its group (encoder.name, ...) is the same."""
+    name = f"{key.split('.')[0]}.name"
+    found: dict[str, set[str]] = {}
+    for config in configs:
+        found.setdefault(str(config.get(name)), set()).add(str(config.get(key)))
+    return any(len(values) > 1 for values in found.values())
+
+
+def _place(run: Run) -> str:
+    """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
+    report, manifest = run.report, run.manifest
+    hashes = {
+        role: [facts[f"{what}_sha256"] for what in ("images", "labels", "groups")]
+        for role, facts in manifest["data"].items()
+    }
+    how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
+    return repr((report["dataset"], report["protocol"], hashes, how, report["objective"]["name"]))
+
+
+def _headings(firsts: Sequence[Run]) -> list[str]:
+    """Dataset, protocol and score; then what is needed to tell groups apart."""
+    facts: list[Callable[[Run], str]] = [
+        lambda r: (
+            f"{AXES['dataset'](r.report)}, {AXES['protocol'](r.report)}, {r.report['objective']['name']}"
+        ),
+        lambda r: f"size {r.manifest['config']['dataset'].get('size')}",
+        lambda r: f"min_jaccard {r.manifest['config']['evaluation']['min_jaccard']}",
+        lambda r: f"confidence {r.manifest['config']['evaluation']['confidence']}",
+        lambda r: f"query images {r.manifest['data']['query']['images_sha256'][:8]}",
+        lambda r: f"gallery images {r.manifest['data']['gallery']['images_sha256'][:8]}",
+    ]
+    headings = [facts[0](run) for run in firsts]
+    for fact in facts[1:]:
+        said = [fact(run) for run in firsts]
+        for heading in {h for h in headings if headings.count(h) > 1}:
+            alike = [i for i, h in enumerate(headings) if h == heading]
+            if len({said[i] for i in alike}) > 1:
+                for i in alike:
+                    headings[i] += f", {said[i]}"
+    return headings
+
+
+def _group(key: str, heading: str, members: list[Run]) -> Group:
+    comparison, notes = _compared(members)
+    if comparison is not None:
+        by_source = {run.source: run for run in members}
+        ordered, names = [by_source[s] for s in comparison.sources], comparison.names
+        if len(ordered) < len(members):
+            notes.append(f"{len(members) - len(ordered)} runs that repeat another exactly are left out.")
+    else:
+        ordered = sorted(members, key=lambda run: -run.report["objective"]["value"])
+        names = [
+            " ".join(AXES[axis](run.report) for axis in NAMES_FIRST if AXES[axis](run.report))
+            for run in ordered
+        ]
+    shown = differing([run.report for run in ordered])
+    constant = {n: v for n, axis in AXES.items() if n not in shown and (v := axis(ordered[0].report))}
+    pairs = {p.a: p for p in comparison.pairs if p.b == comparison.reference} if comparison else {}
+    encoders = list(dict.fromkeys(AXES["encoder"](run.report) for run in ordered))
+    views = []
+    for i, (run, name) in enumerate(zip(ordered, names, strict=True)):
+        axes = {n: axis(run.report) for n, axis in AXES.items()}
+        plain = " ".join(axes[n] for n in shown if axes[n])
+        more = name.removeprefix(plain).strip() if comparison else ""
+        found = run.report["approximation"]
+        recall = list(found["recall"].values())[-1] if found else None
+        series = encoders.index(axes["encoder"])
+        views.append(RunView(f"{key}r{i + 1}", i + 1, name, more, axes, run, pairs.get(i), series, recall))
+    score = str(ordered[0].report["objective"]["name"])
+    _draw_bars(views, score)
+    return Group(
+        key=key,
+        heading=heading,
+        score=score,
+        runs=views,
+        columns=list(shown),
+        constant=constant,
+        comparison=comparison,
+        notes=notes,
+        data=_data(ordered[0]),
+        classes=_classes(ordered[0]),
+        picture=_audit_picture(ordered),
+        audits=_audits(views),
+        encoders=[(name, charts.legend_shape(i)) for i, name in enumerate(encoders)],
+        charts=_group_charts(key, heading, score, views),
+    )
+
+
+def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
+    if len(members) < 2:
+        return None, ["One run: there is nothing to compare it with here."]
+    config = members[0].manifest["config"]
+    how = config["evaluation"]
+    options = Options(
+        runs=[], score=None, baseline=None, pairs="all", resamples=how["resamples"],
+        permutations=how["resamples"], confidence=how["confidence"], seed=config["seed"],
+        format="terminal", outputs=Path(), uri="", track=False,
+    )  # fmt: skip
+    try:
+        comparison = compare(members, options)
+    except UserError as error:
+        return None, [f"The differences are not tested. {error}"]
+    return comparison, list(comparison.notes)
+
+
+def _draw_bars(views: list[RunView], score: str) -> None:
+    """Intervals of all runs on one scale, with chance and the baseline."""
+    rows = []
+    for view in views:
+        low, high = view.of("intervals", score) or (view.objective, view.objective)
+        said = {"chance": view.of("chance", score), "baseline": view.report["baseline"]["scores"].get(score)}
+        rows.append((view, low, high, [(kind, float(v)) for kind, v in said.items() if v is not None]))
+    # Chance lies far below as a rule and would leave the intervals no room.
+    places = [v for _, low, high, marks in rows for v in (low, high, *(m for k, m in marks if k != "chance"))]
+    for view, low, high, marks in rows:
+        view.bar = charts.range_bar(low, view.objective, high, marks, (min(places), max(places)))
+
+
+def _group_charts(key: str, heading: str, score: str, views: list[RunView]) -> list[Markup]:
+    if len(views) < 2:
+        return []
+    drawn = []
+    costs = {
+        "median latency of a query, ms": [view.report["speed"]["latency_ms"]["p50"] for view in views],
+        "bytes a vector": [view.report["speed"]["bytes_per_vector"] for view in views],
+    }
+    for i, (name, values) in enumerate(costs.items()):
+        points = []
+        for view, value in zip(views, values, strict=True):
+            low, high = view.of("intervals", score) or (None, None)
+            place = float(value), view.objective
+            points.append(charts.Point(view.key, view.number, view.series, view.name, *place, low, high))
+        title = f"{score} against {name} ({heading})"
+        drawn.append(charts.scatter(points, f"{name} (log scale)", score, title, f"{key}s{i}"))
+    return drawn
+
+
+def _data(run: Run) -> dict[str, Any]:
+    config = run.manifest["config"]["dataset"]
+    return {"roles": run.manifest["data"], "task": config.get("task"), "size": config.get("size")}
+
+
+def _classes(run: Run) -> list[tuple[str, int, int]]:
+    """Images of each class; runs fetched from MLflow have no ranking to count in."""
+    if not (run.folder / results.RANKING).exists():
+        return []
+    ranking = Ranking.load(run.folder / results.RANKING)
+    names = list(run.manifest["config"]["dataset"].get("classes") or run.report["per_class"])
+    counts = [_count(labels, len(names)) for labels in (ranking.query_labels, ranking.gallery_labels)]
+    if any(len(count) != len(names) for count in counts):
+        return []
+    return [(str(name), int(q), int(g)) for name, q, g in zip(names, *counts, strict=True)]
+
+
+def _count(labels: Labels, classes: int) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = (
+        labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
+    )
+    return counts
+
+
+def _audit_picture(runs: Sequence[Run]) -> str | None:
+    """That of the best run that has one."""
+    for run in runs:
+        path = run.folder / results.AUDIT_PICTURE
+        if path.exists() and path.stat().st_size <= MOST_PICTURE:
+            return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return None
+
+
+def _audits(views: Sequence[RunView]) -> list[tuple[str, dict[str, int]]]:
+    """Counts by encoder: near-duplicates depend on it."""
+    found: dict[str, dict[str, int]] = {}
+    for view in views:
+        if view.report["audit"]:
+            found.setdefault(view.axes["encoder"], view.report["audit"])
+    return list(found.items())
+
+
+def _illustrate(view: RunView, percent: str, album: Album, whole: bool) -> None:
+    view.pictures = read_pictures(view.run.folder, view.run.source, album, whole)
+    view.commands = [c for c in (_job_command(view.run), f"medretrieval again {_named(view.run)}") if c]
+    if (found := view.pictures.curves) is not None:
+        baseline = view.report["baseline"]["encoder"]
+        for name in ("precision", "recall"):
+            said = (f"{name} at k", percent, baseline)
+            view.charts.append(charts.curve(found["ks"], found[name], said, f"{view.key}{name}"))
+
+
+def _whole_command(words: Sequence[str]) -> str | None:
+    """The command line that started a run or its sweep; None where it was started from Python."""
+    program = Path(words[0]) if words else Path()
+    ours = program.stem == "medretrieval" or program.parts[-2:] == ("medretrieval", "__main__.py")
+    return shlex.join(["medretrieval", *words[1:]]) if ours else None
+
+
+def _job_command(run: Run) -> str | None:
+    """A run's own command: one job of a sweep."""
+    path = run.folder / ".hydra" / "overrides.yaml"
+    if not path.exists():
+        return None
+    return shlex.join(["medretrieval", *map(str, OmegaConf.load(path))])
+
+
+def _named(run: Run) -> str:
+    return shlex.quote(run.source.removeprefix("MLflow run "))
+
+
+def _environments(groups: Sequence[Group]) -> list[tuple[dict[str, str], list[str]]]:
+    """Versions, commit, machine and threads, each with the runs that had them."""
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for group in groups:
+        for view in group.runs:
+            name = f"{group.heading}: {view.name}" if len(groups) > 1 else view.name
+            found.setdefault(tuple(_environment(view.run.manifest).items()), []).append(name)
+    return [(dict(facts), names) for facts, names in found.items()]
+
+
+def _environment(manifest: dict[str, Any]) -> dict[str, str]:
+    git, machine = manifest["git"], manifest["machine"]
+    commit = "not in a repository" if git["commit"] is None else git["commit"]
+    threads = ", ".join(f"{name} {count}" for name, count in manifest["threads"].items() if count is not None)
+    return {
+        "commit": commit + (" (with changes that are not committed)" if git["dirty"] else ""),
+        "machine": f"{machine['processor']}, {machine['cpus']} CPUs, {machine['platform']}",
+        "threads": threads,
+        "seed": str(manifest["seed"]),
+        "python": manifest["python"],
+        **{name: str(version) for name, version in manifest["libraries"].items()},
+    }

@@ -1,0 +1,86 @@
+"""The page: the template with its style and script put into it, so that the file needs nothing else."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from medretrieval.report.views import Content
+
+HERE = Path(__file__).resolve().parent
+
+
+def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
+    """The report as HTML.
+
+    Args:
+        content: what it says.
+        facts: "title", "made" (when), "version" and "command" (what makes it again).
+        failures: a line for each run of the sweep that did not finish.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"n": number, "signed": signed, "interval": interval, "said": said}
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    # The one script that a browser may run here, whatever a file's text should smuggle in.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        content=content,
+        facts=facts,
+        failures=failures,
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        digest=digest,
+        filters=_filters(content),
+    )
+
+
+def _filters(content: Content) -> dict[str, list[str]]:
+    """Axes with more than one value, and their values."""
+    names = ("dataset", "protocol", "encoder", "index", "metric")
+    found = {name: list(dict.fromkeys(run.axes[name] for run in content.runs)) for name in names}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number as the tables show it; a dash where there is none.
+
+    >>> number(0.79615), number(None), number(1234567, 0)
+    ('0.7962', '–', '1,234,567')
+    """
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign.
+
+    >>> signed(-0.0173), signed(0.5, 2)
+    ('−0.0173', '+0.50')
+    """
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(ends: Any, signs: bool = False) -> str:
+    """Two ends.
+
+    >>> interval([0.1, 0.25]), interval(None), interval([-0.1, 0.1], signs=True)
+    ('0.1000 to 0.2500', '–', '−0.1000 to +0.1000')
+    """
+    if ends is None:
+        return "–"
+    return " to ".join(signed(end) if signs else number(end) for end in ends)
+
+
+def said(key: str) -> str:
+    """A key of a file as words.
+
+    >>> said("identical_between")
+    'identical between'
+    """
+    return key.replace("_", " ")
