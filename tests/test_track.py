@@ -13,7 +13,7 @@ from medretrieval.errors import UserError
 from medretrieval.track import log_later
 from medretrieval.verify import again_main, verify_main
 
-PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
+PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "report.figures=none")
 
 
 @pytest.fixture(scope="session")

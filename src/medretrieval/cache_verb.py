@@ -141,6 +141,9 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "baselines": lambda made, _: (
         f"{_encoder(made['encoder'])} · {made['protocol']['name']} · {made['metric']['name']}"
     ),
+    "maps": lambda made, _: (
+        f"{made['method']} · embeddings {', '.join(key[:SHORT_KEY] for key in made['embeddings'].values())}"
+    ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 

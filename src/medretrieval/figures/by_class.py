@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.evaluate import Task
 from medretrieval.failures import Outcome
-from medretrieval.figures.canvas import BASELINE, CHANCE, OURS, axes_at, figure, heading, png, room, short
+from medretrieval.figures.canvas import (
+    BASELINE,
+    CHANCE,
+    OURS,
+    axes_at,
+    figure,
+    heading,
+    name_axes,
+    png,
+    room,
+    short,
+)
 from medretrieval.uncertainty import bca, bootstrap, enough
 
 Floats = NDArray[np.float64]
@@ -126,11 +137,16 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
             zorder=4,
         )
     axes.set(yticks=places, yticklabels=names, xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
-    axes.set_xlabel(f"precision at {scores.k}", fontsize=9)
+    name_axes(axes, f"precision at {scores.k}")
     axes.grid(axis="x", alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="lower right", ncols=len(labels), frameon=False, fontsize=9)
+    own = labels.index("this run")
+    order = [own, *(i for i in range(len(labels)) if i != own)]
+    drawing.legend(
+        [handles[i] for i in order], [labels[i] for i in order],
+        loc="lower right", ncols=len(labels), frameon=False, fontsize=9,
+    )  # fmt: skip
     return png(drawing)
 
 
@@ -141,14 +157,17 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
     cell = 0.9 if len(names) <= 4 else 0.52 if len(names) <= 9 else 0.4
     side, left, below = cell * len(names), 0.55 + room(names), 0.55 + 0.72 * room(names)
     width = max(left + side + 1.2 + 0.1, 5.6)
-    drawing = figure(width, below + side + 0.75)
+    tall = below + side + 0.75
+    drawing = figure(width, tall)
     heading(drawing, f"Classes of the first {k} results (mean share) by the query's class", run)
     axes = axes_at(drawing, left, below, side, side)
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
     axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_xlabel("class of the results", fontsize=9)
-    axes.set_ylabel("class of the query", fontsize=9)
+    drawing.text((left + side / 2) / width, 0.1 / tall, "class of the results", fontsize=9, ha="center")
+    drawing.text(
+        0.1 / width, (below + side / 2) / tall, "class of the query", fontsize=9, va="center", rotation=90
+    )
     if len(names) <= NUMBERED:
         size = 10 if cell > 0.6 else 8 if cell > 0.45 else 7
         digits = slice(0, None) if cell > 0.6 else slice(1, None)  # .57 where 0.57 is too long

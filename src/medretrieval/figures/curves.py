@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medretrieval import chance
 from medretrieval.config import Config
 from medretrieval.evaluate import Task
-from medretrieval.figures.canvas import BASELINE, CHANCE, OURS, axes_at, figure, heading, png
+from medretrieval.figures.canvas import BASELINE, CHANCE, OURS, axes_at, figure, heading, name_axes, png
 from medretrieval.uncertainty import bootstrap, enough
 
 if TYPE_CHECKING:
@@ -69,13 +69,12 @@ def _intervals(
 
 def picture(document: Mapping[str, Any], baseline: str | None, confidence: float, run: str) -> bytes:
     """Draw curves.json as PNG, precision beside recall."""
-    drawing = figure(9, 4.1)
+    drawing = figure(9, 4.25)
     heading(drawing, f"Precision and recall by depth, with {100 * confidence:g} % intervals", run)
     for left, name in zip((0.7, 5.2), SCORES, strict=True):
         axes = axes_at(drawing, left, 0.95, 3.6, 2.45)
         _draw(axes, document["ks"], document[name], baseline)
-        axes.set_title(name, fontsize=10, loc="left")
-        axes.set_xlabel("k, results looked at", fontsize=9)
+        name_axes(axes, "k, results looked at", title=name)
     handles, labels = axes.get_legend_handles_labels()
     drawing.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
     return png(drawing)
@@ -93,4 +92,5 @@ def _draw(axes: "Axes", ks: list[int], curve: Mapping[str, Any], baseline: str |
     if curve["baseline"] is not None:
         highest += curve["baseline"]["mean"]
     axes.set_ylim(0, 1.08 * max(highest))
+    axes.locator_params(nbins=5)
     axes.grid(alpha=0.25, linewidth=0.5)

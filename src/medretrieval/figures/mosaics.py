@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from medretrieval.figures.examples import Examples
 
@@ -114,7 +114,7 @@ def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
     """Draw rows of tiles, the first of each row apart from the others, as PNG."""
     height, width = _drawn_size(rows[0][0].image) if rows else (SIDE, SIDE)
     column = max(width, SIDE) + GAP
-    titles = [[_wrapped(tile.title, column - GAP // 2) for tile in row] for row in rows]
+    titles = [[_wrapped(tile.title, column - 16) for tile in row] for row in rows]
     heights = [
         height
         + 2 * FRAME
@@ -136,7 +136,7 @@ def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
             _draw_tile(sheet, draw, (PAD + place * column + (GAP if place else 0), top), tile, title)
         draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], "#bbbbbb", 1)
         top += tall
-    return _png(sheet)
+    return _png(sheet, grey=all(tile.image.ndim == 2 for row in rows for tile in row))
 
 
 def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
@@ -214,11 +214,25 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
-def _png(sheet: Image.Image) -> bytes:
+def _png(sheet: Image.Image, grey: bool) -> bytes:
+    """As PNG, in 256 or 64 colours where it would be too large."""
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=2)
-    if buffer.tell() > LARGEST:
-        buffer = io.BytesIO()
-        few = sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        few.save(buffer, format="PNG", compress_level=6)
+    for colours in (256, 64):
+        if buffer.tell() > LARGEST:
+            buffer = io.BytesIO()
+            _few_colours(sheet, colours, grey).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _few_colours(sheet: Image.Image, colours: int, grey: bool) -> Image.Image:
+    if not grey:
+        return sheet.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    # Chosen by the image, the colours of the frames would cost it its greys.
+    signs = [ImageColor.getrgb(colour) for colour in (RIGHT, WRONG)]
+    steps = np.linspace(0, 255, colours - len(signs)).round().astype(int)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        [int(level) for level in np.repeat(steps, 3)] + [x for sign in signs for x in sign[:3]]
+    )
+    return sheet.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.evaluate import Evaluation, Task
-from medretrieval.figures.canvas import CHANCE, OURS, axes_at, figure, heading, png
+from medretrieval.figures.canvas import CHANCE, OURS, axes_at, figure, heading, name_axes, png
 from medretrieval.vote import BINS, Vote, vote
 
 if TYPE_CHECKING:
@@ -40,12 +40,10 @@ def picture(evaluation: Evaluation, task: Task, scores: Mapping[str, float], vot
     else:
         _draw_reliability(top, below, found[0].confidence, found[1])
     error = scores["vote_calibration_error"]
-    top.set_title(f"reliability, calibration error {error:.3f}", fontsize=10, loc="left")
-    top.set(xlim=(0, 1), ylim=(0, 1.02), xticklabels=[])
-    top.set_ylabel("share right", fontsize=9)
-    below.set(xlim=(0, 1))
-    below.set_xlabel("confidence: the winning class's share of the vote", fontsize=9)
-    below.set_ylabel("queries", fontsize=9)
+    name_axes(top, "", "share right", f"reliability, calibration error {error:.3f}")
+    top.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[], yticks=(0, 0.5, 1))
+    name_axes(below, "confidence: the winning class's share of the vote", "queries")
+    below.set(xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75, 1))
     _draw_abstention(axes_at(drawing, 5.2, 0.5, 3.6, 2.95), evaluation.abstention)
     return png(drawing)
 
@@ -64,14 +62,17 @@ def _draw_reliability(
     top.plot([0, 1], [0, 1], color=CHANCE, linestyle="--", linewidth=1)
     top.legend(loc="upper left", frameon=False, fontsize=8)
     below.bar(middles, counts, width=0.92 / BINS, color=CHANCE)
-    below.locator_params(axis="y", nbins=2)
+    below.set_yticks((0, counts.max()))
 
 
 def _draw_abstention(axes: "Axes", curve: Mapping[str, list[float]]) -> None:
     axes.plot(curve["answered"], curve["accuracy"], color=OURS, marker="o", markersize=4)
-    axes.set_title("accuracy of the most confident votes", fontsize=10, loc="left")
+    name_axes(
+        axes,
+        "share of queries answered, the most confident first",
+        "accuracy",
+        "accuracy of the most confident votes",
+    )
     low = min(curve["accuracy"])
-    axes.set(xlim=(0, 1.03), ylim=(max(0.0, low - 0.15), 1.01))
-    axes.set_xlabel("share of queries answered, the most confident first", fontsize=9)
-    axes.set_ylabel("accuracy", fontsize=9)
+    axes.set(xlim=(0, 1.03), xticks=(0, 0.25, 0.5, 0.75, 1), ylim=(max(0.0, low - 0.15), 1.01))
     axes.grid(alpha=0.25, linewidth=0.5)
