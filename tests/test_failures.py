@@ -120,7 +120,8 @@ def test_the_worst_come_first(kind):
     worst = failures.worst_queries(outcome, 10)
     ap = outcome.average_precision
     order = sorted(
-        np.flatnonzero(outcome.counted), key=lambda q: (evaluation.per_query[f"precision_at_{K}"][q], ap[q], q)
+        np.flatnonzero(outcome.counted),
+        key=lambda q: (evaluation.per_query[f"precision_at_{K}"][q], ap[q], q),
     )
     assert worst.tolist() == order[:10]
 
