@@ -20,6 +20,7 @@ from medretrieval.figures.canvas import (
     name_axes,
     png,
     room,
+    scales,
     short,
 )
 from medretrieval.uncertainty import bca, bootstrap, enough
@@ -123,7 +124,15 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
         at, low, high = zip(*drawn, strict=True)
         axes.hlines(at, low, high, color="#111111", linewidth=1.4)
     axes.scatter(
-        scores.chance, places, marker="|", s=190, color=CHANCE, linewidth=2, label="chance", zorder=3
+        scores.chance,
+        places,
+        marker="|",
+        s=190,
+        color=CHANCE,
+        linewidth=2,
+        label="chance",
+        zorder=3,
+        clip_on=False,
     )
     if scores.baseline is not None:
         axes.scatter(
@@ -135,11 +144,11 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
             edgecolors="white",
             label=baseline,
             zorder=4,
+            clip_on=False,
         )
-    axes.set(yticks=places, yticklabels=names, xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+    scales(axes, None, dict(enumerate(names)))
     name_axes(axes, f"precision at {scores.k}")
-    axes.grid(axis="x", alpha=0.25, linewidth=0.5)
-    axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     own = labels.index("this run")
     order = [own, *(i for i in range(len(labels)) if i != own)]
@@ -156,14 +165,15 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
     share = np.array(confusion["share"], np.float64)
     cell = 0.9 if len(names) <= 4 else 0.52 if len(names) <= 9 else 0.4
     side, left, below = cell * len(names), 0.55 + room(names), 0.55 + 0.72 * room(names)
-    width = max(left + side + 1.2 + 0.1, 5.6)
+    width = max(left + side + (0.2 if len(names) <= NUMBERED else 0.9), 5.6)
     tall = below + side + 0.75
     drawing = figure(width, tall)
-    heading(drawing, f"Classes of the first {k} results (mean share) by the query's class", run)
+    several = bool((np.nansum(share, axis=1) > 1.001).any())
+    note = "; images of several findings count for each" if several else ""
+    heading(drawing, f"Classes of the first {k} results (mean share) by the query's class", run + note)
     axes = axes_at(drawing, left, below, side, side)
-    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)
-    axes.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
-    axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1, zorder=1)
+    scales(axes, dict(enumerate(names)), dict(enumerate(names)), slanted=True)
     drawing.text((left + side / 2) / width, 0.1 / tall, "class of the results", fontsize=9, ha="center")
     drawing.text(
         0.1 / width, (below + side / 2) / tall, "class of the query", fontsize=9, va="center", rotation=90
@@ -177,6 +187,6 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
                 column, row, f"{value:.2f}" if value > 0.995 else f"{value:.2f}"[digits],
                 ha="center", va="center", fontsize=size, color="black" if value > 0.55 else "white",
             )  # fmt: skip
-    bar = drawing.colorbar(image, cax=axes_at(drawing, left + side + 0.2, below, 0.16, side))
-    bar.ax.tick_params(labelsize=8)
+    else:
+        drawing.colorbar(image, cax=axes_at(drawing, left + side + 0.2, below, 0.16, side))
     return png(drawing)

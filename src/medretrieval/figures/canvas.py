@@ -4,7 +4,7 @@ Margins are set in inches from the lengths of the names: matplotlib's own layout
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,27 +29,67 @@ def figure(width: float, height: float) -> "Figure":
 
 
 def axes_at(drawing: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
-    """Axes at a place in inches from the lower left corner."""
+    """Axes without ticks at a place in inches from the lower left corner."""
     whole = drawing.get_size_inches()
     found = drawing.add_axes((left / whole[0], bottom / whole[1], width / whole[0], height / whole[1]))
     for side in ("top", "right"):
         found.spines[side].set_visible(False)
-    found.tick_params(labelsize=9)
+    found.set(xticks=[], yticks=[])
     return found
 
 
-def name_axes(axes: "Axes", x: str, y: str = "", title: str = "", below: float = 0.38) -> None:
-    """Name axes at fixed places; left to itself, matplotlib measures every tick for them, and twice."""
-    box, whole = axes.get_position(), axes.get_figure(root=True).get_size_inches()  # type: ignore[union-attr]
-    width, height = box.width * whole[0], box.height * whole[1]
-    if title:
-        axes.text(0, 1 + 0.1 / height, title, fontsize=10, va="bottom", transform=axes.transAxes)
-    if x:
-        axes.set_xlabel(x, fontsize=9)
-        axes.xaxis.set_label_coords(0.5, -below / height + 0.06 / height)
-    if y:
-        axes.set_ylabel(y, fontsize=9)
-        axes.yaxis.set_label_coords(-0.42 / width, 0.5)
+def scales(
+    axes: "Axes", x: Mapping[float, str] | None, y: Mapping[float, str] | None, slanted: bool = False
+) -> None:
+    """Write numbers or names beside axes whose limits are set, with a thin line through the chart at each.
+
+    By hand, for matplotlib makes five artists of a tick and measures them twice: half the time of a chart.
+
+    Args:
+        axes: as made by `axes_at`.
+        x: position -> what to write there; None for round numbers.
+        y: the same.
+        slanted: whether names along x are long.
+    """
+    x = _steps(*axes.get_xlim()) if x is None else x
+    y = _steps(*axes.get_ylim()) if y is None else y
+    width, height = _inches(axes)
+    axes.vlines(list(x), *axes.get_ylim(), color="black", alpha=0.1, linewidth=0.6, zorder=0)
+    axes.hlines(list(y), *axes.get_xlim(), color="black", alpha=0.1, linewidth=0.6, zorder=0)
+    turn: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {"ha": "center"}
+    )
+    for at, text in x.items():
+        axes.text(
+            at, -0.06 / height, text, transform=axes.get_xaxis_transform(), va="top", fontsize=9, **turn
+        )
+    for at, text in y.items():
+        axes.text(
+            -0.07 / width, at, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9
+        )
+
+
+def _steps(low: float, high: float) -> dict[float, str]:
+    from matplotlib.ticker import MaxNLocator
+
+    values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return {float(value): f"{value:.10g}" for value in values if low <= value <= high}
+
+
+def _inches(axes: "Axes") -> tuple[float, float]:
+    drawing = axes.get_figure(root=True)
+    assert drawing is not None
+    box, whole = axes.get_position(), drawing.get_size_inches()
+    return float(box.width * whole[0]), float(box.height * whole[1])
+
+
+def name_axes(axes: "Axes", x: str, y: str = "", title: str = "") -> None:
+    """Names below and beside axes, and a title above them."""
+    width, height = _inches(axes)
+    place = axes.transAxes
+    axes.text(0, 1 + 0.1 / height, title, fontsize=10, va="bottom", transform=place)
+    axes.text(0.5, -0.28 / height, x, fontsize=9, ha="center", va="top", transform=place)
+    axes.text(-0.48 / width, 0.5, y, fontsize=9, rotation=90, ha="center", va="center", transform=place)
 
 
 def heading(drawing: "Figure", title: str, run: str) -> None:

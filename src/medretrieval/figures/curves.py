@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from medretrieval import chance
 from medretrieval.config import Config
 from medretrieval.evaluate import Task
-from medretrieval.figures.canvas import BASELINE, CHANCE, OURS, axes_at, figure, heading, name_axes, png
+from medretrieval.figures.canvas import (
+    BASELINE,
+    CHANCE,
+    OURS,
+    axes_at,
+    figure,
+    heading,
+    name_axes,
+    png,
+    scales,
+)
 from medretrieval.uncertainty import bootstrap, enough
 
 if TYPE_CHECKING:
@@ -92,5 +102,5 @@ def _draw(axes: "Axes", ks: list[int], curve: Mapping[str, Any], baseline: str |
     if curve["baseline"] is not None:
         highest += curve["baseline"]["mean"]
     axes.set_ylim(0, 1.08 * max(highest))
-    axes.locator_params(nbins=5)
-    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.set_xlim(0, ks[-1] + 1)
+    scales(axes, None, None)

@@ -28,6 +28,7 @@ LAYOUT = 1  # of the page: a change makes the kept ones anew
 POINTS = 2000  # of both splits, at most
 SIDE = 48  # pixels of a thumbnail, at most
 SHOWN = 112  # pixels of it on the screen
+NAMES = {MapMethod.pca: "PCA", MapMethod.tsne: "t-SNE", MapMethod.umap: "UMAP"}
 SEVERAL = "several findings"
 NEIGHBOURS_FIRST = 50  # principal components that t-SNE and UMAP start from
 # Okabe and Ito's, then Tol's "muted" and "light" for sets of many classes; "none" and "several" are greys.
@@ -72,9 +73,9 @@ def kept_map(
         seed: of the sample of points, and of t-SNE and UMAP.
         cache: where it is kept.
     """
-    sides = {"gallery": (task.gallery, gallery)}
-    if task.queries is not task.gallery:
-        sides["query"] = (task.queries, query)
+    sides = {"gallery": (task.gallery, gallery), "query": (task.queries, query)}
+    if task.queries is task.gallery:
+        sides = {"query and gallery": (task.gallery, gallery)}
     parts = {
         "layout": LAYOUT,
         "embeddings": {role: embeddings.key for role, (_, embeddings) in sides.items()},
@@ -106,7 +107,7 @@ def _page(
     chart = graph_objects.Figure(_traces(sides, chosen, plane, classes))
     drawn = " and ".join(f"{len(rows)} of {sizes[role]} {role} images" for role, rows in chosen.items())
     chart.update_layout(
-        title={"text": f"{str(method).upper()} of the embeddings: {drawn}", "font": {"size": 15}},
+        title={"text": f"{NAMES[method]} of the embeddings: {drawn}", "font": {"size": 15}},
         template="plotly_white",
         xaxis={"title": axes[0], "zeroline": False},
         yaxis={"title": axes[1], "zeroline": False},
@@ -168,7 +169,10 @@ def project(
         plane[:, : components.shape[1]] = components[:, :2]
         parts = [f"{100 * share:.1f} %" for share in [*shares[:2], 0.0][:2]]
         return plane, (f"component 1 ({parts[0]} of the variance)", f"component 2 ({parts[1]})")
-    return np.asarray(_neighbour_map(components, method, seed), np.float64), (f"{method} 1", f"{method} 2")
+    return np.asarray(_neighbour_map(components, method, seed), np.float64), (
+        f"{NAMES[method]} 1",
+        f"{NAMES[method]} 2",
+    )
 
 
 def _neighbour_map(components: NDArray[np.float64], method: MapMethod, seed: int) -> Any:

@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.evaluate import Evaluation, Task
-from medretrieval.figures.canvas import CHANCE, OURS, axes_at, figure, heading, name_axes, png
+from medretrieval.figures.canvas import CHANCE, OURS, axes_at, figure, heading, name_axes, png, scales
 from medretrieval.vote import BINS, Vote, vote
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+QUARTERS = {0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}
 
 
 def cast_again(evaluation: Evaluation, task: Task) -> tuple[Vote, NDArray[np.bool_]] | None:
@@ -41,9 +43,12 @@ def picture(evaluation: Evaluation, task: Task, scores: Mapping[str, float], vot
         _draw_reliability(top, below, found[0].confidence, found[1])
     error = scores["vote_calibration_error"]
     name_axes(top, "", "share right", f"reliability, calibration error {error:.3f}")
-    top.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[], yticks=(0, 0.5, 1))
+    top.set(xlim=(0, 1), ylim=(0, 1.02))
+    scales(top, dict.fromkeys(QUARTERS, ""), {0: "0", 0.5: "0.5", 1: "1"})
     name_axes(below, "confidence: the winning class's share of the vote", "queries")
-    below.set(xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75, 1))
+    below.set(xlim=(0, 1))
+    most = int(below.get_ylim()[1] / 1.05) if found is not None else 1
+    scales(below, QUARTERS, {0: "0", most: str(most)})
     _draw_abstention(axes_at(drawing, 5.2, 0.5, 3.6, 2.95), evaluation.abstention)
     return png(drawing)
 
@@ -62,7 +67,7 @@ def _draw_reliability(
     top.plot([0, 1], [0, 1], color=CHANCE, linestyle="--", linewidth=1)
     top.legend(loc="upper left", frameon=False, fontsize=8)
     below.bar(middles, counts, width=0.92 / BINS, color=CHANCE)
-    below.set_yticks((0, counts.max()))
+    below.set_ylim(0, 1.05 * counts.max())
 
 
 def _draw_abstention(axes: "Axes", curve: Mapping[str, list[float]]) -> None:
@@ -74,5 +79,5 @@ def _draw_abstention(axes: "Axes", curve: Mapping[str, list[float]]) -> None:
         "accuracy of the most confident votes",
     )
     low = min(curve["accuracy"])
-    axes.set(xlim=(0, 1.03), xticks=(0, 0.25, 0.5, 0.75, 1), ylim=(max(0.0, low - 0.15), 1.01))
-    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.set(xlim=(0, 1.03), ylim=(max(0.0, low - 0.15), 1.01))
+    scales(axes, QUARTERS, None)
