@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -163,15 +165,45 @@ def test_a_run_that_is_the_baseline_has_no_line_of_it(config, dataset):
     assert curves["precision"]["baseline"] is None
 
 
-def test_without_figures_there_is_no_folder_and_no_library_is_asked_for(config, dataset):
-    result = run(config(*BASE, *dataset("single"), "report.figures=none"))
-    assert not (result.folder / "figures").exists()
-    assert not (result.folder.parents[2] / "cache" / "maps").exists()
+def test_without_figures_there_is_no_folder_and_no_library_is_imported(dataset, tmp_path):
+    options = (*BASE, *dataset("single"), "report.figures=none", "report.map=umap", "tracking=none")
+    script = (
+        "import sys; from medretrieval import compose, run; run(compose(*sys.argv[1:]));"
+        "print([name for name in ('matplotlib', 'plotly', 'umap', 'sklearn') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", script, *options, f"paths.outputs={tmp_path / 'outputs'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert not (folder / "figures").exists()
+    assert not (tmp_path / "cache" / "maps").exists()
+
+
+def test_one_query_is_drawn_without_intervals(config, dataset, tmp_path):
+    chosen = dataset("single")
+    path = tmp_path / "data" / "pneumoniamnist.npz"
+    with np.load(path) as npz:
+        arrays = {name: npz[name][: 1 if name.startswith("test") else None] for name in npz.files}
+    np.savez(path, **arrays)
+    result = run(config(*BASE, *chosen, "encoder=random"))
+    curve = read(result, "curves.json")["precision"]
+    assert set(curve["low"]) == set(curve["high"]) == {None}
+    assert {path.name for path in (result.folder / "figures").iterdir()} == PICTURES | DATA
+
+
+def test_lists_with_missing_results_are_drawn(config, dataset):
+    options = ("index=ivf", "index.nlist=30", "index.nprobe=1", "evaluation.ks=[1,5]")
+    result = run(config(*BASE, *dataset("single"), *options))
+    assert result.report["counts"]["missing_results"]
+    document, ranking = read(result, "examples.json"), Ranking.load(result.folder / "ranking.npz")
+    for row in rows_of(document):
+        found = ranking.ids[int(row["id"].removeprefix("test/")), :5]
+        assert len(row["results"]) == (found >= 0).sum()
 
 
 @pytest.mark.parametrize("depth", ["evaluation.save_depth=1", "evaluation.ks=[3]"])
 def test_a_shallow_ranking_and_few_queries_are_drawn_too(config, dataset, depth):
-    result = run(config(*BASE, *dataset("ordinal"), depth, "report.queries=40", "report.results=12"))
+    result = run(config(*BASE, *dataset("ordinal"), depth, "report.queries=40", "report.results=2"))
     document = read(result, "examples.json")
     assert document["k"] == (1 if "save" in depth else 3)
     assert len(document["worst"]) == SIZES["test"]

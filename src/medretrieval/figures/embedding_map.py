@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache import Cache
-from medretrieval.config import MapMethod, ReportConfig
+from medretrieval.config import Figures, MapMethod, ReportConfig
 from medretrieval.datasets.base import Split
 from medretrieval.embed import Embeddings
 from medretrieval.encoders.base import l2_normalize
@@ -46,7 +46,8 @@ def require_method(report: ReportConfig) -> None:
     Raises:
         UserError: naming the extra to install.
     """
-    if report.map == MapMethod.umap and importlib.util.find_spec("umap") is None:
+    wanted = report.figures != Figures.none and report.map == MapMethod.umap
+    if wanted and importlib.util.find_spec("umap") is None:
         raise UserError(
             "report.map=umap: umap-learn is not installed; pip install 'medretrieval[umap]', or choose "
             "report.map=pca"
@@ -86,8 +87,8 @@ def kept_map(
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
-        (folder / FILE).write_text(_page(sides, tuple(classes), method, seed))
-        return {"points": POINTS}
+        (folder / FILE).write_text(_page(sides, tuple(classes), method, seed), encoding="utf-8")
+        return {"bytes": (folder / FILE).stat().st_size}
 
     return cache.get_or_make("maps", parts, make).folder / FILE
 
@@ -248,12 +249,13 @@ def _sprites(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
     from PIL import Image
 
     small = [Image.fromarray(image) for image in images]
-    lossless = max(small[0].size) <= SIDE
+    lossless = all(max(picture.size) <= SIDE for picture in small)
     for picture in small:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    width, height = small[0].size
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in small), strict=True))
+    mode = "L" if all(picture.mode == "L" for picture in small) else "RGB"
     across = int(np.ceil(np.sqrt(len(small))))
-    sheet = Image.new(small[0].mode, (across * width, -(-len(small) // across) * height))
+    sheet = Image.new(mode, (across * width, -(-len(small) // across) * height))
     for i, picture in enumerate(small):
         sheet.paste(picture, (i % across * width, i // across * height))
     buffer = io.BytesIO()

@@ -112,7 +112,8 @@ def _hub_row(shown: Examples, hub: Mapping[str, Any]) -> list[Tile]:
 
 def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
     """Draw rows of tiles, the first of each row apart from the others, as PNG."""
-    height, width = _drawn_size(rows[0][0].image) if rows else (SIDE, SIDE)
+    sizes = [_drawn_size(tile.image) for row in rows for tile in row]
+    height, width = (max(sides) for sides in zip(*sizes, (SIDE // 2, SIDE // 2), strict=True))
     column = max(width, SIDE) + GAP
     titles = [[_wrapped(tile.title, column - 16) for tile in row] for row in rows]
     heights = [
