@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from medretrieval import chance, run
 from medretrieval.cache import Cache
@@ -300,13 +300,25 @@ def test_a_map_whose_library_is_missing_is_refused_before_any_work(config, datas
 
 def test_right_and_wrong_differ_without_colour():
     image = np.full((28, 28), 128, np.uint8)
-    drawn = [
-        np.asarray(Image.open(io.BytesIO(mosaics.mosaic(["title"], [[mosaics.Tile(image, "x", (), right)]]))))
-        for right in (True, False)
-    ]
+    tiles = [mosaics.Tile(image, "x", (), right) for right in (True, False)]
+    drawn = [Image.open(io.BytesIO(mosaics.mosaic(["title"], [[tile]]))).convert("RGB") for tile in tiles]
     # The sign stands in white at the corner of the frame: by brightness alone the two are different pictures.
-    signs = [(picture.min(axis=2) > 200)[40:60, 14:34] for picture in drawn]
+    signs = [(np.asarray(picture).min(axis=2) > 200)[40:70, 14:34] for picture in drawn]
     assert (signs[0] != signs[1]).sum() > 10
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_stand_in_a_gallery_as_they_are(channels):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (28, 28, 3)[: 2 if channels == 1 else 3], dtype=np.uint8)
+    row = [mosaics.Tile(image, "normal", ("query test/1",)), mosaics.Tile(image, "normal", ("0.1",), True)]
+    drawn = Image.open(io.BytesIO(mosaics.mosaic(["title"], [row]))).convert("RGB")
+    large = np.asarray(Image.fromarray(image).convert("RGB").resize((112, 112), Image.Resampling.NEAREST))
+    left, top = mosaics.PAD + mosaics.FRAME, 2 * mosaics.PAD + mosaics.LINE + 5 + mosaics.FRAME
+    found = np.asarray(drawn)[top : top + 112, left : left + 112]
+    assert np.abs(found.astype(int) - large).max() <= (1 if channels == 1 else 0)
+    right = [ImageColor.getrgb(mosaics.RIGHT), (255, 255, 255)]
+    assert all(colour in {c for _, c in drawn.getcolors(100_000)} for colour in right)
 
 
 def test_long_names_fit_their_column():

@@ -21,7 +21,8 @@ GAP, PAD, FRAME, LINE = 20, 14, 3, 15
 RIGHT, WRONG, PLAIN, INK, GREY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 WRAPPED = 2  # lines that a class may take
-LARGEST = 240_000  # bytes of a PNG; beyond it is drawn in 256 colours
+LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colours
+BLENDS = 8  # shades of a frame's colour, in a palette that is greys but for them
 
 
 @dataclass(frozen=True)
@@ -216,24 +217,40 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _png(sheet: Image.Image, grey: bool) -> bytes:
-    """As PNG, in 256 or 64 colours where it would be too large."""
+    """As PNG: of colour images first in all colours, and of fewer where it would be too large."""
+    content = b"" if grey else _encoded(sheet, 2)
+    for colours in (256, 128, 64):
+        if not content or len(content) > LARGEST:
+            content = _encoded(_in_greys(sheet, colours) if grey else _in_colours(sheet, colours), 4)
+    return content
+
+
+def _encoded(picture: Image.Image, level: int) -> bytes:
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", compress_level=2)
-    for colours in (256, 64):
-        if buffer.tell() > LARGEST:
-            buffer = io.BytesIO()
-            _few_colours(sheet, colours, grey).save(buffer, format="PNG", compress_level=6)
+    picture.save(buffer, format="PNG", compress_level=level)
     return buffer.getvalue()
 
 
-def _few_colours(sheet: Image.Image, colours: int, grey: bool) -> Image.Image:
-    if not grey:
-        return sheet.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    # Chosen by the image, the colours of the frames would cost it its greys.
-    signs = [ImageColor.getrgb(colour) for colour in (RIGHT, WRONG)]
-    steps = np.linspace(0, 255, colours - len(signs)).round().astype(int)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(
-        [int(level) for level in np.repeat(steps, 3)] + [x for sign in signs for x in sign[:3]]
-    )
-    return sheet.quantize(palette=palette, dither=Image.Dither.NONE)
+def _in_colours(sheet: Image.Image, colours: int) -> Image.Image:
+    return sheet.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+
+
+def _in_greys(sheet: Image.Image, colours: int) -> Image.Image:
+    """A sheet of grey images with a palette of greys; with 256 colours none is off by more than one level.
+
+    What is not grey is a frame or its sign: a colour, or a blend of it and white. Pillow's own quantizing
+    is off by four levels.
+    """
+    pixels = np.asarray(sheet)
+    red, green, blue = (pixels[..., i] for i in range(3))
+    greys = colours - 2 * BLENDS
+    places = np.round(np.arange(256) * (greys - 1) / 255).astype(np.uint8)[green]
+    palette = [np.repeat(np.arange(greys)[:, None] * 255 / (greys - 1), 3, axis=1)]
+    for i, (colour, mine, least) in enumerate(((RIGHT, red < blue, red), (WRONG, red > blue, blue))):
+        frame = np.array(ImageColor.getrgb(colour)[:3])
+        share = (least[mine] - frame.min()) / (255 - frame.min())
+        places[mine] = greys + i * BLENDS + np.round(np.clip(share, 0, 1) * (BLENDS - 1)).astype(np.uint8)
+        palette.append(frame + np.linspace(0, 1, BLENDS)[:, None] * (255 - frame))
+    picture = Image.fromarray(places)
+    picture.putpalette(np.concatenate(palette).round().astype(np.uint8).tobytes())
+    return picture
