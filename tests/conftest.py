@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from medretrieval import compose
+from medretrieval.cli import VERBS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+NO_PICTURES = "report.figures=none"  # where a test does not look at them; a later override wins
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +67,7 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
     """Compose a configuration that writes under tmp_path, untracked unless told otherwise."""
 
     def composed(*overrides: str) -> DictConfig:
-        return compose("tracking=none", f"paths.outputs={tmp_path / 'outputs'}", *overrides)
+        return compose("tracking=none", f"paths.outputs={tmp_path / 'outputs'}", NO_PICTURES, *overrides)
 
     return composed
 
@@ -75,6 +77,8 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in tmp_path, as a user would."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] not in (*VERBS, "--help") and not any(a.startswith("report.") for a in arguments):
+            arguments = (*arguments, NO_PICTURES)
         return subprocess.run(
             [sys.executable, "-m", "medretrieval", *arguments],
             cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300,

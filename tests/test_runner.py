@@ -76,6 +76,7 @@ def test_the_folder_holds_everything_in_documented_form(config, painted_file, tm
         "evidence",
         "approximation",
         "audit",
+        "figures",
         "total",
     } == scores["timings_s"].keys()
     assert scores["counts"] == {

@@ -13,7 +13,7 @@ from medretrieval.errors import UserError
 from medretrieval.track import log_later
 from medretrieval.verify import again_main, verify_main
 
-PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
+PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "report.figures=none")
 
 
 @pytest.fixture
@@ -234,3 +234,22 @@ def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp
     monkeypatch.chdir(second.folder)
     found = find_one(flat.info.run_id, database, tmp_path)
     assert json.loads((found / "scores.json").read_text())["index"]["name"] == "flat"
+
+
+def test_pictures_reach_mlflow_and_a_pruned_map_does_not_stop_them(tracked, database, tmp_path):
+    result = run(tracked(database, "report.figures=all", "evaluation.resamples=100"))
+    client, found = only_run(database)
+    drawn = {path.name for path in (result.folder / "figures").iterdir()}
+    assert {"gallery.png", "curves.json", "embedding_map.html"} < drawn
+
+    def logged(run_id):
+        return {a.path.removeprefix("figures/") for a in client.list_artifacts(run_id, "figures")}
+
+    assert logged(found.info.run_id) == drawn
+    shutil.rmtree(tmp_path / "cache" / "maps")
+    note = json.loads((result.folder / "tracking.json").read_text())
+    (result.folder / "tracking.json").write_text(json.dumps(note | {"logged": False, "run_id": None}))
+    log_later([result.folder], database, tmp_path)
+    runs = client.search_runs([found.info.experiment_id])
+    (later,) = [r.info.run_id for r in runs if r.info.run_id != found.info.run_id]
+    assert logged(later) == drawn - {"embedding_map.html"}

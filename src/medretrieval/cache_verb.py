@@ -148,6 +148,9 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "typical": lambda made, _: (
         f"{made['metric']['name']} · embeddings with SHA-256 {made['embeddings_sha256'][:SHORT_KEY]}"
     ),
+    "maps": lambda made, _: (
+        f"{made['method']} · embeddings {', '.join(key[:SHORT_KEY] for key in made['embeddings'].values())}"
+    ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 

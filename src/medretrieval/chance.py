@@ -50,6 +50,20 @@ def expected(ks: list[int], relevant: Counts, size: Counts) -> dict[str, Floats]
     }
 
 
+def by_depth(score: str, ks: list[int], relevant: Counts, size: Counts) -> Floats:
+    """Expected score of a random ranking at every depth, for each query (float64 [q, ks]).
+
+    Args:
+        score: "precision", "recall" or another key of AT_DEPTH.
+        ks: depths.
+        relevant: R of each query, int64 [q]; a row of NaN where it is 0.
+        size: items each query can find, int64 [q].
+    """
+    pairs, back = np.unique(np.stack([relevant, size], axis=1), axis=0, return_inverse=True)
+    rows = [[AT_DEPTH[score](int(r), int(n), k) if r else np.nan for k in ks] for r, n in pairs]
+    return np.array(rows)[back]
+
+
 def expected_graded(ks: list[int], ideal: Floats, mean_gain: Floats, size: Counts) -> dict[str, Floats]:
     """Expected graded nDCG of a random ranking, for each query (float64 [q]): every place has the mean gain.
 

@@ -120,13 +120,22 @@ class Figures(StrEnum):
     none = "none"
 
 
+class MapMethod(StrEnum):
+    """How embeddings are laid out in a plane."""
+
+    pca = "pca"
+    tsne = "tsne"
+    umap = "umap"
+
+
 @dataclass
 class ReportConfig:
-    """Pictures of every run: which, of how many queries, and how many results of each."""
+    """Pictures of every run: which, of how many queries, how many results of each, and what kind of map."""
 
     figures: Figures = MISSING
     queries: int = MISSING
     results: int = MISSING
+    map: MapMethod = MISSING
 
 
 @dataclass

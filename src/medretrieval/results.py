@@ -43,7 +43,7 @@ def write(
         task: who queried whom.
         documents: name -> text, scores.json among them.
         links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
-        writers: name -> what writes the file at the path it is handed; a name may be in one folder.
+        writers: name -> what writes the file at the path it is handed. Names of both may be in one folder.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
@@ -56,6 +56,7 @@ def write(
         _write_per_query(aside / PER_QUERY, evaluation, task)
         evaluation.ranking.save(aside / RANKING)
         for name, target in links.items():
+            (aside / name).parent.mkdir(exist_ok=True)
             _link(aside / name, target)
         for name, write_file in writers.items():
             (aside / name).parent.mkdir(exist_ok=True)

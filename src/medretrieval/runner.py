@@ -1,5 +1,6 @@
 """One run: embed, index, evaluate, track. Everything the command line does, as a plain function."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name
 from medretrieval.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.exclusions import active
+from medretrieval.figures.draw import Drawn, draw
+from medretrieval.figures.embedding_map import require_method
 from medretrieval.findings import Findings, document
 from medretrieval.index import VectorIndex, build, search_depth
 from medretrieval.load import Inputs, load
@@ -72,6 +75,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         UserError: anything the user can mend, in one line.
     """
     settings = check(cfg)
+    require_method(settings.report)
     if settings.threads is not None:
         _set_threads(settings.threads)
     outputs = expand(settings.paths.outputs)
@@ -94,8 +98,10 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         evaluation = _evaluate(settings, inputs.task, index, query.vectors, clock)
         found = _judge(settings, inputs, (query, gallery), (index, tuned), evaluation, cache, clock)
         report = document(settings, inputs, found, notes_of(settings, inputs.task, found), fingerprint)
+        with clock("figures"):
+            drawn = draw(settings, inputs, found, report["title"], cache)
         report["timings_s"] = clock.seconds | {"total": time.perf_counter() - clock.begin}
-        _write(cfg, folder, inputs, found, report)
+        _write(cfg, folder, inputs, found, drawn, report)
         results.mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
         tracker.finish(folder)
@@ -206,7 +212,9 @@ def _trust(
     return with_exclusions(settings, found, evaluation, without, objective, inputs.task)
 
 
-def _write(cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, report: Mapping[str, Any]) -> None:
+def _write(
+    cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, drawn: Drawn, report: Mapping[str, Any]
+) -> None:
     splits = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     documents = {
@@ -218,12 +226,19 @@ def _write(cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, repor
         "index.faiss": found.index.path,
         "embeddings_query.npy": found.query.path,
         "embeddings_gallery.npy": found.gallery.path,
+        **drawn.links,
     }
-    writers: dict[str, Callable[[Path], None]] = {}
+    writers: dict[str, Callable[[Path], None]] = {
+        name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
+    }
     if (leaks := found.leaks) is not None and leaks.pairs:
         writers[results.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
         writers[results.AUDIT_PICTURE] = lambda path: picture(path, leaks, inputs.task)
     results.write(folder, found.evaluation, inputs.task, documents, links, writers)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:

@@ -240,8 +240,9 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
     audited = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE) if (folder / name).exists())
     for name in ARTIFACTS + audited + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
-    if (folder / FIGURES).is_dir():
-        client.log_artifacts(run_id, str(folder / FIGURES), FIGURES)
+    for path in sorted((folder / FIGURES).glob("*")):
+        if path.exists():  # the map is a link into the cache, which may have been pruned since
+            client.log_artifact(run_id, str(path), FIGURES)
     client.set_terminated(run_id, "FINISHED")
 
 

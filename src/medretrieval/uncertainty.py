@@ -246,7 +246,8 @@ def bootstrap(
     for rows in _chunks(units, flat.shape[1]):
         without.append(_means(everything - totals[begin : begin + rows]))
         begin += rows
-    return Resamples(_means(everything), np.concatenate(parts), np.concatenate(without))
+    columns = (np.asfortranarray(np.concatenate(side)) for side in (parts, without))  # read one by one
+    return Resamples(_means(everything), *columns)
 
 
 def _draws(seed: int, resamples: int, units: int) -> Iterator[NDArray[np.uint8]]:
