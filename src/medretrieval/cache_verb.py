@@ -141,6 +141,11 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "baselines": lambda made, _: (
         f"{_encoder(made['encoder'])} · {made['protocol']['name']} · {made['metric']['name']}"
     ),
+    "texts": lambda made, _: f"{_encoder(made['encoder'])} · {_count(len(made['texts']), 'text', 'texts')}",
+    "queries": lambda made, _: f"prompts, {made['use']} · texts {made['texts'][:SHORT_KEY]}",
+    "centred": lambda made, _: (
+        f"embeddings {made['embeddings'][:SHORT_KEY]} less the mean of {made['mean_of'][:SHORT_KEY]}"
+    ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 
