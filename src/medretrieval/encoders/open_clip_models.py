@@ -33,7 +33,7 @@ class OpenClipEncoder(TorchEncoder):
 
     `pretrained` is one of open_clip's tags ("openai", "laion2b_s34b_b79k"), "hub" for a model named
     "hf-hub:owner/name", or None (random weights). Preprocessing is the checkpoint's own. A model named
-    "local-dir:<folder>" is built from the open_clip_config.json in that folder, with `checkpoint` for weights.
+    "local-dir:<folder>" is built from the open_clip_config.json there, with `checkpoint` for weights.
 
     Args:
         revision: the commit of a "hf-hub:" model; None for its main branch.
@@ -77,7 +77,7 @@ class OpenClipEncoder(TorchEncoder):
 
     @property
     def _settings(self) -> Path | None:
-        """The file of a local-dir: model's settings; of a hf-hub: model's where it is beside the checkpoint."""
+        """The file of a local-dir: model's settings; of a hf-hub: model's where it lies by the weights."""
         if self.model.startswith(LOCAL):
             file = Path(self.model.removeprefix(LOCAL)).expanduser().absolute() / SETTINGS
             if not file.is_file():
