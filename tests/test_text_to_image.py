@@ -144,8 +144,8 @@ def test_other_sentences_are_other_data(config, write_npz):
 def test_centring_takes_from_each_side_the_mean_of_the_train_split(config, write_npz):
     write_npz(n=12, train_labels=np.zeros((12, 1), np.uint8), train_images=painted(np.arange(12) // 9))
     offsets = "+encoder.offset=[2.0,0.5]", "+encoder.text_offset=[0.1,3.0]"
-    plain = run(config(*ASK, *offsets, EACH))
-    done = run(config(*ASK, *offsets, EACH, "protocol.center=train"))
+    plain = run(config(*ASK, *offsets, EACH, ASTRAY))
+    done = run(config(*ASK, *offsets, EACH, ASTRAY, "protocol.center=train"))
 
     def unit(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -153,7 +153,8 @@ def test_centring_takes_from_each_side_the_mean_of_the_train_split(config, write
     query, gallery = vectors_of(plain.folder)
     train = np.eye(2)[np.arange(12) // 9] + [2.0, 0.5]
     wanted = unit(unit(gallery) - unit(train).mean(axis=0))
-    said = unit(unit(query) - unit(query).mean(axis=0))
+    malignant, normal = unit(query)[:2], unit(query)[2:]  # classes count alike, whatever they have to say
+    said = unit(unit(query) - (malignant.mean(axis=0) + normal.mean(axis=0)) / 2)
     found = vectors_of(done.folder)
     np.testing.assert_allclose(found[0], said, atol=1e-5)
     np.testing.assert_allclose(found[1], wanted, atol=1e-5)
@@ -164,23 +165,7 @@ def test_centring_takes_from_each_side_the_mean_of_the_train_split(config, write
     assert done.report["protocol"]["center"] == "train"
     assert "centred on train" in done.report["title"]
     write_npz(n=12, train_images=painted(np.arange(12) % 2, seed=9))
-    assert not run(config(*ASK, *offsets, EACH, "protocol.center=train")).skipped
-
-
-def test_captions_of_the_train_split_centre_the_sentences(config):
-    words = "encoder.words=[clear,focal,diffuse,effusion,cardiomegaly]"
-    sizes = [f"dataset.n_{split}=10" for split in ("train", "val", "test")]
-    ours = [o for o in ASK if not o.startswith(("prompts", "dataset", f"+{WORDS}"))]
-    result = run(config(*ours, "dataset=chest_phantom", *sizes, f"+{words}", EACH, "protocol.center=train"))
-    (centred,) = [
-        p
-        for p in (result.folder / "embeddings_query.npy").resolve().parents
-        if p.parent.parent.name == "queries"
-    ]
-    assert centred.is_dir()
-    kept = [json.loads(p.read_text()) for p in centred.parents[2].glob("texts/*/*/entry.json")]
-    counts = sorted(len(e["made_from"]["texts"]) for e in kept)
-    assert counts == [10, len(json.loads((result.folder / "prompts.json").read_text()))]
+    assert not run(config(*ASK, *offsets, EACH, ASTRAY, "protocol.center=train")).skipped
 
 
 def test_copies_in_the_gallery_can_count_once(config, write_npz):

@@ -38,7 +38,7 @@ def fingerprint_of(
         del config[key]
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)
-    fitted = {} if centre is None else {"centre": [centre.images_sha256, list(centre.captions or ())]}
+    fitted = {} if centre is None else {"centre": centre.images_sha256}
     return content_key(
         fitted
         | {

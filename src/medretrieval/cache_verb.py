@@ -144,7 +144,7 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "texts": lambda made, _: f"{_encoder(made['encoder'])} · {_count(len(made['texts']), 'text', 'texts')}",
     "queries": lambda made, _: f"prompts, {made['use']} · texts {made['texts'][:SHORT_KEY]}",
     "centred": lambda made, _: (
-        f"embeddings {made['embeddings'][:SHORT_KEY]} less the mean of {made['mean_of'][:SHORT_KEY]}"
+        f"{' '.join(made['mean_of'])} {made['embeddings'][:SHORT_KEY]} less their mean"
     ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }

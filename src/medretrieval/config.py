@@ -85,7 +85,7 @@ class PromptUse(StrEnum):
 
 
 class Center(StrEnum):
-    """What the means are fitted to that sentences and images are freed of."""
+    """The split whose mean image is taken from every image, as that of the prompts is from every prompt."""
 
     train = "train"
 

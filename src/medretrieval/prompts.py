@@ -89,11 +89,16 @@ class Prompts:
         """One direction a class from the queries' vectors (float32 [q, d] -> [classes, d])."""
         return l2_normalize(queries) if self.use == PromptUse.ensemble else self._ensembles(queries)
 
+    def mean(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean of the sentences' directions, every class counting alike (float64 [d])."""
+        return np.asarray(np.mean(self._means(vectors), axis=0, dtype=np.float64))
+
     def _ensembles(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return l2_normalize(self._means(vectors))
+
+    def _means(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         unit = l2_normalize(vectors)
-        return l2_normalize(
-            np.stack([unit[self.members == c].mean(axis=0) for c in range(len(self.classes))])
-        )
+        return np.stack([unit[self.members == c].mean(axis=0) for c in range(len(self.classes))])
 
 
 def prompts_of(settings: Config, dataset: Dataset) -> Prompts:

@@ -182,13 +182,12 @@ def _judge(
         ids = evaluation.ranking.ids
         loss = measure(settings, task, index, query.vectors, gallery.vectors, ids)
         rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
+        recall = loss.recall if loss else None
+        words = in_words(settings, task, index, query.vectors, gallery.vectors, recall)
     with clock("audit"):
         config = settings.audit
         images_ask = isinstance(task.queries, Split)
         leaks = kept_audit(task, query, gallery, config, cache) if config.enabled and images_ask else None
-    with clock("zero_shot"):
-        recall = loss.recall if loss else None
-        words = in_words(settings, task, index, query.vectors, gallery.vectors, recall)
     return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from medretrieval.cache import Cache
@@ -17,6 +16,7 @@ from medretrieval.encoders.base import l2_normalize
 from medretrieval.errors import UserError
 from medretrieval.load import Inputs
 from medretrieval.prompts import Prompts
+from medretrieval.shards import write_header
 
 FILE = "vectors.npy"
 BLOCK = 65_536  # vectors held in memory at a time
@@ -47,33 +47,37 @@ def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embed
         )
     if split is not None:
         fitted = embed(inputs.encoder, inputs.identity, split, size, cache)
-        said = texts if split.captions is None else _sentences(inputs, split.captions, cache)
-        texts, gallery = centred(texts, said, cache), centred(gallery, fitted, cache)
+        balanced = {"texts": texts.key, "members": prompts.members.tolist()}
+        texts = centred(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
+        gallery = centred(gallery, {"images": fitted.key}, lambda: mean_direction(fitted.vectors), cache)
     parts = {"texts": texts.key, "use": prompts.use.value, "members": prompts.members.tolist()}
     return _kept("queries", parts, lambda: prompts.queries(texts.vectors), texts, cache), gallery
 
 
-def centred(side: Embeddings, fitted: Embeddings, cache: Cache) -> Embeddings:
-    """Unit vectors minus the mean of other unit vectors of their kind, scaled to length 1 again.
+def centred(
+    side: Embeddings, mean_of: Mapping[str, Any], mean: Callable[[], NDArray[np.float64]], cache: Cache
+) -> Embeddings:
+    """Vectors scaled to length 1, minus the mean of others of their kind, scaled to length 1 again.
 
     Liang et al. 2022, "Mind the Gap", arXiv:2203.02053: sentences and images of a CLIP lie in two narrow
     cones; taking each side's mean away lets them overlap.
 
     Args:
         side: what is centred, float32 [n, d].
-        fitted: whose mean is taken, float32 [m, d]; never what is evaluated.
+        mean_of: what the mean is taken of, part of the key; never images that are evaluated.
+        mean: gives it, float64 [d].
         cache: where the result is kept, under a key of its own.
     """
-    parts = {"embeddings": side.key, "mean_of": fitted.key}
+    parts = {"embeddings": side.key, "mean_of": dict(mean_of)}
 
     def make(folder: Path) -> Mapping[str, Any]:
-        mean = mean_direction(fitted.vectors)
-        out = open_memmap(folder / FILE, "w+", np.float32, side.vectors.shape)
-        for begin in range(0, len(out), BLOCK):
-            block = l2_normalize(np.asarray(side.vectors[begin : begin + BLOCK]))
-            out[begin : begin + BLOCK] = l2_normalize((block - mean).astype(np.float32))
-        out.flush()
-        return {"shape": list(side.vectors.shape), "mean_length": float(np.linalg.norm(mean))}
+        taken = mean()
+        with (folder / FILE).open("wb") as file:
+            write_header(file, (len(side.vectors), side.vectors.shape[1]))
+            for begin in range(0, len(side.vectors), BLOCK):
+                block = l2_normalize(side.vectors[begin : begin + BLOCK])
+                file.write(l2_normalize((block - taken).astype("<f4")).tobytes())
+        return {"shape": list(side.vectors.shape), "mean_length": float(np.linalg.norm(taken))}
 
     return _taken("centred", parts, make, side, cache)
 
