@@ -185,7 +185,7 @@ def test_what_needs_images_is_left_out_and_said(config, write_npz):
     notes = " ".join(result.report["notes"])
     assert "No line of pixels: they cannot be asked in words" in notes
     assert "2 sentences ask: intervals over so few" in notes
-    assert "the modality gap" in notes
+    assert "Modality gap: the means" in notes
     assert run(config("dataset=breastmnist", "encoder=pixels")).report.get("zero_shot") is None
 
 

@@ -161,8 +161,8 @@ def _about_words(settings: Config, found: Findings) -> list[str]:
     gap, queries = found.in_words.gap, found.evaluation.counts["queries"]
     image = gap["cosine_image_image"]
     line = (
-        f"Sentences and images stand apart (the modality gap): their means are {gap['distance']:.3f} apart, "
-        f"the mean cosine of a sentence and an image is {gap['cosine_text_image']:.3f}"
+        f"Modality gap: the means of sentences and of images are {gap['distance']:.3f} apart, the "
+        f"mean cosine of a sentence and an image is {gap['cosine_text_image']:.3f}"
         + ("" if image is None else f", of two images {image:.3f}")
     )
     if "recall" in gap:
