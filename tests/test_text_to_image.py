@@ -8,9 +8,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 from tests.conftest import painted
+from tests.toy_encoders import Worded
 
 from medretrieval import compose, run
 from medretrieval.cache import Cache
+from medretrieval.cache_verb import main as cache_main
 from medretrieval.compare import compare, parse
 from medretrieval.compare_runs import load_run
 from medretrieval.config import IndexConfig, MetricConfig
@@ -194,6 +196,36 @@ def test_an_encoder_without_words_is_refused_before_any_image_is_embedded(config
     with pytest.raises(UserError, match="encoder=random: has no text tower"):
         run(config("dataset=breastmnist", "protocol=text_to_image", "encoder=random"))
     assert not (tmp_path / "cache" / "embeddings").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda v: v * np.nan, r"gave \[2, 2\] for 2 sentences, or numbers that are not finite"),
+        (lambda v: v[:1], r"gave \[1, 2\] for 2 sentences"),
+        (lambda v: np.pad(v, ((0, 0), (0, 1))), "gives sentences 3 numbers and images 2"),
+    ],
+)
+def test_vectors_of_sentences_that_cannot_be_right_are_refused(config, write_npz, monkeypatch, spoil, line):
+    write_npz(n=12)
+    asked = config(*ASK)
+    sound = Worded.encode_text
+    monkeypatch.setattr(
+        "tests.toy_encoders.Worded.encode_text", lambda self, texts: spoil(sound(self, texts))
+    )
+    with pytest.raises(UserError, match=f"encoder=worded: {line}"):
+        run(asked)
+
+
+def test_the_cache_says_what_it_keeps_of_sentences(config, write_npz, tmp_path, capsys):
+    write_npz(n=12)
+    run(config(*ASK, EACH, "protocol.center=train"))
+    cache_main(["list", f"paths.cache={tmp_path / 'cache'}"])
+    listed = capsys.readouterr().out
+    assert "worded · 2 texts" in listed
+    assert "prompts, each · texts" in listed
+    assert listed.count("less their mean") == 2
+    assert "unreadable" not in listed
 
 
 def test_a_warm_run_of_a_clip_loads_no_torch(tmp_path, write_npz):
