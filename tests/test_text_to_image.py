@@ -188,6 +188,8 @@ def test_what_needs_images_is_left_out_and_said(config, write_npz):
     assert "No line of pixels: they cannot be asked in words" in notes
     assert "2 sentences ask: intervals over so few" in notes
     assert "Modality gap: the means" in notes
+    assert "no independent queries" not in notes
+    assert "no independent queries" in " ".join(run(config(*ASK, EACH)).report["notes"])
     assert run(config("dataset=breastmnist", "encoder=pixels")).report.get("zero_shot") is None
 
 

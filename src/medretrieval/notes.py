@@ -3,7 +3,7 @@
 import numpy as np
 
 from medretrieval.audit import Audit
-from medretrieval.config import Baseline, Config, FaissMetric, ProtocolConfig
+from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.evidence import Evidence
 from medretrieval.findings import Findings
@@ -176,6 +176,8 @@ def _about_words(settings: Config, found: Findings) -> list[str]:
         notes.append(
             f"{queries} sentences ask: intervals over so few say little; per_class and zero_shot say more."
         )
+    if settings.protocol.prompts == PromptUse.each:
+        notes.append("Sentences of one class are no independent queries: the intervals are too narrow.")
     if settings.evaluation.baseline != Baseline.none:
         notes.append(
             f"No line of {settings.evaluation.baseline}: they cannot be asked in words; the line to beat is "
