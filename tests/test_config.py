@@ -13,7 +13,8 @@ from medretrieval.errors import UserError
 from medretrieval.index import require_parameters
 from medretrieval.instantiate import instantiate
 
-FILES = sorted(path for path in (root() / "conf").glob("*/*.yaml"))
+# Words for a dataset are no component; tests/test_prompts.py has them.
+FILES = sorted(p for p in (root() / "conf").glob("*/*.yaml") if p.parent.name != "prompts")
 PRESETS = sorted((root() / "experiments").glob("*.yaml"))
 GENERIC = {"timm": "encoder.model=resnet18", "open_clip": "encoder.model=RN50"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from medretrieval.cache import content_key
 from medretrieval.config import Config, leaves
-from medretrieval.datasets.base import Dataset
+from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate import Task
@@ -29,17 +29,21 @@ NO_PARAMETERS = {
 }
 
 
-def fingerprint_of(settings: Config, task: Task, identity: Mapping[str, Any]) -> str:
+def fingerprint_of(
+    settings: Config, task: Task, identity: Mapping[str, Any], centre: Split | None = None
+) -> str:
     """What makes two runs the same: configuration, data and weights, but not where files lie."""
     config = dataclasses.asdict(settings)
     for key in ("paths", "force"):
         del config[key]
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)
+    fitted = {} if centre is None else {"centre": centre.images_sha256}
     return content_key(
-        {
+        fitted
+        | {
             "config": config,
-            "images": [task.queries.images_sha256, task.gallery.images_sha256],
+            "images": [task.queries.content_sha256, task.gallery.images_sha256],
             "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
             "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
             "encoder": dict(identity),
@@ -65,7 +69,8 @@ def about(settings: Config, sweep: str | None) -> About:
         tags[SWEEP_TAG] = sweep
     config = dataclasses.asdict(settings)
     # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
-    for key in ("paths", "tracking", "force"):
+    # Prompts are in prompts.json.
+    for key in ("paths", "tracking", "force", "prompts"):
         del config[key]
     params = {
         key.removesuffix(".name"): str(value)
@@ -79,14 +84,17 @@ def about(settings: Config, sweep: str | None) -> About:
 
 def dataset_inputs(settings: Config, dataset: Dataset, task: Task) -> dict[str, dict[str, str]]:
     """The splits of a run as MLflow's dataset inputs, by role."""
+    sides: tuple[tuple[str, Queries], ...] = (("query", task.queries), ("gallery", task.gallery))
     return {
         role: {
-            "name": f"{dataset.name}/{split.name}",
-            "digest": split.images_sha256[:32],
+            "name": f"{dataset.name}/{side.name}",
+            "digest": side.content_sha256[:32],
             "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
-            "profile": f'{{"images": {len(split)}, "size": {dataset.size}}}',
+            "profile": f'{{"images": {len(side)}, "size": {dataset.size}}}'
+            if isinstance(side, Split)
+            else f'{{"prompts": {len(side)}}}',
         }
-        for role, split in (("query", task.queries), ("gallery", task.gallery))
+        for role, side in sides
     }
 
 
@@ -106,12 +114,10 @@ def title(settings: Config, encoder: Encoder) -> str:
     """One line that says what was run."""
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
     protocol = settings.protocol
-    who = (
-        protocol.query
-        if protocol.query == protocol.gallery
-        else f"{protocol.query} queries {protocol.gallery}"
-    )
+    asks = protocol.query or f"prompts, {protocol.prompts},"
+    who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"
     itself = "" if protocol.exclude_self else ", the query itself counted"
+    itself += f", centred on {protocol.center}" if protocol.center else ""
     itself += "".join(f", {option.replace('_', ' ')}" for option in active(protocol))
     return (
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "

@@ -105,6 +105,11 @@ class Asked:
         """
         settings = check(saved_config(folder, overrides))
         results.require_format(folder)
+        if settings.protocol.center is not None:
+            raise UserError(
+                f"{folder}: its images are freed of their mean (protocol.center={settings.protocol.center}), "
+                "which a query is not; ask a run with protocol.center=null"
+            )
         require_links(folder, (INDEX, GALLERY))
         require_whole(folder, GALLERY)
         report, ranking = results.read_scores(folder), saved_ranking(folder)

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from medretrieval.cache import Cache
 from medretrieval.config import Baseline, Config, IndexConfig, root
+from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
@@ -52,10 +53,12 @@ def baseline(
         cache: where embeddings and these scores are kept.
 
     Returns:
-        None where evaluation.baseline is none, and where the run's encoder is the baseline.
+        None where evaluation.baseline is none, where the run's encoder is the baseline, and where sentences
+        ask, which a baseline of images cannot read.
     """
     name = settings.evaluation.baseline
-    if name == Baseline.none:
+    queries = task.queries
+    if name == Baseline.none or not isinstance(queries, Split):
         return None
     node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
     encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
@@ -66,7 +69,7 @@ def baseline(
     parts = {
         "depth": depth,
         "encoder": identity,
-        "images": [task.queries.images_sha256, task.gallery.images_sha256],
+        "images": [queries.images_sha256, task.gallery.images_sha256],
         "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
         "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
         "protocol": asdict(settings.protocol),
@@ -80,8 +83,8 @@ def baseline(
     def make(folder: Path) -> Mapping[str, Any]:
         gallery = embed(encoder, identity, task.gallery, size, cache)
         query = gallery
-        if task.queries is not task.gallery:
-            query = embed(encoder, identity, task.queries, size, cache)
+        if queries is not task.gallery:
+            query = embed(encoder, identity, queries, size, cache)
         return _score(settings, task, query, gallery, depth, cache, folder / FILE)
 
     entry = cache.get_or_make("baselines", parts, make)

@@ -86,6 +86,6 @@ def _task(report: Mapping[str, Any]) -> str:
         if protocol[name] != (name == "exclude_self")
     )
     return (
-        f"{report['objective']['name']} on {report['dataset']}, {protocol['query']} queries "
+        f"{report['objective']['name']} on {report['dataset']}, {protocol['query'] or 'prompts'} queries "
         f"{protocol['gallery']}{options}"
     )

@@ -151,6 +151,11 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "maps": lambda made, _: (
         f"{made['method']} · embeddings {', '.join(key[:SHORT_KEY] for key in made['embeddings'].values())}"
     ),
+    "texts": lambda made, _: f"{_encoder(made['encoder'])} · {_count(len(made['texts']), 'text', 'texts')}",
+    "queries": lambda made, _: f"prompts, {made['use']} · texts {made['texts'][:SHORT_KEY]}",
+    "centred": lambda made, _: (
+        f"{' '.join(made['mean_of'])} {made['embeddings'][:SHORT_KEY]} less their mean"
+    ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
 

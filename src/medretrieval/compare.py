@@ -172,11 +172,12 @@ def compare(runs: list[Run], options: Options) -> Comparison:
 
 
 def _require_comparable(runs: list[Run], score: str) -> None:
-    for key in sorted({key for run in runs for key in run.report["protocol"]}):
+    # Centring changes the vectors, as an encoder does, not who queries whom.
+    for key in sorted({key for run in runs for key in run.report["protocol"]} - {"center"}):
         _require_same(runs, f"protocol.{key}", [run.report["protocol"].get(key) for run in runs])
     for role in ("query", "gallery"):
-        for what in ("images_sha256", "labels_sha256", "groups_sha256"):
-            hashes = [str(run.manifest["data"][role][what])[:12] for run in runs]
+        for what in ("images_sha256", "texts_sha256", "labels_sha256", "groups_sha256"):
+            hashes = [str(run.manifest["data"][role].get(what))[:12] for run in runs]
             _require_same(runs, f"the data ({role} {what})", hashes)
     jaccard = [run.manifest["config"]["evaluation"]["min_jaccard"] for run in runs]
     _require_same(runs, "evaluation.min_jaccard", jaccard)

@@ -77,16 +77,42 @@ class MetricConfig:
     normalize: bool = MISSING
 
 
+class PromptUse(StrEnum):
+    """How prompts become queries: every sentence is one, or each class has one, the mean of its sentences."""
+
+    each = "each"
+    ensemble = "ensemble"
+
+
+class Center(StrEnum):
+    """The split whose mean image is taken from every image, as that of the prompts is from every prompt."""
+
+    train = "train"
+
+
 @dataclass
 class ProtocolConfig:
-    """Who queries whom, and what an image may not find: itself, its group, copies."""
+    """Who queries whom, and what an image may not find: itself, its group, copies.
+
+    Queries are the images of a split (`query`), or the dataset's prompts (`prompts`, and no `query`).
+    """
 
     name: str = MISSING
-    query: SplitName = MISSING
+    query: SplitName | None = MISSING
     gallery: SplitName = MISSING
     exclude_self: bool = MISSING
     exclude_same_group: bool = MISSING
     drop_duplicates: bool = MISSING
+    prompts: PromptUse | None = None
+    center: Center | None = None
+
+
+@dataclass
+class PromptsConfig:
+    """Words for a dataset's classes: sentences with a gap, and what fills it for each class."""
+
+    templates: list[str] = MISSING
+    classes: dict[str, list[str]] = MISSING
 
 
 @dataclass
@@ -172,6 +198,7 @@ class Config:
     report: ReportConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
+    prompts: PromptsConfig | None = None
     seed: int = MISSING
     force: bool = MISSING
     device: str = MISSING
@@ -259,7 +286,42 @@ def check(cfg: DictConfig) -> Config:
             f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: leave_one_out "
             "searches one split; set both to the same or use protocol=query_gallery"
         )
+    _check_words(settings)
     return settings
+
+
+def _check_words(settings: Config) -> None:
+    """What goes with queries in words, and what does not."""
+    protocol, index = settings.protocol, settings.index
+    if protocol.prompts is None:
+        settings.prompts = None  # no part of a run that asks in images
+        if protocol.query is None:
+            raise UserError(
+                f"protocol.query=null: protocol={protocol.name} asks in images; give a split, or use "
+                "protocol=text_to_image"
+            )
+        if protocol.center is not None:
+            raise UserError(
+                f"protocol.center={protocol.center}: frees sentences and images of their means, and "
+                f"protocol={protocol.name} has no sentences; set it to null"
+            )
+        return
+    if protocol.query is not None:
+        raise UserError(
+            f"protocol.query={protocol.query} and protocol.prompts={protocol.prompts}: images ask or "
+            "sentences do; set one of the two to null"
+        )
+    for key, wanted in (("exclude_self", True), ("exclude_same_group", False)):
+        if getattr(protocol, key) != wanted:
+            raise UserError(
+                f"protocol.{key}={str(not wanted).lower()}: a sentence is no image and has no patient, so it "
+                f"changes nothing where sentences ask; set it to {str(wanted).lower()}"
+            )
+    if index.autotune is not None:
+        raise UserError(
+            f"index.autotune={index.autotune}: tunes on images, whose neighbours an index finds more easily "
+            "than those of sentences; set it to null and give nprobe or ef_search"
+        )
 
 
 def _at_least(least: int, key: str, value: int | None) -> None:

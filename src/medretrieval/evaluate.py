@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medretrieval import chance, scores
 from medretrieval.config import EvaluationConfig
-from medretrieval.datasets.base import Split
+from medretrieval.datasets.base import Queries, Split
 from medretrieval.errors import UserError
 from medretrieval.exclusions import Exclusions
 from medretrieval.ranking import Ranking, class_members
@@ -26,14 +26,15 @@ class Task:
     """Who queries whom: everything about a protocol that scores depend on.
 
     Attributes:
-        queries, gallery: the two splits (the same one for leave_one_out).
+        queries: a split (the same as the gallery for leave_one_out), or prompts.
+        gallery: the split that is searched.
         exclusions: what is left out of each query's results.
         relevance: what makes a result relevant.
         relevant: R of each query, int64 [q].
         size: items each query can find, int64 [q].
     """
 
-    queries: Split
+    queries: Queries
     gallery: Split
     exclusions: Exclusions
     relevance: Relevance
@@ -42,9 +43,9 @@ class Task:
 
     @classmethod
     def of(
-        cls, queries: Split, gallery: Split, exclusions: Exclusions, relevance: Relevance | None = None
+        cls, queries: Queries, gallery: Split, exclusions: Exclusions, relevance: Relevance | None = None
     ) -> "Task":
-        """Derive the counts from two splits."""
+        """Derive the counts from both sides."""
         relevance = relevance or Relevance()
         relevant = relevance.counts(queries.labels, gallery.labels, exclusions)
         return cls(queries, gallery, exclusions, relevance, relevant, exclusions.sizes(len(queries)))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import ProtocolConfig
-from medretrieval.datasets.base import Split
+from medretrieval.datasets.base import Queries, Split
 from medretrieval.datasets.groups import common_codes, identical_codes
 from medretrieval.errors import UserError
 from medretrieval.ranking import own_positions
@@ -32,7 +32,7 @@ class Exclusions:
     dropped: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, queries: Split, gallery: Split, protocol: ProtocolConfig) -> "Exclusions":
+    def of(cls, queries: Queries, gallery: Split, protocol: ProtocolConfig) -> "Exclusions":
         """What a protocol leaves out.
 
         `exclude_self`: the query itself, by id and wherever it stands (among byte-identical images the first
@@ -53,7 +53,10 @@ class Exclusions:
         if protocol.exclude_same_group:
             matches.append(common_codes(*(_groups_of(split) for split in (queries, gallery))))
         if protocol.drop_duplicates:
-            of_queries, of_gallery = identical_codes(queries.images, gallery.images)
+            if isinstance(queries, Split):
+                of_queries, of_gallery = identical_codes(queries.images, gallery.images)
+            else:  # a sentence is no copy of an image
+                of_queries, of_gallery = np.full(len(queries), NOBODY), *identical_codes(gallery.images)
             matches.append((of_queries, of_gallery))
             dropped[:] = True
             dropped[np.unique(of_gallery, return_index=True)[1]] = False
@@ -152,7 +155,7 @@ def _require_sense(protocol: ProtocolConfig, meets_itself: bool) -> None:
             )
 
 
-def _groups_of(split: Split) -> NDArray[np.str_]:
+def _groups_of(split: Queries) -> NDArray[np.str_]:
     if split.groups is None:
         raise UserError(
             f"protocol.exclude_same_group=true: nobody says which images of split {split.name!r} belong "

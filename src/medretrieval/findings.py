@@ -15,6 +15,7 @@ from medretrieval.evidence import Evidence, per_class
 from medretrieval.index import VectorIndex
 from medretrieval.load import Inputs
 from medretrieval.results import FORMAT
+from medretrieval.zero_shot import InWords
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Findings:
         trust: how far they can be trusted.
         loss: what the index loses against exact search, None for exact search itself.
         rate: how fast it answers.
-        leaks: look-alikes between queries and gallery, None where the audit is off.
+        leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
+        in_words: zero-shot scores and modality gap, None where images ask.
     """
 
     query: Embeddings
@@ -41,6 +43,7 @@ class Findings:
     loss: Approximation | None
     rate: Speed
     leaks: Audit | None
+    in_words: InWords | None
 
 
 def document(
@@ -83,6 +86,7 @@ def document(
         "approximation": found.loss.document() if found.loss else None,
         "autotune": dataclasses.asdict(found.tuned) if found.tuned else None,
         "audit": found.leaks.counts if found.leaks else {},
+        **(found.in_words.document() if found.in_words else {}),
         "notes": notes,
         "fingerprint": fingerprint,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from medretrieval.cache import Cache
 from medretrieval.config import Config
-from medretrieval.datasets.base import Dataset, Split
+from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.datasets.groups import read_groups
 from medretrieval.embed import identify
 from medretrieval.encoders.base import Encoder
@@ -16,18 +16,25 @@ from medretrieval.evaluate import Task, objective_name, require_depths
 from medretrieval.exclusions import Exclusions, active
 from medretrieval.index import require_parameters
 from medretrieval.instantiate import instantiate
+from medretrieval.prompts import prompts_of
 from medretrieval.ranking import require_companions
 from medretrieval.relevance import Relevance
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from, before any vector is made."""
+    """What a run starts from, before any vector is made.
+
+    Attributes:
+        dataset, encoder, identity, task: as configured.
+        centre: the split that means are fitted to, where protocol.center says one.
+    """
 
     dataset: Dataset
     encoder: Encoder
     identity: dict[str, Any]
     task: Task
+    centre: Split | None
 
 
 def load(settings: Config, cache: Cache) -> Inputs:
@@ -38,7 +45,21 @@ def load(settings: Config, cache: Cache) -> Inputs:
     """
     encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
     dataset, task = load_task(settings)
-    return Inputs(dataset, encoder, identify(encoder, cache), task)
+    if settings.protocol.prompts is not None:
+        require_text(encoder)
+    center = settings.protocol.center
+    centre = load_split(dataset, center.value) if center is not None else None
+    return Inputs(dataset, encoder, identify(encoder, cache), task, centre)
+
+
+def require_text(encoder: Encoder) -> None:
+    """Refuse an encoder without a text tower before any model is loaded.
+
+    Raises:
+        UserError: `Encoder.encode_text`'s own line.
+    """
+    if type(encoder).encode_text is Encoder.encode_text:
+        encoder.encode_text(())
 
 
 def load_task(settings: Config) -> tuple[Dataset, Task]:
@@ -49,8 +70,7 @@ def load_task(settings: Config) -> tuple[Dataset, Task]:
     """
     dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
     protocol = settings.protocol
-    queries = load_split(dataset, protocol.query.value)
-    gallery = queries if protocol.gallery == protocol.query else load_split(dataset, protocol.gallery.value)
+    queries, gallery = _sides(settings, dataset)
     if protocol.name == "leave_one_out" and protocol.exclude_self:
         require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
     task = Task.of(queries, gallery, Exclusions.of(queries, gallery, protocol), _relevance(settings, dataset))
@@ -58,12 +78,21 @@ def load_task(settings: Config) -> tuple[Dataset, Task]:
     require_parameters(settings.index, len(gallery))
     objective_name(settings.evaluation, task)
     if not (task.relevant > 0).any():
-        why = "leave out less" if active(protocol) else "the two splits share no class"
+        why = "leave out less" if active(protocol) else "the two share no class"
         raise UserError(
-            f"dataset={dataset.name}: no query of split {queries.name!r} has a relevant image that it may "
+            f"dataset={dataset.name}: no query of {queries.name!r} has a relevant image that it may "
             f"find in split {gallery.name!r}; {why}"
         )
     return dataset, task
+
+
+def _sides(settings: Config, dataset: Dataset) -> tuple[Queries, Split]:
+    protocol = settings.protocol
+    if protocol.query is None:
+        return prompts_of(settings, dataset), load_split(dataset, protocol.gallery.value)
+    queries = load_split(dataset, protocol.query.value)
+    same = protocol.gallery == protocol.query
+    return queries, queries if same else load_split(dataset, protocol.gallery.value)
 
 
 def load_split(dataset: Dataset, name: str) -> Split:

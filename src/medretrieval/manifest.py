@@ -5,11 +5,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medretrieval.datasets.base import Dataset, Split
+from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.datasets.groups import groups_sha256
 
 LIBRARIES = (
@@ -19,13 +20,13 @@ LIBRARIES = (
 
 
 def manifest(
-    dataset: Dataset, splits: dict[str, Split], identity: dict[str, Any], config: dict[str, Any]
+    dataset: Dataset, sides: Mapping[str, Queries], identity: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, Any]:
     """Facts about a run, as JSON values.
 
     Args:
         dataset: where the splits come from.
-        splits: the splits that were read, by role ("query", "gallery").
+        sides: the splits that were read and the prompts, by role ("query", "gallery", "centre").
         identity: of the encoder, with its weights' hash.
         config: the run's whole configuration; with it this file suffices to do the run again.
     """
@@ -33,13 +34,12 @@ def manifest(
         "dataset": dataset.name,
         "data": {
             role: {
-                "split": split.name,
-                "images": len(split),
-                "images_sha256": split.images_sha256,
-                "labels_sha256": split.labels_sha256,
-                "groups_sha256": groups_sha256(split.groups),
+                "split": side.name,
+                **_content(side),
+                "labels_sha256": side.labels_sha256,
+                "groups_sha256": groups_sha256(side.groups),
             }
-            for role, split in splits.items()
+            for role, side in sides.items()
         },
         "encoder": identity,
         "weights_sha256": identity.get("weights_sha256"),
@@ -52,6 +52,12 @@ def manifest(
         "command": sys.argv,
         "config": config,
     }
+
+
+def _content(side: Queries) -> dict[str, Any]:
+    if isinstance(side, Split):
+        return {"images": len(side), "images_sha256": side.images_sha256}
+    return {"prompts": len(side), "texts_sha256": side.content_sha256}
 
 
 @functools.cache

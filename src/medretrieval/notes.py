@@ -3,7 +3,7 @@
 import numpy as np
 
 from medretrieval.audit import Audit
-from medretrieval.config import Config, FaissMetric, ProtocolConfig
+from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.evidence import Evidence
 from medretrieval.findings import Findings
@@ -31,6 +31,7 @@ def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
         + _about_depth(settings, task)
         + _about_leaks(settings.protocol, found.leaks, len(task.queries))
         + _about_left_out(found.trust)
+        + _about_words(settings, found)
     )
 
 
@@ -152,6 +153,37 @@ def _about_baseline(trust: Evidence) -> list[str]:
     return [
         f"This encoder {finding} {trust.baseline}: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
     ]
+
+
+def _about_words(settings: Config, found: Findings) -> list[str]:
+    if found.in_words is None:
+        return []
+    gap, queries = found.in_words.gap, found.evaluation.counts["queries"]
+    image = gap["cosine_image_image"]
+    line = (
+        f"Modality gap: the means of sentences and of images are {gap['distance']:.3f} apart, the "
+        f"mean cosine of a sentence and an image is {gap['cosine_text_image']:.3f}"
+        + ("" if image is None else f", of two images {image:.3f}")
+    )
+    if "recall" in gap:
+        recall = gap["recall"]
+        line += (
+            f"; index={settings.index.name} finds {recall['sentences']:.3f} of the exact {recall['k']} "
+            f"nearest of sentences and {recall['images']:.3f} of those of as many images"
+        )
+    notes = [f"{line}."]
+    if queries < FEW:
+        notes.append(
+            f"{queries} sentences ask: intervals over so few say little; per_class and zero_shot say more."
+        )
+    if settings.protocol.prompts == PromptUse.each:
+        notes.append("Sentences of one class are no independent queries: the intervals are too narrow.")
+    if settings.evaluation.baseline != Baseline.none:
+        notes.append(
+            f"No line of {settings.evaluation.baseline}: they cannot be asked in words; the line to beat is "
+            "a random ranking (chance)."
+        )
+    return notes
 
 
 def _about_classes(evaluation: Evaluation) -> list[str]:

@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 PER_QUERY = "per_query.parquet"
 RANKING = "ranking.npz"
 SKIPPED = "skipped.json"
+PROMPTS = "prompts.json"  # sentences of the queries, where sentences ask
 AUDIT_PAIRS = "audit.parquet"
 AUDIT_PICTURE = "audit.png"
 FIGURES = "figures"  # folder of a run's pictures and of what they show

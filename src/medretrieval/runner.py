@@ -35,7 +35,10 @@ from medretrieval.index import VectorIndex, build, search_depth
 from medretrieval.load import Inputs, load
 from medretrieval.manifest import manifest
 from medretrieval.notes import notes_of
+from medretrieval.prompts import Prompts
+from medretrieval.text_side import embed_prompts
 from medretrieval.track import Tracker, add_to_sweep, tracked
+from medretrieval.zero_shot import in_words
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     with tracked(Tracker(settings.tracking, outputs, about(settings, sweep))) as tracker:
         with clock("load"):
             inputs = load(settings, cache)
-        fingerprint = fingerprint_of(settings, inputs.task, inputs.identity)
+        fingerprint = fingerprint_of(settings, inputs.task, inputs.identity, inputs.centre)
         finished = None if settings.force else results.find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
@@ -129,9 +132,13 @@ def _embed(inputs: Inputs, cache: Cache, clock: Clock) -> tuple[Embeddings, Embe
     def vectors(split: Split) -> Embeddings:
         return embed(inputs.encoder, inputs.identity, split, inputs.dataset.size, cache)
 
+    queries = inputs.task.queries
     with clock("embed"):
+        if isinstance(queries, Prompts):
+            return embed_prompts(inputs, queries, cache)
+        assert isinstance(queries, Split)
         gallery = vectors(inputs.task.gallery)
-        query = gallery if inputs.task.queries is inputs.task.gallery else vectors(inputs.task.queries)
+        query = gallery if queries is inputs.task.gallery else vectors(queries)
     return query, gallery
 
 
@@ -181,10 +188,13 @@ def _judge(
         ids = evaluation.ranking.ids
         loss = measure(settings, task, index, query.vectors, gallery.vectors, ids)
         rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
+        recall = loss.recall if loss else None
+        words = in_words(settings, task, index, query.vectors, gallery.vectors, recall)
     with clock("audit"):
         config = settings.audit
-        leaks = kept_audit(task, query, gallery, config, cache) if config.enabled else None
-    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks)
+        images_ask = isinstance(task.queries, Split)
+        leaks = kept_audit(task, query, gallery, config, cache) if config.enabled and images_ask else None
+    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words)
 
 
 def _trust(
@@ -215,13 +225,18 @@ def _trust(
 def _write(
     cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, drawn: Drawn, report: Mapping[str, Any]
 ) -> None:
-    splits = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
+    queries = inputs.task.queries
+    sides = {"query": queries, "gallery": inputs.task.gallery}
+    if inputs.centre is not None:
+        sides["centre"] = inputs.centre
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     documents = {
         results.SCORES: results.as_json(report),
-        results.MANIFEST: results.as_json(manifest(inputs.dataset, splits, inputs.identity, config)),
+        results.MANIFEST: results.as_json(manifest(inputs.dataset, sides, inputs.identity, config)),
         results.CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
     }
+    if isinstance(queries, Prompts):
+        documents[results.PROMPTS] = results.as_json(queries.document())
     links = {
         "index.faiss": found.index.path,
         "embeddings_query.npy": found.query.path,

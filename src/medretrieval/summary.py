@@ -24,7 +24,7 @@ def run_table(report: dict[str, Any], folder: Path) -> str:
         f"queries {counts['queries']}, gallery {counts['gallery']}   index {report['index']['factory']}",
     ]
     lines += [f"seconds: {stages}{'   (embeddings from the cache)' if report['encoder']['cached'] else ''}"]
-    lines += _fidelity_lines(report["encoder"]) + _speed_lines(report)
+    lines += _fidelity_lines(report["encoder"]) + _speed_lines(report) + _zero_shot_lines(report)
     lines.append(
         f"intervals: {report['resampled']} drawn again, the gallery held fixed; random rankings are 'chance'"
     )
@@ -82,6 +82,18 @@ def _speed_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _zero_shot_lines(report: dict[str, Any]) -> list[str]:
+    found = report.get("zero_shot")
+    if found is None:
+        return []
+    shown = [
+        f"{name.replace('_', ' ')} {found[name]:.4f}"
+        for name in ("accuracy", "balanced_accuracy", "macro_auroc")
+        if name in found
+    ]
+    return [f"zero-shot, {found['images']} images: {', '.join(shown) or 'one class, nothing to tell apart'}"]
+
+
 def _interval(intervals: dict[str, list[float]], name: str) -> str:
     return "{:.4f} .. {:.4f}".format(*intervals[name]) if name in intervals else "-"
 
@@ -106,6 +118,7 @@ AXES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def _protocol(protocol: dict[str, Any]) -> str:
     name = protocol["name"] + ("" if protocol["exclude_self"] else " +self")
+    name += "".join(f" {protocol[key]}" for key in ("prompts", "center") if protocol.get(key))
     return name + "".join(f" -{key.split('_')[-1]}" for key in MORE_LEFT_OUT if protocol[key])
 
 

@@ -24,6 +24,7 @@ from medretrieval.results import (
     FIGURES,
     MANIFEST,
     PER_QUERY,
+    PROMPTS,
     RANKING,
     SCORES,
     read_scores,
@@ -237,8 +238,8 @@ def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, 
         for role, facts in about.inputs.items()
     ]
     client.log_inputs(run_id, inputs)
-    audited = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE) if (folder / name).exists())
-    for name in ARTIFACTS + audited + (LARGE_ARTIFACTS if log_index else ()):
+    some = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE, PROMPTS) if (folder / name).exists())
+    for name in ARTIFACTS + some + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
     for path in sorted((folder / FIGURES).glob("*")):
         if path.exists():  # the map is a link into the cache, which may have been pruned since
@@ -267,7 +268,18 @@ def _flat(content: dict[str, Any]) -> dict[str, float]:
     values |= {f"search/latency_ms_{name}": value for name, value in speed["latency_ms"].items()}
     for name in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector"):
         values[f"search/{name}"] = speed[name]
+    values |= _flat_in_words(content)
     return values | _flat_approximation(content["approximation"])
+
+
+def _flat_in_words(content: dict[str, Any]) -> dict[str, float]:
+    """Numbers of runs whose queries are sentences; the areas of single classes stay in scores.json."""
+    found: dict[str, float] = {}
+    for group in ("zero_shot", "modality_gap"):
+        numbers = {name: v for name, v in content.get(group, {}).items() if isinstance(v, int | float)}
+        found |= {f"{group}/{name}": value for name, value in numbers.items()}
+    recall = content.get("modality_gap", {}).get("recall", {})
+    return found | {f"modality_gap/recall_{side}": recall[side] for side in ("sentences", "images") if recall}
 
 
 def _flat_approximation(found: dict[str, Any] | None) -> dict[str, float]:

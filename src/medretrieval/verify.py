@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medretrieval import results
 from medretrieval.config import Config, check
+from medretrieval.datasets.base import Queries, Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate import Evaluation, Task, evaluate
 from medretrieval.load import load_task
@@ -48,12 +49,19 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
 
 def _about_data(folder: Path, task: Task) -> list[str]:
     manifest = json.loads((folder / results.MANIFEST).read_text())
-    splits = {"query": task.queries, "gallery": task.gallery}
-    return [
-        f"{role}: {what} is {getattr(split, what)[:12]}, was {manifest['data'][role][what][:12]}: other data"
+    splits: dict[str, Queries] = {"query": task.queries, "gallery": task.gallery}
+    hashes = {
+        role: {
+            "images_sha256" if isinstance(split, Split) else "texts_sha256": split.content_sha256,
+            "labels_sha256": split.labels_sha256,
+        }
         for role, split in splits.items()
-        for what in ("images_sha256", "labels_sha256")
-        if manifest["data"][role][what] != getattr(split, what)
+    }
+    return [
+        f"{role}: {what} is {found[:12]}, was {manifest['data'][role][what][:12]}: other data"
+        for role, of_role in hashes.items()
+        for what, found in of_role.items()
+        if manifest["data"][role][what] != found
     ] + [
         f"{role}: the groups are not those of dataset.groups any more"
         for role, split in splits.items()

@@ -5,13 +5,43 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Task = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
+
+
+class Queries(Protocol):
+    """What asks: the images of a split, or prompts."""
+
+    @property
+    def name(self) -> str:
+        """Of the split; "prompts" where sentences ask."""
+
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """Names of the queries, unique (str [q])."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | NDArray[np.bool_]:
+        """int64 [q] class numbers, or bool [q, classes]."""
+
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """Str [q], as `Split.groups`."""
+
+    @property
+    def content_sha256(self) -> str:
+        """What the queries' vectors depend on."""
+
+    @property
+    def labels_sha256(self) -> str:
+        """What scores depend on besides."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +77,11 @@ class Split:
     def images_sha256(self) -> str:
         """SHA-256 over shape and bytes of the images: what embeddings depend on."""
         return _sha256(self.images)
+
+    @property
+    def content_sha256(self) -> str:
+        """The same, under the name that prompts have too."""
+        return self.images_sha256
 
     @cached_property
     def labels_sha256(self) -> str:

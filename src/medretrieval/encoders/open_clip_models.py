@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB = "hf-hub:"
+LOCAL = "local-dir:"  # a folder with open_clip_config.json, for an architecture of one's own
 SETTINGS = "open_clip_config.json"
 TEXTS = 256  # sentences at a time
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -31,7 +32,8 @@ class OpenClipEncoder(TorchEncoder):
     """Any model of open_clip.
 
     `pretrained` is one of open_clip's tags ("openai", "laion2b_s34b_b79k"), "hub" for a model named
-    "hf-hub:owner/name", or None (random weights). Preprocessing is the checkpoint's own.
+    "hf-hub:owner/name", or None (random weights). Preprocessing is the checkpoint's own. A model named
+    "local-dir:<folder>" is built from the open_clip_config.json there, with `checkpoint` for weights.
 
     Args:
         revision: the commit of a "hf-hub:" model; None for its main branch.
@@ -46,6 +48,11 @@ class OpenClipEncoder(TorchEncoder):
             raise UserError(
                 f"encoder.revision={revision}: only a model named hf-hub:owner/name has revisions"
             )
+        if self.pretrained is not None and self.model.startswith(LOCAL):
+            raise UserError(
+                f"encoder.pretrained={self.pretrained}: a model named local-dir:<folder> has no tags; give "
+                "its weights with encoder.checkpoint=<path>, or null for random ones"
+            )
         self.revision = revision
 
     @property
@@ -55,13 +62,30 @@ class OpenClipEncoder(TorchEncoder):
 
     def signature(self) -> dict[str, Any]:
         """As every torch encoder, and the hub's revision or the settings beside a checkpoint."""
+        hashed = {"settings_sha256": None} | self._settings_hash()
+        return super().signature() | {"revision": self.revision} | hashed
+
+    def identity(self) -> dict[str, Any]:
+        """As every torch encoder, and the settings that a local file has for the architecture."""
+        return super().identity() | self._settings_hash()
+
+    def _settings_hash(self) -> dict[str, Any]:
+        """The hash of the settings; of a local-dir: model it stands for the name, wherever the folder is."""
         settings = self._settings
-        beside = file_sha256(settings) if settings is not None else None
-        return super().signature() | {"revision": self.revision, "settings_sha256": beside}
+        found = {} if settings is None else {"settings_sha256": file_sha256(settings)}
+        return found | ({"model": LOCAL.rstrip(":")} if self.model.startswith(LOCAL) else {})
 
     @property
     def _settings(self) -> Path | None:
-        """The file of a hf-hub: model's settings where it lies beside its local checkpoint."""
+        """The file of a local-dir: model's settings; of a hf-hub: model's where it lies by the weights."""
+        if self.model.startswith(LOCAL):
+            file = Path(self.model.removeprefix(LOCAL)).expanduser().absolute() / SETTINGS
+            if not file.is_file():
+                raise UserError(
+                    f"encoder.model={self.model}: there is no {SETTINGS} in that folder; "
+                    "give a folder with one (experiments/phantom_clip.py writes one)"
+                )
+            return file
         if self.file is None or not self.model.startswith(HUB):
             return None
         beside = self.file.with_name(SETTINGS)
@@ -149,8 +173,8 @@ class OpenClipEncoder(TorchEncoder):
         """Name to build, weights' file (None: random) and preprocessing that goes with the tag."""
         import open_clip
 
-        if self.model.startswith(HUB):
-            return self._hub_source()
+        if self.model.startswith((HUB, LOCAL)):
+            return self._source_with_settings()
         if self.model not in open_clip.list_models():
             close = get_close_matches(self.model, open_clip.list_models(), n=4) or ["ViT-B-32", "RN50"]
             raise UserError(
@@ -190,7 +214,7 @@ class OpenClipEncoder(TorchEncoder):
             require_network(self.name, config["url"], config["url"])
         return Path(open_clip.download_pretrained(config, prefer_hf_hub=False))
 
-    def _hub_source(self) -> tuple[str, Path | None, dict[str, Any]]:
+    def _source_with_settings(self) -> tuple[str, Path | None, dict[str, Any]]:
         repo = self.model.removeprefix(HUB)
         config = self._settings or hub_file(self.name, repo, (SETTINGS,), self.revision)
         try:

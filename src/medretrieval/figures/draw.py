@@ -8,7 +8,7 @@ from medretrieval.cache import Cache
 from medretrieval.config import Config, Figures
 from medretrieval.failures import Outcome
 from medretrieval.figures import by_class, curves, embedding_map, mosaics, reliability
-from medretrieval.figures.examples import examples, thumbnail
+from medretrieval.figures.examples import examples
 from medretrieval.findings import Findings
 from medretrieval.load import Inputs
 from medretrieval.results import FIGURES, as_json
@@ -63,9 +63,8 @@ def _of_queries(
     report = settings.report
     wanted = report.queries, report.results
     shown = examples(inputs.dataset, inputs.task, found.evaluation, outcome, wanted, settings.seed)
-    thumbnails = {name: thumbnail(image) for name, image in shown.images.items()}
     return {
-        "examples.json": as_json(shown.document | {"thumbnails": thumbnails}).encode(),
+        "examples.json": as_json(shown.document | {"thumbnails": shown.thumbnails}).encode(),
         "confusion.png": by_class.confusion_picture(shown.document["confusion"], title),
         **mosaics.galleries(shown, title),
     }

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from medretrieval.cache import Cache
 from medretrieval.config import Figures, MapMethod, ReportConfig
-from medretrieval.datasets.base import Split
+from medretrieval.datasets.base import Queries, Split
 from medretrieval.embed import Embeddings
 from medretrieval.encoders.base import l2_normalize
 from medretrieval.errors import UserError
 from medretrieval.evaluate import Task
 from medretrieval.failures import NONE, class_name
+from medretrieval.figures import sentences
 
 FILE = "embedding_map.html"
 LAYOUT = 1  # of the page: a change makes the kept ones anew
@@ -74,9 +75,12 @@ def kept_map(
         seed: of the sample of points, and of t-SNE and UMAP.
         cache: where it is kept.
     """
-    sides = {"gallery": (task.gallery, gallery), "query": (task.queries, query)}
-    if task.queries is task.gallery:
-        sides = {"query and gallery": (task.gallery, gallery)}
+    same = task.queries is task.gallery
+    sides: dict[str, tuple[Queries, Embeddings]] = {
+        "query and gallery" if same else "gallery": (task.gallery, gallery)
+    }
+    if not same:
+        sides["query"] = (task.queries, query)
     parts = {
         "layout": LAYOUT,
         "embeddings": {role: embeddings.key for role, (_, embeddings) in sides.items()},
@@ -94,7 +98,7 @@ def kept_map(
 
 
 def _page(
-    sides: Mapping[str, tuple[Split, Embeddings]], classes: tuple[str, ...], method: MapMethod, seed: int
+    sides: Mapping[str, tuple[Queries, Embeddings]], classes: tuple[str, ...], method: MapMethod, seed: int
 ) -> str:
     from plotly import graph_objects
     from plotly.io import to_html
@@ -103,10 +107,14 @@ def _page(
     chosen = sample(sizes, POINTS, seed)
     vectors = np.concatenate([sides[role][1].vectors[rows] for role, rows in chosen.items()])
     plane, axes = project(vectors, method, seed)
-    images = [sides[role][0].images[i] for role, rows in chosen.items() for i in rows]
+    pictures = {role: sentences.pictures(side) for role, (side, _) in sides.items()}
+    images = [pictures[role][i] for role, rows in chosen.items() for i in rows]
     sheet = _sprites(images)
     chart = graph_objects.Figure(_traces(sides, chosen, plane, classes))
-    drawn = " and ".join(f"{len(rows)} of {sizes[role]} {role} images" for role, rows in chosen.items())
+    kinds = {role: "images" if isinstance(side, Split) else "prompts" for role, (side, _) in sides.items()}
+    drawn = " and ".join(
+        f"{len(rows)} of {sizes[role]} {role} {kinds[role]}" for role, rows in chosen.items()
+    )
     chart.update_layout(
         title={"text": f"{NAMES[method]} of the embeddings: {drawn}", "font": {"size": 15}},
         template="plotly_white",
@@ -191,7 +199,7 @@ def _neighbour_map(components: NDArray[np.float64], method: MapMethod, seed: int
 
 
 def _traces(
-    sides: Mapping[str, tuple[Split, Embeddings]],
+    sides: Mapping[str, tuple[Queries, Embeddings]],
     chosen: Mapping[str, NDArray[np.int64]],
     plane: NDArray[np.float64],
     classes: tuple[str, ...],
@@ -203,7 +211,7 @@ def _traces(
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(classes)} | GREYS
     traces, first, named = [], 0, set()
     for symbol, (role, rows) in zip(SYMBOLS, chosen.items(), strict=False):
-        split = sides[role][0]
+        split, ids = sides[role][0], sides[role][0].ids
         words = [class_name(split.labels, int(i), classes) for i in rows]
         kinds = np.array([_kind(split, int(i), classes) for i in rows])
         for name in names:
@@ -219,7 +227,7 @@ def _traces(
                     legendgroup=name,
                     showlegend=name not in named,
                     hoverinfo="none",
-                    customdata=[[int(first + i), f"{split.name}/{rows[i]}", words[i], role] for i in mine],
+                    customdata=[[int(first + i), str(ids[rows[i]]), words[i], role] for i in mine],
                     marker={"symbol": symbol, "color": colours[name], "size": 7, "opacity": 0.75},
                 )
             )
@@ -236,7 +244,7 @@ def _traces(
     return traces
 
 
-def _kind(split: Split, position: int, classes: tuple[str, ...]) -> str:
+def _kind(split: Queries, position: int, classes: tuple[str, ...]) -> str:
     """What an image is coloured by: its class, or that it has several findings, or none."""
     label = split.labels[position]
     if split.labels.ndim == 2 and label.sum() > 1:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval import failures
-from medretrieval.datasets.base import Dataset, Split
+from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.failures import NONE, Confident, Hubs, Outcome, class_name
+from medretrieval.figures import sentences
 
 THUMBNAIL = 64  # pixels a side, at most
 SPOILED = 5  # queries named with a hub, at most
@@ -24,7 +25,8 @@ class Examples:
 
     Attributes:
         document: the content of examples.json, but for the thumbnails.
-        images: id -> uint8 [h, w] or [h, w, 3], every image that the document names.
+        images: id -> uint8 [h, w] or [h, w, 3], every image that the document names; of a prompt its words.
+        thumbnails: id -> the same as a PNG data URI, images at most THUMBNAIL pixels a side.
         labels: id -> its class in words.
         confident: the confidently wrong queries.
         hubs: counts of all gallery items.
@@ -32,6 +34,7 @@ class Examples:
 
     document: dict[str, Any]
     images: dict[str, NDArray[np.uint8]]
+    thumbnails: dict[str, str]
     labels: dict[str, str]
     confident: Confident
     hubs: Hubs
@@ -58,7 +61,7 @@ def examples(
     document = {
         "k": outcome.k,
         "classes": list(dataset.classes),
-        "size": list(task.queries.images.shape[1:3]),
+        "size": list(task.gallery.images.shape[1:3]),
         "retrieval": rows.of(sample),
         "worst": rows.of(failures.worst_queries(outcome, queries)),
         "confident": rows.of(confident.queries),
@@ -66,7 +69,7 @@ def examples(
         "hubness": {"k": hubs.k, "skewness": hubs.skewness, "never_retrieved": hubs.never_retrieved},
         "confusion": _confusion(dataset, evaluation, outcome.k),
     }
-    return Examples(document, rows.images, rows.labels, confident, hubs)
+    return Examples(document, rows.images, rows.thumbnails, rows.labels, confident, hubs)
 
 
 class _Rows:
@@ -77,7 +80,11 @@ class _Rows:
     ) -> None:
         self.classes, self.task, self.outcome, self.results = dataset.classes, task, outcome, results
         self.ranking = evaluation.ranking
+        asking = sentences.pictures(task.queries)
+        self.pictures = {"gallery": sentences.pictures(task.gallery), "query": asking}
+        self.names = {"gallery": self.ranking.gallery_ids, "query": self.ranking.query_ids}
         self.images: dict[str, NDArray[np.uint8]] = {}
+        self.thumbnails: dict[str, str] = {}
         self.labels: dict[str, str] = {}
 
     def of(self, queries: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -86,20 +93,20 @@ class _Rows:
     def hub(self, item: int, hubs: Hubs) -> dict[str, Any]:
         spoiled = failures.spoiled(item, self.ranking.ids, self.outcome, SPOILED)
         return {
-            **self._named(self.task.gallery, item),
+            **self._named("gallery", item),
             "lists": int(hubs.lists[item]),
             "wrong_lists": int(hubs.wrong[item]),
-            "queries": [self._named(self.task.queries, int(query))["id"] for query in spoiled],
+            "queries": [self._named("query", int(query))["id"] for query in spoiled],
         }
 
     def _row(self, query: int) -> dict[str, Any]:
         ranking, hits = self.ranking, self.outcome.hits[query]
         return {
-            **self._named(self.task.queries, query),
+            **self._named("query", query),
             "score": float(self.outcome.precision[query]),
             "results": [
                 {
-                    **self._named(self.task.gallery, int(item)),
+                    **self._named("gallery", int(item)),
                     "distance": float(ranking.distances[query, place]),
                     "relevant": bool(hits[place]),
                 }
@@ -108,11 +115,14 @@ class _Rows:
             ],
         }
 
-    def _named(self, split: Split, position: int) -> dict[str, Any]:
-        name = f"{split.name}/{position}"
+    def _named(self, role: str, position: int) -> dict[str, Any]:
+        name = str(self.names[role][position])
         if name not in self.images:
-            self.images[name] = split.images[position]
-            self.labels[name] = class_name(split.labels, position, self.classes)
+            side: Queries = self.task.queries if role == "query" else self.task.gallery
+            self.images[name] = self.pictures[role][position]
+            most = THUMBNAIL if isinstance(side, Split) else sentences.SIDE
+            self.thumbnails[name] = thumbnail(self.images[name], most)
+            self.labels[name] = class_name(side.labels, position, self.classes)
         return {"id": name, "class": self.labels[name]}
 
 
@@ -139,7 +149,7 @@ def _present(labels: Sequence[NDArray[Any]], count: int) -> NDArray[np.int64]:
     return np.flatnonzero(found)
 
 
-def thumbnail(image: NDArray[np.uint8], most: int = THUMBNAIL) -> str:
+def thumbnail(image: NDArray[np.uint8], most: int) -> str:
     """An image as a PNG data URI: pixel by pixel, or shrunk to at most `most` a side."""
     from PIL import Image
 

@@ -81,12 +81,25 @@ def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
 def _place(run: Run) -> str:
     """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
     report, manifest = run.report, run.manifest
-    hashes = {
-        role: [facts[f"{what}_sha256"] for what in ("images", "labels", "groups")]
-        for role, facts in manifest["data"].items()
-    }
+    hashes = [
+        [
+            _content(run, role)[1],
+            manifest["data"][role]["labels_sha256"],
+            manifest["data"][role]["groups_sha256"],
+        ]
+        for role in ("query", "gallery")
+    ]
+    # Centring changes the vectors, not who queries whom.
+    protocol = {key: value for key, value in report["protocol"].items() if key != "center"}
     how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
-    return repr((report["dataset"], report["protocol"], hashes, how, report["objective"]["name"]))
+    return repr((report["dataset"], protocol, hashes, how, report["objective"]["name"]))
+
+
+def _content(run: Run, role: str) -> tuple[int, str]:
+    """How many images, or prompts, a side has, and the hash of them."""
+    facts = run.manifest["data"][role]
+    kind = ("images", "images_sha256") if "images" in facts else ("prompts", "texts_sha256")
+    return facts[kind[0]], facts[kind[1]]
 
 
 def _headings(firsts: Sequence[Run]) -> list[str]:
@@ -98,8 +111,8 @@ def _headings(firsts: Sequence[Run]) -> list[str]:
         lambda r: f"size {r.manifest['config']['dataset'].get('size')}",
         lambda r: f"min_jaccard {r.manifest['config']['evaluation']['min_jaccard']}",
         lambda r: f"confidence {r.manifest['config']['evaluation']['confidence']}",
-        lambda r: f"query images {r.manifest['data']['query']['images_sha256'][:8]}",
-        lambda r: f"gallery images {r.manifest['data']['gallery']['images_sha256'][:8]}",
+        lambda r: f"queries {_content(r, 'query')[1][:8]}",
+        lambda r: f"gallery images {_content(r, 'gallery')[1][:8]}",
     ]
     headings = [facts[0](run) for run in firsts]
     for fact in facts[1:]:
@@ -209,7 +222,11 @@ def _group_charts(key: str, heading: str, score: str, views: list[RunView]) -> l
 
 def _data(run: Run) -> dict[str, Any]:
     config = run.manifest["config"]["dataset"]
-    return {"roles": run.manifest["data"], "task": config.get("task"), "size": config.get("size")}
+    roles = {
+        role: {"split": facts["split"], "content": _content(run, role), "labels": facts["labels_sha256"]}
+        for role, facts in run.manifest["data"].items()
+    }
+    return {"roles": roles, "task": config.get("task"), "size": config.get("size")}
 
 
 def _classes(run: Run) -> list[tuple[str, int, int]]:
