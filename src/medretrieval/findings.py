@@ -12,6 +12,7 @@ from medretrieval.config import Config
 from medretrieval.embed import Embeddings
 from medretrieval.evaluate import Evaluation, objective_name
 from medretrieval.evidence import Evidence, per_class
+from medretrieval.explain.pairs import Explanations
 from medretrieval.index import VectorIndex
 from medretrieval.load import Inputs
 from medretrieval.results import FORMAT
@@ -30,6 +31,7 @@ class Findings:
         loss: what the index loses against exact search, None for exact search itself.
         rate: how fast it answers.
         leaks: look-alikes between queries and gallery, None where the audit is off.
+        explained: which regions make some pairs similar, None where that is off.
     """
 
     query: Embeddings
@@ -41,6 +43,7 @@ class Findings:
     loss: Approximation | None
     rate: Speed
     leaks: Audit | None
+    explained: Explanations | None
 
 
 def document(
@@ -83,6 +86,7 @@ def document(
         "approximation": found.loss.document() if found.loss else None,
         "autotune": dataclasses.asdict(found.tuned) if found.tuned else None,
         "audit": found.leaks.counts if found.leaks else {},
+        "explain": found.explained.document() if found.explained else None,
         "notes": notes,
         "fingerprint": fingerprint,
     }

@@ -6,9 +6,10 @@ from medretrieval.audit import Audit
 from medretrieval.config import Config, FaissMetric, ProtocolConfig
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.evidence import Evidence
+from medretrieval.explain.pairs import Explanations
 from medretrieval.findings import Findings
 from medretrieval.index import POINTS_A_CENTROID, hnsw_of
-from medretrieval.results import AUDIT_PAIRS, AUDIT_PICTURE
+from medretrieval.results import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 
 SAMPLE = 1000
 FEW = 30  # queries of a class
@@ -31,6 +32,7 @@ def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
         + _about_depth(settings, task)
         + _about_leaks(settings.protocol, found.leaks, len(task.queries))
         + _about_left_out(found.trust)
+        + _about_maps(found.explained)
     )
 
 
@@ -142,6 +144,24 @@ def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None, queries: int) ->
             f"{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; protocol.drop_duplicates=true leaves them out."
         )
     return found
+
+
+def _about_maps(found: Explanations | None) -> list[str]:
+    """What the maps are worth; without an interval above 0, that they are not to be trusted."""
+    if found is None:
+        return []
+    numbers = found.numbers["deletion"]
+    low, high = numbers["intervals"].get("advantage", (numbers["advantage"], numbers["advantage"]))
+    worth = (
+        "lowers the cosine faster than removing random regions"
+        if low > 0
+        else "is not shown to lower the cosine faster than removing random regions, so do not trust the maps"
+    )
+    return [
+        f"{EXPLANATIONS}: in {numbers['pairs']} pairs, removing what the maps mark {worth} (area under "
+        f"the curve {numbers['area_marked']:.3f} against {numbers['area_random']:.3f}, difference "
+        f"{numbers['advantage']:+.3f}, {low:+.3f} to {high:+.3f})."
+    ]
 
 
 def _about_baseline(trust: Evidence) -> list[str]:

@@ -27,6 +27,7 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name
 from medretrieval.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.exclusions import active
+from medretrieval.explain import stage as explaining
 from medretrieval.findings import Findings, document
 from medretrieval.index import VectorIndex, build, search_depth
 from medretrieval.load import Inputs, load
@@ -84,6 +85,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         finished = None if settings.force else results.find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
+        explaining.require(settings, inputs.encoder)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             tracker.about.name += " RANDOM WEIGHTS"
@@ -178,7 +180,11 @@ def _judge(
     with clock("audit"):
         config = settings.audit
         leaks = kept_audit(task, query, gallery, config, cache) if config.enabled else None
-    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks)
+    explained = None
+    if settings.explain.enabled:
+        with clock("explain"):
+            explained = explaining.explain(settings, inputs, evaluation)
+    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, explained)
 
 
 def _trust(
@@ -223,6 +229,8 @@ def _write(cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, repor
     if (leaks := found.leaks) is not None and leaks.pairs:
         writers[results.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
         writers[results.AUDIT_PICTURE] = lambda path: picture(path, leaks, inputs.task)
+    if found.explained is not None:
+        writers |= explaining.writers(found.explained, report["title"])
     results.write(folder, found.evaluation, inputs.task, documents, links, writers)
 
 
