@@ -62,7 +62,7 @@ def main() -> int:
             print(help_text())
             return 0
         if arguments and arguments[0] in VERBS:
-            return VERBS[arguments[0]](arguments[1:])
+            return _verb(*arguments)
         if arguments and not arguments[0].startswith(("-", "+", "~")) and "=" not in arguments[0]:
             raise UserError(f"{arguments[0]}: no such verb, and no key=value; {choices(list(VERBS))}")
         return _hydra(arguments)
@@ -83,6 +83,15 @@ def help_text() -> str:
         for group, folder in folders.items()
     ]
     return HELP.format(choices="\n".join(lines))
+
+
+def _verb(name: str, *arguments: str) -> int:
+    try:
+        return VERBS[name](list(arguments))
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        raise line from error
 
 
 def _hydra(arguments: list[str]) -> int:

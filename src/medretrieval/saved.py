@@ -33,7 +33,8 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
     cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
     for override in overrides:
         key, _, value = override.partition("=")
-        OmegaConf.update(cfg, key, OmegaConf.create({"v": value}).v, force_add=False)
+        # As YAML, for dataset and encoder have no schema that would make "3" a number.
+        OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"v={value}"]).v, force_add=False)
         if key == "paths.data" and "root" in cfg.dataset:
             cfg.dataset.root = value
     return cast(DictConfig, cfg)

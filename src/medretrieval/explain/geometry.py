@@ -95,8 +95,7 @@ def placement(steps: Sequence[Step], height: int, width: int) -> Placement:
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
     down = _through(steps, np.repeat(rows[:, None], width, axis=1))
     right = _through(steps, np.repeat(columns[None], height, axis=0))
-    # Padding may lie beside either; the middle lines hold the image.
-    return Placement(_axis(height, down[:, down.shape[1] // 2]), _axis(width, right[right.shape[0] // 2]))
+    return Placement(_axis(height, down), _axis(width, right.T))
 
 
 def _through(steps: Sequence[Step], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,21 +107,34 @@ def _through(steps: Sequence[Step], coordinates: NDArray[np.float64]) -> NDArray
     return np.asarray(picture, np.float64)
 
 
-def _axis(raw: int, line: NDArray[np.float64]) -> Axis:
-    """The straight line through coordinates that are flat or bent only near edges and in padding."""
-    steps = np.diff(line)
-    moving = np.abs(steps) > 1e-6
-    if not moving.any():
+def _axis(raw: int, field: NDArray[np.float64]) -> Axis:
+    """The straight line through coordinates, which bend near edges alone and are 0 in padding.
+
+    Args:
+        raw: pixels of the raw image along the axis.
+        field: coordinates that came through, float64 [seen, seen of the other axis].
+
+    Raises:
+        UserError: no straight line along the axis, or not the same one everywhere.
+    """
+    line = field[:, field.shape[1] // 2]  # padding may lie beside; the middle holds the image
+    places, steps = np.arange(len(line)) + 0.5, np.diff(line)
+    moving = steps[np.abs(steps) > 1e-6]
+    if len(moving) == 0 or (about := float(np.median(moving))) <= 0:
         raise _refusal()
-    scale = float(np.median(steps[moving]))
-    straight = np.flatnonzero(np.abs(steps - scale) <= 1e-3 * abs(scale))
-    if scale <= 0 or len(straight) == 0:
+    # A resize looks about by up to two pixels of its coarser side; what it sees there is cut at edges.
+    margin = 1 + 3 * max(1.0, about)
+    inner = (line > margin) & (line < raw - margin)
+    if inner.sum() < 2:
+        inner = np.append(np.abs(steps - about) <= 0.1 * about, False)
+    if inner.sum() < 2:
         raise _refusal()
-    offset = float(np.median(line[straight] - scale * (straight + 0.5)))
-    inside = (line > 1) & (line < raw - 1)
-    off = np.abs(scale * (np.arange(len(line)) + 0.5) + offset - line)[inside]
-    # A resize rounds to 8 bits nowhere here, so what is not a line is another geometry.
-    if off.max(initial=0) > max(1.0, 2 * scale):
+    scale, offset = (float(value) for value in np.polyfit(places[inner], line[inner], 1))
+    image = (field > margin) & (field < raw - margin)
+    off = np.abs((scale * places + offset)[:, None] - field)[image]
+    if scale <= 0 or (
+        off.size and np.quantile(off, 0.9) > max(1.0, scale)
+    ):  # not all: padding may be blended in
         raise _refusal()
     return Axis(raw, len(line), scale, offset)
 

@@ -1,4 +1,4 @@
-"""Which layer of a model still knows where things are: found by watching one forward pass, by no table."""
+"""Which layer of a model still knows where things are: found by watching one pass, by no table of models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,30 +14,29 @@ MOST_PREFIX = 16  # class, distillation and register tokens before those of the 
 
 @dataclass(frozen=True)
 class Layer:
-    """The last activations of a model that have places.
+    """The last activations of a model that have places which its vector depends on.
 
     Attributes:
         name: the module's name in the model.
-        module: whose activations they are.
-        tokens: true for the input of a transformer's last block: tokens of patches after `prefix` others.
-            Its output would not do: with a class token as the embedding nothing flows back to the rest.
-        last: channels are the last axis of the activations, not the second.
+        module: whose output they are.
         grid: rows and columns of places.
+        tokens: a transformer's tokens, those of patches after `prefix` others; else a map.
+        last: channels are the last axis, not the second.
         prefix: tokens before those of the patches.
     """
 
     name: str
     module: "torch.nn.Module"
+    grid: tuple[int, int]
     tokens: bool
     last: bool
-    grid: tuple[int, int]
     prefix: int = 0
 
     def on_grid(self, values: "torch.Tensor") -> "torch.Tensor":
         """Sum over channels, laid out as the image.
 
         Args:
-            values: of one image's activations, [1, c, rows, columns], [1, rows, columns, c], [1, t, c] or
+            values: of one image's activations: [1, c, rows, columns], [1, rows, columns, c], [1, t, c] or
                 [t, 1, c].
 
         Returns:
@@ -51,7 +50,11 @@ class Layer:
 def find_layer(
     module: "torch.nn.Module", features: Callable[["torch.Tensor"], "torch.Tensor"], pixels: "torch.Tensor"
 ) -> Layer:
-    """The last map of a convolutional model, or the input of the last block of a transformer.
+    """The last map of a convolutional model, or the last normalised tokens of a transformer that count.
+
+    Of a transformer whose vector is the class token's these are what its last attention reads: later, other
+    tokens count no more. Before a normalisation would not do, for it takes away how long a token is, so that
+    gradient times activation adds up to 0.
 
     Args:
         module: the model, in evaluation mode.
@@ -61,15 +64,17 @@ def find_layer(
     Raises:
         UserError: no layer with places.
     """
-    calls = _watch(module, features, pixels)
+    import torch
+
+    calls, vector = _watch(module, features, pixels)
+    # Not the plain sum: a last normalisation makes that a constant.
+    random = torch.randn(vector.shape, generator=torch.Generator().manual_seed(0)).to(vector)
     shape = (int(pixels.shape[2]), int(pixels.shape[3]))
-    blocks = _blocks(calls)
     for place in range(len(calls) - 1, -1, -1):
         call = calls[place]
-        if call.module in blocks:
-            return _token_layer(call, calls[:place], shape)
-        if (found := _map(call.output, shape)) is not None:
-            return Layer(call.name, call.module, False, found[1], found[0])
+        layer = _map_layer(call, shape) or _token_layer(call, calls[:place], shape)
+        if layer is not None and _counts(layer, call.output, (vector * random).sum()):
+            return layer
     raise UserError(
         "explain: no layer of this model keeps the image's layout, so there is no map; "
         "use a convolutional encoder or a vision transformer"
@@ -78,78 +83,68 @@ def find_layer(
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a submodule: the shapes that went in and came out (empty for what is no tensor)."""
+    """One call of a submodule and the tensor that it gave."""
 
     name: str
     module: "torch.nn.Module"
-    input: tuple[int, ...]
-    output: tuple[int, ...]
+    output: "torch.Tensor"
 
 
 def _watch(
     module: "torch.nn.Module", features: Callable[["torch.Tensor"], "torch.Tensor"], pixels: "torch.Tensor"
-) -> list[_Call]:
-    """Calls of all submodules in the order in which they end."""
+) -> tuple[list[_Call], "torch.Tensor"]:
+    """Calls of all submodules in the order in which they end, and the vector, with their graph."""
     import torch
 
     calls: list[_Call] = []
 
-    def shape(value: Any) -> tuple[int, ...]:
-        return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
-
     def note(name: str) -> Callable[..., None]:
         def hook(part: "torch.nn.Module", inputs: tuple[Any, ...], output: Any) -> None:
-            calls.append(_Call(name, part, shape(inputs[0]) if inputs else (), shape(output)))
+            if isinstance(output, torch.Tensor):
+                calls.append(_Call(name, part, output))
 
         return hook
 
     handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
     try:
-        with torch.no_grad():
-            features(pixels)
+        with torch.enable_grad():
+            vector = features(pixels.detach().requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return calls, vector
 
 
-def _map(shape: tuple[int, ...], image: tuple[int, int]) -> tuple[tuple[int, int], bool] | None:
-    """Rows and columns of a map of one image, and whether channels are last; None for anything else."""
+def _map_layer(call: _Call, image: tuple[int, int]) -> Layer | None:
+    """A map of one image in the proportions of the input."""
+    shape = tuple(call.output.shape)
     if len(shape) != 4 or shape[0] != 1:
         return None
     for last, (rows, columns) in ((False, shape[2:]), (True, shape[1:3])):
         alike = abs(rows * image[1] - columns * image[0]) < max(image)
         if rows * columns > 1 and alike and rows <= image[0] and columns <= image[1]:
-            return (rows, columns), last
+            return Layer(call.name, call.module, (rows, columns), False, last)
     return None
 
 
-def _blocks(calls: list[_Call]) -> set["torch.nn.Module"]:
-    """Innermost modules that turn tokens into as many tokens by an attention they hold."""
-    holders = {
-        call.module
-        for call in calls
-        if len(call.input) == 3
-        and call.input == call.output
-        and 1 in call.input[:2]
-        and any(_is_attention(part) for part in call.module.modules() if part is not call.module)
-    }
-    return {h for h in holders if not any(part in holders for part in h.modules() if part is not h)}
-
-
-def _is_attention(part: "torch.nn.Module") -> bool:
-    return "attention" in type(part).__name__.lower()
-
-
-def _token_layer(call: _Call, before: list[_Call], image: tuple[int, int]) -> Layer:
-    """The block's tokens on the grid of the patches, which the convolution that cut them shows."""
-    tokens = call.input[0] * call.input[1]
+def _token_layer(call: _Call, before: list[_Call], image: tuple[int, int]) -> Layer | None:
+    """Normalised tokens on the grid of the patches, which the convolution that cut them shows."""
+    shape = tuple(call.output.shape)
+    if len(shape) != 3 or 1 not in shape[:2] or "norm" not in type(call.module).__name__.lower():
+        return None
     for earlier in reversed(before):
-        if (found := _map(earlier.output, image)) is not None:
-            (rows, columns), _ = found
-            if 0 <= (prefix := tokens - rows * columns) <= MOST_PREFIX:
-                return Layer(call.name, call.module, True, True, (rows, columns), prefix)
-    raise UserError(
-        f"explain: the {tokens} tokens of {call.name} lie on no known grid, so there is no map; "
-        "use another encoder"
-    )
+        if (cut := _map_layer(earlier, image)) is not None:
+            prefix = shape[0] * shape[1] - cut.grid[0] * cut.grid[1]
+            if 0 <= prefix <= MOST_PREFIX:
+                return Layer(call.name, call.module, cut.grid, True, True, prefix)
+    return None
+
+
+def _counts(layer: Layer, output: "torch.Tensor", value: "torch.Tensor") -> bool:
+    """Whether the vector depends on what the layer says of places."""
+    import torch
+
+    if not output.requires_grad:
+        return False
+    (slope,) = torch.autograd.grad(value, output, retain_graph=True, allow_unused=True)
+    return slope is not None and bool(layer.on_grid(slope.abs()).any())

@@ -111,6 +111,22 @@ class Explainer:
             vector: float32 [d], of another image or of a sentence (`encoder.encode_text`); its length does
                 not matter.
         """
+        grid, cosine = self.grid(image, vector)
+        where = self.placement(*image.shape[:2])
+        return Map(where.to_image(grid), cosine, where.visible)
+
+    def grid(
+        self, image: NDArray[np.uint8], vector: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float]:
+        """The same at the model's own resolution: one value a place of its layer, and the cosine.
+
+        Args:
+            image: uint8 [h, w] or [h, w, 3].
+            vector: float32 [d].
+
+        Returns:
+            float32 [rows, columns] over what the model is fed, and the cosine.
+        """
         import torch
         from captum.attr import LayerGradientXActivation
 
@@ -126,11 +142,9 @@ class Explainer:
 
         layer = self.layer
         method = LayerGradientXActivation(similarity, layer.module)
-        values = method.attribute(pixels, attribute_to_layer_input=layer.tokens)
+        values = method.attribute(pixels)
         values = values[0] if isinstance(values, tuple) else values
-        grid = layer.on_grid(values.detach().float()).cpu().numpy()
-        where = self.placement(*image.shape[:2])
-        return Map(where.to_image(grid), found[-1], where.visible)
+        return layer.on_grid(values.detach().float()).cpu().numpy(), found[-1]
 
     def _pixels(self, images: NDArray[np.uint8]) -> "torch.Tensor":
         device = next(self._loaded.module.parameters()).device

@@ -107,7 +107,12 @@ def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
     from matplotlib.cm import ScalarMappable
 
     bar = drawing.colorbar(
-        ScalarMappable(cmap=COLOURS), ax=grid, fraction=0.03, aspect=30, shrink=min(1, 2 / len(grid))
+        ScalarMappable(cmap=COLOURS),
+        ax=grid,
+        location="bottom",
+        fraction=0.1 / len(grid),
+        aspect=40,
+        shrink=0.6,
     )
     bar.set_label("adds to the cosine, from the map's least to its most", fontsize=8)
     bar.ax.tick_params(labelsize=7)

@@ -102,7 +102,9 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: Asked) -> list[Expl
         UserError: no finished run, other data or weights than it had, an id that is not there, or an
             encoder that cannot be explained.
     """
-    settings = check(saved_config(folder, overrides))
+    cfg = saved_config(folder, overrides)
+    results.require_format(folder)
+    settings = check(cfg)
     explainer = Explainer(instantiate(settings.encoder, Encoder, "encoder"))  # type: ignore[type-abstract]
     _require_weights(folder, explainer)
     images = _Images(folder, settings)
