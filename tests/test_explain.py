@@ -321,6 +321,21 @@ def test_pointing_says_where_the_largest_value_and_the_mass_lie():
     assert faithful.pointing(found, other) == faithful.Pointing(0.0, pytest.approx(0.4), 0.25)
 
 
+def test_another_querys_map_is_the_line_that_a_querys_own_has_to_beat():
+    found = [
+        (faithful.Pointing(1.0, 0.6, 0.25), faithful.Pointing(0.0, 0.2, 0.25)),
+        (faithful.Pointing(1.0, 0.4, 0.35), faithful.Pointing(1.0, 0.4, 0.35)),
+    ]
+    curve = faithful.Deletion(np.ones(3), np.ones(3))
+    numbers = faithful.summary([curve] * 2, found, 1000, 0.95, 0)["pointing"]
+    wanted = {
+        "queries": 2, "hits": 1, "mass": 0.5, "area": 0.3, "hits_swapped": 0.5, "mass_swapped": 0.3,
+        "hits_gain": 0.5, "mass_gain": 0.2,
+    }  # fmt: skip
+    assert {name: numbers[name] for name in wanted} == pytest.approx(wanted)
+    assert numbers["intervals"]["hits"] == [1, 1]
+
+
 def test_a_uniform_map_has_the_findings_share_of_what_is_seen():
     visible = quarter(slice(2, 6), slice(0, 8))
     found = Map(visible.astype(np.float32), 0.5, visible)

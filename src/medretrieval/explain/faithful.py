@@ -1,7 +1,7 @@
 """Can a map be believed? Deletion against random regions, and pointing at findings that are known."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def pointing(found: Map, mask: NDArray[np.bool_]) -> Pointing | None:
 
 def summary(
     deletions: Sequence[Deletion],
-    pointings: Sequence[Pointing],
+    pointings: Sequence[tuple[Pointing, Pointing]],
     resamples: int,
     confidence: float,
     seed: int,
@@ -156,7 +156,7 @@ def summary(
 
     Args:
         deletions: one a pair.
-        pointings: one a query with a finding that the encoder sees.
+        pointings: of each query with a finding that the encoder sees, by its own map and by another query's.
         resamples: bootstrap samples of the pairs.
         confidence: of the intervals.
         seed: of the samples.
@@ -164,8 +164,10 @@ def summary(
     Returns:
         deletion: pairs, area_marked and area_random (means), advantage (random minus marked: above 0 where
         removing what is marked lowers the similarity faster), wins (share of pairs with an advantage above
-        0), and intervals (of the advantage; empty for fewer than two pairs). pointing: queries, hits, mass,
-        area (means, see Pointing) and intervals; None where there is no query with a finding.
+        0), and intervals (of the advantage; empty for fewer than two pairs). pointing: queries; hits, mass,
+        area (means, see Pointing); hits_swapped and mass_swapped by other queries' maps, so what maps get
+        that always mark the same places; hits_gain and mass_gain, what a query's own map has more than
+        these; intervals. None where there is no query with a finding.
     """
     areas = np.array([d.areas for d in deletions], np.float64).reshape(-1, 2)
     marked, random = areas.T
@@ -184,14 +186,28 @@ def summary(
         "pointing": None,
     }
     if pointings:
-        columns = {
-            name: np.array([asdict(p)[key] for p in pointings], np.float64)
-            for name, key in (("hits", "hit"), ("mass", "mass"), ("area", "area"))
-        }
-        ends = intervals(columns, resamples, confidence, seed)
-        found["pointing"] = {
-            "queries": len(pointings),
-            **{name: float(values.mean()) for name, values in columns.items()},
-            "intervals": {name: list(pair) for name, pair in ends.items()},
-        }
+        found["pointing"] = _pointed(pointings, resamples, confidence, seed)
     return found
+
+
+def _pointed(
+    pointings: Sequence[tuple[Pointing, Pointing]], resamples: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    own, other = (
+        np.array([(p.hit, p.mass) for p in side], np.float64) for side in zip(*pointings, strict=True)
+    )
+    columns = {
+        "hits": own[:, 0],
+        "mass": own[:, 1],
+        "area": np.array([p.area for p, _ in pointings], np.float64),
+        "hits_swapped": other[:, 0],
+        "mass_swapped": other[:, 1],
+        "hits_gain": own[:, 0] - other[:, 0],
+        "mass_gain": own[:, 1] - other[:, 1],
+    }
+    ends = intervals(columns, resamples, confidence, seed)
+    return {
+        "queries": len(pointings),
+        **{name: float(values.mean()) for name, values in columns.items()},
+        "intervals": {name: list(pair) for name, pair in ends.items()},
+    }

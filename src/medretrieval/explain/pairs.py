@@ -189,9 +189,22 @@ def explain_nearest(
     ]
     if not found:
         return None
-    pointings = [pair.pointing for pair in found if pair.pointing is not None]
-    numbers = summary([pair.deletion for pair in found], pointings, resamples, confidence, seed)
+    numbers = summary([pair.deletion for pair in found], _pointings(found), resamples, confidence, seed)
     return Explanations(found, explainer.layer.name, numbers)
+
+
+def _pointings(found: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
+    """How each query's own map points at its finding, and how the next query's does.
+
+    In a class-balanced sample the next query is of another class.
+    """
+    sides = [pair.query for pair in found if not isinstance(pair.query, str)]
+    both = []
+    for (picture, own), (_, other) in zip(sides, sides[1:] + sides[:1], strict=True):
+        if picture.mask is not None:
+            pair = pointing(own, picture.mask), pointing(other, picture.mask)
+            both += [(a, b) for a, b in [pair] if a is not None and b is not None]
+    return both
 
 
 def balanced(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = "viridis"  # its brightness alone tells the values apart, so every kind of colour vision can
 OPAQUE = 0.75  # of the largest value; an image shows through where a map says little
 PANEL = 2.1  # inches
+SHOWN = 12  # rows at most
 SMALL = 128  # pixels a side below which an image is drawn in squares, not smoothed
 MARKED, RANDOM = "#0072B2", "#D55E00"  # Okabe and Ito 2008
 DPI = 110
@@ -32,6 +33,9 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
         pairs: at least one.
         title: one line.
     """
+    if len(pairs) > SHOWN:
+        title = f"{title}; the first {SHOWN} of {len(pairs)} pairs"
+        pairs = pairs[:SHOWN]
     sentences = any(isinstance(pair.query, str) for pair in pairs)
     columns = 3 if sentences else 4
     drawing = _figure((columns * PANEL + 0.8, len(pairs) * (PANEL + 0.26) + 0.6))
