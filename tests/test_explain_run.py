@@ -115,6 +115,20 @@ def test_the_verb_explains_any_two_images_in_a_table(done, monkeypatch, tmp_path
     assert (tmp_path / "explain_test-3.png").exists()
 
 
+def test_the_verb_explains_a_sentence_on_an_image(config, monkeypatch, tmp_path, capsys):
+    import open_clip.factory
+    from tests.test_text_tower import TINY
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    folder = run(config(*PHANTOMS[:4], "encoder=open_clip", "encoder.model=tiny", *PHANTOMS[7:])).folder
+    words = ("query=test/3", "text=a large heart", f"out={tmp_path / 'text.png'}", "explain.steps=3")
+    assert verb(folder, *words, "--json") == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert (pair["query"], pair["text"], pair["result"]) == (None, "a large heart", "test/3")
+    assert len(pair["deletion"]["marked"]) == 4
+    assert pair["deletion"]["marked"][0] == pytest.approx(pair["cosine"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 COLOURS = "viridis"  # its brightness alone tells the values apart, so every kind of colour vision can
 OPAQUE = 0.75  # of the largest value; an image shows through where a map says little
 PANEL = 2.1  # inches
+LINE = 26  # characters of a sentence
 SHOWN = 12  # rows at most
 SMALL = 128  # pixels a side below which an image is drawn in squares, not smoothed
 MARKED, RANDOM = "#0072B2", "#D55E00"  # Okabe and Ito 2008
@@ -42,7 +44,8 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
     grid = drawing.subplots(len(pairs), columns, squeeze=False)
     for pair, row in zip(pairs, grid, strict=True):
         _draw_query(pair, row)
-        _draw_side(row[-2:], pair.result, "result", f"cosine {pair.cosine:.3f}")
+        role = "image" if isinstance(pair.query, str) else "result"
+        _draw_side(row[-2:], pair.result, role, f"cosine {pair.cosine:.3f}")
     drawing.suptitle(f"{title}\nsolid outline: the finding; dotted frame: what the encoder sees", fontsize=8)
     _bar(drawing, grid)
     drawing.savefig(path, format="png", dpi=DPI)
@@ -53,7 +56,11 @@ def _draw_query(pair: Explained, row: "Sequence[Axes]") -> None:
         _draw_side(row[:2], pair.query, "query", "")
         return
     row[0].axis("off")
-    row[0].text(0.5, 0.5, pair.query, ha="center", va="center", wrap=True, fontsize=9)
+    # Not part of the layout, which a long sentence would bend.
+    row[0].text(
+        0.5, 0.5, fill(pair.query, LINE), ha="center", va="center", fontsize=8, in_layout=False,
+        transform=row[0].transAxes,
+    )  # fmt: skip
 
 
 def _draw_side(axes: "Sequence[Axes]", side: tuple[Picture, Map], role: str, more: str) -> None:
