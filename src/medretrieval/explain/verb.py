@@ -150,8 +150,10 @@ class _Images:
 
     def _load(self, name: str) -> Split:
         split = load_split(self.dataset, name)
-        for facts in json.loads((self.folder / results.MANIFEST).read_text())["data"].values():
-            if facts["split"] == name and facts["images_sha256"] != split.images_sha256:
+        data = json.loads((self.folder / results.MANIFEST).read_text())["data"].values()
+        # Queries need not be images.
+        for was in [f["images_sha256"] for f in data if f["split"] == name and "images_sha256" in f]:
+            if was != split.images_sha256:
                 raise UserError(
                     f"{self.folder}: split {name!r} held other images when it ran; set paths.data to the "
                     "folder it had"
