@@ -117,11 +117,13 @@ def scaled(found: Map) -> NDArray[np.float32]:
 def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
     from matplotlib.cm import ScalarMappable
 
+    thin = 0.1 / len(grid)  # of the height, which grows with the rows
     bar = drawing.colorbar(
         ScalarMappable(cmap=COLOURS),
         ax=grid,
         location="bottom",
-        fraction=0.1 / len(grid),
+        pad=thin / 2,
+        fraction=thin,
         aspect=40,
         shrink=0.6,
     )
