@@ -9,6 +9,9 @@ from PIL import Image
 from medretrieval import cli, compose, results, run
 from medretrieval.cli import VERBS
 from medretrieval.errors import UserError
+from medretrieval.explain.faithful import Deletion, summary
+from medretrieval.explain.pairs import Explanations
+from medretrieval.notes import _about_maps
 from medretrieval.track import _flat
 
 PHANTOMS = (
@@ -74,6 +77,27 @@ def test_images_without_masks_have_no_pointing_game(config, write_npz):
     found = run(config("dataset=breastmnist", *PHANTOMS[4:], *EXPLAIN)).report["explain"]
     assert found["pointing"] is None
     assert found["deletion"]["pairs"] == 5
+
+
+def test_a_note_says_what_the_maps_are_worth():
+    def note(areas):
+        curves = [Deletion(np.full(3, marked), np.full(3, random)) for marked, random in areas]
+        return _about_maps(Explanations([], "layer", summary(curves, [], 500, 0.95, 0)))[0]
+
+    assert "lowers the cosine faster" in note([(0.4, 0.5), (0.3, 0.5), (0.4, 0.6)])
+    for doubtful in ([(0.4, 0.5), (0.6, 0.5), (0.5, 0.5)], [(0.4, 0.5)]):
+        assert "is not shown to lower the cosine faster" in note(doubtful)
+        assert "do not trust the maps" in note(doubtful)
+    assert _about_maps(None) == []
+
+
+@pytest.mark.slow
+def test_maps_of_real_weights_find_what_the_similarity_rests_on(config):
+    """The gradient of the cosine itself, with its length free, fails this (-0.01)."""
+    options = ("dataset.n_train=100", "dataset.n_test=50", "explain.pairs=25", "evaluation.baseline=none")
+    found = run(config(*options, "dataset.size=224", "explain.enabled=true")).report["explain"]
+    assert found["deletion"]["intervals"]["advantage"][0] > 0
+    assert found["deletion"]["wins"] > 0.6
 
 
 @pytest.mark.parametrize(

@@ -151,16 +151,17 @@ def _about_maps(found: Explanations | None) -> list[str]:
     if found is None:
         return []
     numbers = found.numbers["deletion"]
-    low, high = numbers["intervals"].get("advantage", (numbers["advantage"], numbers["advantage"]))
+    interval = numbers["intervals"].get("advantage")  # one pair has none
     worth = (
         "lowers the cosine faster than removing random regions"
-        if low > 0
+        if interval is not None and interval[0] > 0
         else "is not shown to lower the cosine faster than removing random regions, so do not trust the maps"
     )
     return [
         f"{EXPLANATIONS}: in {numbers['pairs']} pairs, removing what the maps mark {worth} (area under "
         f"the curve {numbers['area_marked']:.3f} against {numbers['area_random']:.3f}, difference "
-        f"{numbers['advantage']:+.3f}, {low:+.3f} to {high:+.3f})."
+        f"{numbers['advantage']:+.3f}"
+        + (f", {interval[0]:+.3f} to {interval[1]:+.3f})." if interval else ").")
     ]
 
 
