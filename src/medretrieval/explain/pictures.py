@@ -46,9 +46,19 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
         _draw_query(pair, row)
         role = "image" if isinstance(pair.query, str) else "result"
         _draw_side(row[-2:], pair.result, role, f"cosine {pair.cosine:.3f}")
-    drawing.suptitle(f"{title}\nsolid outline: the finding; dotted frame: what the encoder sees", fontsize=8)
+    drawing.suptitle(f"{title}\n{_signs(pairs)}", fontsize=8)
     _bar(drawing, grid)
     drawing.savefig(path, format="png", dpi=DPI)
+
+
+def _signs(pairs: Sequence[Explained]) -> str:
+    """What the lines in the pictures mean, those that there are."""
+    sides = [s for p in pairs for s in (p.query, p.result) if not isinstance(s, str)]
+    signs = {
+        "solid outline: the finding": any(picture.mask is not None for picture, _ in sides),
+        "dotted frame: what the encoder sees": any(not found.visible.all() for _, found in sides),
+    }
+    return "; ".join(sign for sign, there in signs.items() if there)
 
 
 def _draw_query(pair: Explained, row: "Sequence[Axes]") -> None:
@@ -85,8 +95,12 @@ def _image(axes: "Axes", image: NDArray[np.uint8], dim: bool = False) -> None:
 
 
 def _overlay(axes: "Axes", found: Map) -> None:
+    from matplotlib import colormaps
+
     share = scaled(found)
-    axes.imshow(share, cmap=COLOURS, vmin=0, vmax=1, alpha=OPAQUE * share, interpolation="bilinear")
+    coloured = colormaps[COLOURS](share)
+    coloured[..., 3] = OPAQUE * share
+    axes.imshow(coloured, interpolation="bilinear")  # as RGBA, which smooths what shows through, too
 
 
 def _frame(axes: "Axes", visible: NDArray[np.bool_]) -> None:
