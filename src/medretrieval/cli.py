@@ -40,6 +40,7 @@ Verbs:
   medretrieval report <sweep id or runs>       what runs found, as one HTML file to send to a colleague
   medretrieval verify <run>                    recompute a run's scores and ranking from its files
   medretrieval again <run> [key=value ...]     do a run again and say what differs
+  medretrieval explain <run> query=test/3      draw which regions make it and its results similar
   medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
   medretrieval cache list|verify|path          what is kept between runs, is it whole, where is it
   medretrieval cache prune --keep-gb N         remove leftovers, then the least recently used beyond N GB
@@ -264,10 +265,17 @@ def _query(arguments: list[str]) -> int:
     return query_main(arguments)
 
 
+def _explain(arguments: list[str]) -> int:
+    from medretrieval.explain.verb import main as explain_main
+
+    return explain_main(arguments)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "again": _again,
     "cache": _cache,
     "compare": _compare,
+    "explain": _explain,
     "log": _log,
     "query": _query,
     "report": _report,

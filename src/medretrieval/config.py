@@ -165,6 +165,15 @@ class ReportConfig:
 
 
 @dataclass
+class ExplainConfig:
+    """Maps of what makes queries and their nearest results similar: of how many pairs, in how many steps."""
+
+    enabled: bool = MISSING
+    pairs: int = MISSING
+    steps: int = MISSING
+
+
+@dataclass
 class TrackingConfig:
     """Where MLflow keeps the runs."""
 
@@ -196,6 +205,7 @@ class Config:
     evaluation: EvaluationConfig = MISSING
     audit: AuditConfig = MISSING
     report: ReportConfig = MISSING
+    explain: ExplainConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     prompts: PromptsConfig | None = None
@@ -274,6 +284,8 @@ def check(cfg: DictConfig) -> Config:
         raise UserError(f"audit.near_cosine={settings.audit.near_cosine}: must lie between -1 and 1")
     _at_least(1, "report.queries", settings.report.queries)
     _at_least(1, "report.results", settings.report.results)
+    _at_least(1, "explain.pairs", settings.explain.pairs)
+    _at_least(2, "explain.steps", settings.explain.steps)
     _at_least(1, "threads", settings.threads)
     _at_least(0, "seed", settings.seed)
     index = settings.index
@@ -287,6 +299,11 @@ def check(cfg: DictConfig) -> Config:
             "searches one split; set both to the same or use protocol=query_gallery"
         )
     _check_words(settings)
+    if settings.explain.enabled and protocol.prompts is not None:
+        raise UserError(
+            f"explain.enabled=true: draws maps of image queries, and those of protocol={protocol.name} are "
+            "sentences; explain one afterwards with: medretrieval explain <run> query=<image> text=<sentence>"
+        )
     return settings
 
 

@@ -12,6 +12,7 @@ from medretrieval.config import Config
 from medretrieval.embed import Embeddings
 from medretrieval.evaluate import Evaluation, objective_name
 from medretrieval.evidence import Evidence, per_class
+from medretrieval.explain.pairs import Explanations
 from medretrieval.index import VectorIndex
 from medretrieval.load import Inputs
 from medretrieval.results import FORMAT
@@ -32,6 +33,7 @@ class Findings:
         rate: how fast it answers.
         leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
         in_words: zero-shot scores and modality gap, None where images ask.
+        explained: which regions make some pairs similar, None where that is off.
     """
 
     query: Embeddings
@@ -44,6 +46,7 @@ class Findings:
     rate: Speed
     leaks: Audit | None
     in_words: InWords | None
+    explained: Explanations | None
 
 
 def document(
@@ -87,6 +90,7 @@ def document(
         "autotune": dataclasses.asdict(found.tuned) if found.tuned else None,
         "audit": found.leaks.counts if found.leaks else {},
         **(found.in_words.document() if found.in_words else {}),
+        "explain": found.explained.document() if found.explained else None,
         "notes": notes,
         "fingerprint": fingerprint,
     }

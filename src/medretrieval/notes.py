@@ -6,9 +6,10 @@ from medretrieval.audit import Audit
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate import Evaluation, Task
 from medretrieval.evidence import Evidence
+from medretrieval.explain.pairs import Explanations
 from medretrieval.findings import Findings
 from medretrieval.index import POINTS_A_CENTROID, hnsw_of
-from medretrieval.results import AUDIT_PAIRS, AUDIT_PICTURE
+from medretrieval.results import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 
 SAMPLE = 1000
 FEW = 30  # queries of a class
@@ -32,6 +33,7 @@ def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
         + _about_leaks(settings.protocol, found.leaks, len(task.queries))
         + _about_left_out(found.trust)
         + _about_words(settings, found)
+        + _about_maps(found.explained)
     )
 
 
@@ -143,6 +145,25 @@ def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None, queries: int) ->
             f"{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; protocol.drop_duplicates=true leaves them out."
         )
     return found
+
+
+def _about_maps(found: Explanations | None) -> list[str]:
+    """What the maps are worth; without an interval above 0, that they are not to be trusted."""
+    if found is None:
+        return []
+    numbers = found.numbers["deletion"]
+    interval = numbers["intervals"].get("advantage")  # one pair has none
+    worth = (
+        "lowers the cosine faster than removing random regions"
+        if interval is not None and interval[0] > 0
+        else "is not shown to lower the cosine faster than removing random regions, so do not trust the maps"
+    )
+    return [
+        f"{EXPLANATIONS}: in {numbers['pairs']} pairs, removing what the maps mark {worth} (area under "
+        f"the curve {numbers['area_marked']:.3f} against {numbers['area_random']:.3f}, difference "
+        f"{numbers['advantage']:+.3f}"
+        + (f", {interval[0]:+.3f} to {interval[1]:+.3f})." if interval else ").")
+    ]
 
 
 def _about_baseline(trust: Evidence) -> list[str]:

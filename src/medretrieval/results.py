@@ -24,6 +24,9 @@ PROMPTS = "prompts.json"  # sentences of the queries, where sentences ask
 AUDIT_PAIRS = "audit.parquet"
 AUDIT_PICTURE = "audit.png"
 FIGURES = "figures"  # folder of a run's pictures and of what they show
+EXPLANATIONS = f"{FIGURES}/explanations.png"
+EXPLAINED = f"{FIGURES}/explanations.json"  # numbers and curves of its pairs
+DELETION = f"{FIGURES}/deletion.png"
 FAILED = "failed.txt"
 GROUP = "group"  # column of per_query.parquet, where queries have groups
 

@@ -28,6 +28,7 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name
 from medretrieval.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.exclusions import active
+from medretrieval.explain import stage as explaining
 from medretrieval.figures.draw import Drawn, draw
 from medretrieval.figures.embedding_map import require_method
 from medretrieval.findings import Findings, document
@@ -91,6 +92,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         finished = None if settings.force else results.find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
+        explaining.require(settings, inputs.encoder)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             tracker.about.name += " RANDOM WEIGHTS"
@@ -194,7 +196,11 @@ def _judge(
         config = settings.audit
         images_ask = isinstance(task.queries, Split)
         leaks = kept_audit(task, query, gallery, config, cache) if config.enabled and images_ask else None
-    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words)
+    explained = None
+    if settings.explain.enabled:
+        with clock("explain"):
+            explained = explaining.explain(settings, inputs, evaluation)
+    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words, explained)
 
 
 def _trust(
@@ -249,6 +255,8 @@ def _write(
     if (leaks := found.leaks) is not None and leaks.pairs:
         writers[results.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
         writers[results.AUDIT_PICTURE] = lambda path: picture(path, leaks, inputs.task)
+    if found.explained is not None:
+        writers |= explaining.writers(found.explained, report["title"])
     results.write(folder, found.evaluation, inputs.task, documents, links, writers)
 
 

@@ -269,7 +269,7 @@ def _flat(content: dict[str, Any]) -> dict[str, float]:
     for name in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector"):
         values[f"search/{name}"] = speed[name]
     values |= _flat_in_words(content)
-    return values | _flat_approximation(content["approximation"])
+    return values | _flat_approximation(content["approximation"]) | _flat_explain(content["explain"])
 
 
 def _flat_in_words(content: dict[str, Any]) -> dict[str, float]:
@@ -288,6 +288,19 @@ def _flat_approximation(found: dict[str, Any] | None) -> dict[str, float]:
     values = {f"ann/recall_at_{k}": value for k, value in found["recall"].items()}
     values |= {f"ann/{name}_change": change for name, (change, _, _) in found["changes"].items()}
     return values | {"ann/missing": found["missing"]}
+
+
+def _flat_explain(found: dict[str, Any] | None) -> dict[str, float]:
+    """explain/deletion_advantage, explain/deletion_advantage_low, explain/pointing_hits and their kin."""
+    if found is None:
+        return {}
+    values: dict[str, float] = {}
+    for group in ("deletion", "pointing"):
+        numbers = found[group] or {"intervals": {}}
+        values |= {f"{group}_{name}": v for name, v in numbers.items() if isinstance(v, int | float)}
+        for name, (low, high) in numbers["intervals"].items():
+            values |= {f"{group}_{name}_low": low, f"{group}_{name}_high": high}
+    return {f"explain/{name}": value for name, value in values.items()}
 
 
 def log_sweep(

@@ -1,0 +1,231 @@
+"""A pair explained: both maps, what they are worth, and which pairs of a run are looked at."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.datasets.base import Split
+from medretrieval.explain.faithful import Deletion, Pointing, deletion, pointing, summary
+from medretrieval.explain.maps import Explainer, Map
+from medretrieval.ranking import Labels
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a dataset.
+
+    Attributes:
+        id: such as "test/3".
+        kind: its class, or findings joined with ", "; "none" where there is none.
+        image: uint8 [h, w] or [h, w, 3].
+        mask: bool [h, w], where its finding is; None where nobody says or there is none.
+    """
+
+    id: str
+    kind: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, split: Split, position: int, classes: Sequence[str]) -> "Picture":
+        """One image of a split."""
+        mask = None if split.masks is None else split.masks[position]
+        label = split.labels[position]
+        found = np.flatnonzero(label) if np.ndim(label) else [int(label)]
+        kind = ", ".join(classes[int(i)] for i in found) or "none"
+        known = mask is not None and bool(mask.any())
+        return cls(f"{split.name}/{position}", kind, split.images[position], mask if known else None)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A query, a result, and what makes them similar.
+
+    Attributes:
+        query: an image with its map, or a sentence, which has none.
+        result: an image with its map.
+        cosine: of the two.
+        deletion: of the image, or the mean of both images'.
+        pointing: of the query's map, or where it is a sentence of the result's; None without a finding.
+    """
+
+    query: tuple[Picture, Map] | str
+    result: tuple[Picture, Map]
+    cosine: float
+    deletion: Deletion
+    pointing: Pointing | None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        marked, random = self.deletion.areas
+        found, sentence = self.pointing, isinstance(self.query, str)
+        pointed = {"hit": bool(found.hit), "mass": found.mass, "area": found.area} if found else None
+        return {
+            "query": None if isinstance(self.query, str) else self.query[0].id,
+            "text": self.query if sentence else None,
+            "result": self.result[0].id,
+            "cosine": self.cosine,
+            "deletion": {
+                "area_marked": marked,
+                "area_random": random,
+                "marked": self.deletion.marked.tolist(),
+                "random": self.deletion.random.tolist(),
+            },
+            "pointing": pointed,
+        }
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Pairs of a run and their numbers in all.
+
+    Attributes:
+        pairs: at least one.
+        layer: the module that the maps were taken at.
+        numbers: see `faithful.summary`.
+    """
+
+    pairs: list[Explained]
+    layer: str
+    numbers: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """The numbers, as JSON values."""
+        return {"layer": self.layer, **self.numbers}
+
+    def details(self) -> dict[str, Any]:
+        """Numbers and curves of every pair, as JSON values."""
+        steps = len(self.pairs[0].deletion.marked)
+        removed = np.linspace(0, 1, steps).tolist()
+        return {**self.document(), "removed": removed, "rows": [pair.document() for pair in self.pairs]}
+
+
+def explain_images(
+    explainer: Explainer, query: Picture, result: Picture, steps: int, rng: np.random.Generator
+) -> Explained:
+    """Explain the similarity of two images, on both.
+
+    Args:
+        explainer: maps by the encoder.
+        query: one image.
+        result: the other.
+        steps: of the deletion curves.
+        rng: moves maps to random places.
+    """
+    vectors = [explainer.vector(picture.image) for picture in (query, result)]
+    sides = [
+        (picture, explainer.map(picture.image, vector), vector)
+        for picture, vector in zip((query, result), vectors[::-1], strict=True)
+    ]
+    curves = [
+        deletion(picture.image, found, vector, explainer.encoder.encode, steps, rng)
+        for picture, found, vector in sides
+    ]
+    mean = Deletion(*(np.mean([getattr(c, n) for c in curves], axis=0) for n in ("marked", "random")))
+    (_, ours, _), (_, theirs, _) = sides
+    pointed = None if query.mask is None else pointing(ours, query.mask)
+    return Explained((query, ours), (result, theirs), ours.cosine, mean, pointed)
+
+
+def explain_text(
+    explainer: Explainer, text: str, result: Picture, steps: int, rng: np.random.Generator
+) -> Explained:
+    """Explain the similarity of a sentence and an image, on the image.
+
+    Raises:
+        UserError: the encoder has no text tower, or the sentence is too long for it.
+    """
+    vector = explainer.encoder.encode_text([text])[0]
+    found = explainer.map(result.image, vector)
+    curve = deletion(result.image, found, vector, explainer.encoder.encode, steps, rng)
+    pointed = None if result.mask is None else pointing(found, result.mask)
+    return Explained(text, (result, found), found.cosine, curve, pointed)
+
+
+def explain_nearest(
+    explainer: Explainer,
+    queries: Split,
+    gallery: Split,
+    nearest: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    pairs: int,
+    steps: int,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Explanations | None:
+    """Explain a drawn, class-balanced sample of queries and their nearest results.
+
+    Args:
+        explainer: maps by the encoder.
+        queries: q images.
+        gallery: n images.
+        nearest: int64 [q], position of each query's nearest result in the gallery; -1 where it has none.
+        classes: names.
+        pairs: as many at most.
+        steps: of the deletion curves.
+        resamples: bootstrap samples of the pairs.
+        confidence: of the intervals.
+        seed: of the sample, of random places and of the bootstrap.
+
+    Returns:
+        None where no query has a result.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = balanced(queries.labels, nearest >= 0, pairs, rng)
+    found = [
+        explain_images(
+            explainer,
+            Picture.of(queries, int(i), classes),
+            Picture.of(gallery, int(nearest[i]), classes),
+            steps,
+            rng,
+        )
+        for i in chosen
+    ]
+    if not found:
+        return None
+    numbers = summary([pair.deletion for pair in found], _pointings(found), resamples, confidence, seed)
+    return Explanations(found, explainer.layer.name, numbers)
+
+
+def _pointings(found: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
+    """How each query's own map points at its finding, and how the next query's does.
+
+    In a class-balanced sample the next query is of another class.
+    """
+    sides = [pair.query for pair in found if not isinstance(pair.query, str)]
+    both = []
+    for (picture, own), (_, other) in zip(sides, sides[1:] + sides[:1], strict=True):
+        if picture.mask is not None:
+            pair = pointing(own, picture.mask), pointing(other, picture.mask)
+            both += [(a, b) for a, b in [pair] if a is not None and b is not None]
+    return both
+
+
+def balanced(
+    labels: Labels, allowed: NDArray[np.bool_], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw rows so that classes take turns (int64 [at most count], by class in turn).
+
+    Args:
+        labels: int64 [n], or bool [n, classes], where a row counts for one of its findings.
+        allowed: bool [n], rows to draw from.
+        count: rows wanted.
+        rng: draws.
+    """
+    rows = rng.permutation(np.flatnonzero(allowed))
+    pick: Callable[[int], int] = lambda row: int(labels[row])  # noqa: E731
+    if labels.ndim == 2:
+        pick = lambda row: int(rng.choice(np.flatnonzero(labels[row]))) if labels[row].any() else -1  # noqa: E731
+    turns: dict[int, int] = {}
+    order = []
+    for row in rows:
+        kind = pick(row)
+        turns[kind] = turns.get(kind, -1) + 1
+        order.append((turns[kind], kind, int(row)))
+    return np.array([row for _, _, row in sorted(order)[:count]], np.int64)
