@@ -19,6 +19,7 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import evaluate
 from medretrieval.failures import Outcome
 from medretrieval.figures import by_class, embedding_map, mosaics
+from medretrieval.figures.letters import font
 from medretrieval.index import build
 from medretrieval.load import load
 from medretrieval.ranking import Ranking
@@ -325,7 +326,7 @@ def test_long_names_fit_their_column():
     lines = mosaics._wrapped("atelectasis, cardiomegaly, effusion, infiltration, mass, nodule", 112)
     assert len(lines) == 2
     assert lines[1].endswith("…")
-    assert all(mosaics._font(11).getlength(line) <= 112 for line in lines)
+    assert all(font(11).getlength(line) <= 112 for line in lines)
     assert mosaics._wrapped("normal", 112) == ["normal"]
 
 

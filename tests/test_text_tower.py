@@ -49,3 +49,11 @@ def test_an_encoder_without_a_text_tower_names_those_that_have_one(name):
         UserError, match=f"encoder={name}: has no text tower.* have one: biomedclip, clip_vit_b16"
     ):
         encoder.encode_text(["a chest X-ray"])
+
+
+def test_the_library_does_not_tell_of_its_steps(clip, caplog):
+    with caplog.at_level("INFO"):
+        clip.encode_text(["lung"])
+    assert [r.getMessage() for r in caplog.records] == [
+        "encoder=tiny has RANDOM WEIGHTS: its scores say nothing about the model"
+    ]

@@ -4,7 +4,8 @@ import functools
 import importlib.util
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -100,18 +101,15 @@ class OpenClipEncoder(TorchEncoder):
         import open_clip
 
         name, file, preprocessing = self._source()
-        # open_clip warns of random weights, which it gets here before it is handed the real ones.
-        logging.getLogger().addFilter(_no_random_weights_warning)
         try:
-            module, _, transform = open_clip.create_model_and_transforms(
-                name, device=device, load_weights=False, pretrained_text=False, **preprocessing
-            )
+            with _quiet():
+                module, _, transform = open_clip.create_model_and_transforms(
+                    name, device=device, load_weights=False, pretrained_text=False, **preprocessing
+                )
         except Exception as error:  # a wrong open_clip_config.json makes it raise anything
             raise UserError(
                 f"encoder={self.name}: {name} could not be built ({first_line(error)})"
             ) from error
-        finally:
-            logging.getLogger().removeFilter(_no_random_weights_warning)
         if file:
             self._fill(module, file)
         module.eval()
@@ -156,7 +154,8 @@ class OpenClipEncoder(TorchEncoder):
     def _tokenizer(self) -> Any:
         import open_clip
 
-        return open_clip.get_tokenizer(self._source()[0])
+        with _quiet():
+            return open_clip.get_tokenizer(self._source()[0])
 
     def _fill(self, module: "torch.nn.Module", file: Path) -> None:
         import open_clip
@@ -234,5 +233,20 @@ class OpenClipEncoder(TorchEncoder):
         return f"local-dir:{config.parent}", file, {}
 
 
-def _no_random_weights_warning(record: logging.LogRecord) -> bool:
-    return "Model initialized randomly" not in record.getMessage()
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what open_clip tells the root logger of each step.
+
+    And without its warning of random weights, which a model has until it is handed the real ones.
+    """
+    root = logging.getLogger()
+    root.addFilter(_worth_saying)
+    try:
+        yield
+    finally:
+        root.removeFilter(_worth_saying)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    news = record.levelno > logging.INFO and "Model initialized randomly" not in record.getMessage()
+    return news or "open_clip" not in Path(record.pathname).parts

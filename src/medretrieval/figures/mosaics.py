@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from medretrieval.figures.examples import Examples
+from medretrieval.figures.letters import font
 
 SIDE = 112  # pixels of an image as drawn, about
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
 RIGHT, WRONG, PLAIN, INK, GREY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 WRAPPED = 2  # lines that a class may take
+PROMPT = "prompt/"  # what ids of sentences begin with
 LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colours
 BLENDS = 8  # shades of a frame's colour, in a palette that is greys but for them
 
@@ -86,7 +88,8 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
 def _rows(shown: Examples, kind: str, notes: Sequence[str] = ()) -> list[list[Tile]]:
     k, rows = shown.document["k"], []
     for i, row in enumerate(shown.document[kind]):
-        about = (f"query {row['id']}", f"P@{k} {row['score']:.2f}", *notes[i : i + 1])
+        asked = row["id"] if row["id"].startswith(PROMPT) else f"query {row['id']}"
+        about = (asked, f"P@{k} {row['score']:.2f}", *notes[i : i + 1])
         head = Tile(shown.images[row["id"]], row["class"], about)
         rows.append([head, *(_result(shown.images, result) for result in row["results"])])
     return rows
@@ -125,14 +128,14 @@ def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
         for ts, row in zip(titles, rows, strict=True)
     ]
     across = max((len(row) for row in rows), default=0)
-    widest = max(_font(size).getlength(text) for text, size in _sized(heading))
+    widest = max(font(size).getlength(text) for text, size in _sized(heading))
     top = 2 * PAD + LINE * len(heading) + 5
     sheet_size = 2 * PAD + max(column * across + GAP, int(widest)), top + max(sum(heights), 2 * LINE)
     sheet = Image.new("RGB", sheet_size, "white")
     draw = ImageDraw.Draw(sheet)
     _draw_heading(draw, heading)
     if not rows:
-        draw.text((PAD, top), "there are none", INK, _font(12))
+        draw.text((PAD, top), "there are none", INK, font(12))
     for row, titles_of, tall in zip(rows, titles, heights, strict=True):
         for place, (tile, title) in enumerate(zip(row, titles_of, strict=True)):
             _draw_tile(sheet, draw, (PAD + place * column + (GAP if place else 0), top), tile, title)
@@ -149,7 +152,7 @@ def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
 def _draw_heading(draw: ImageDraw.ImageDraw, heading: Sequence[str]) -> None:
     y = PAD
     for text, size in _sized(heading):
-        draw.text((PAD, y), text, GREY if size == 11 else INK, _font(size))
+        draw.text((PAD, y), text, GREY if size == 11 else INK, font(size))
         y += LINE + (5 if size == 14 else 0)
 
 
@@ -167,13 +170,13 @@ def _draw_tile(
     sheet.paste(picture, (left + FRAME, top + FRAME))
     if tile.right is not None:
         draw.rectangle((left, top, left + 17, top + 17), fill=colour)
-        draw.text((left + 9, top + 9), SIGNS[tile.right], "white", _font(14), anchor="mm")
+        draw.text((left + 9, top + 9), SIGNS[tile.right], "white", font(14), anchor="mm")
     y = top + height + 2 * FRAME + 1
     for text in title:
-        draw.text((left, y), text, INK, _font(11))
+        draw.text((left, y), text, INK, font(11))
         y += LINE
     for text in tile.lines:
-        draw.text((left, y), text, GREY, _font(11))
+        draw.text((left, y), text, GREY, font(11))
         y += LINE
 
 
@@ -190,7 +193,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if _font(11).getlength(longer) <= width or not lines[-1]:
+        if font(11).getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -201,19 +204,11 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 @functools.lru_cache(maxsize=1000)
 def _cut(text: str, width: int) -> str:
-    if _font(11).getlength(text) <= width:
+    if font(11).getlength(text) <= width:
         return text
-    while text and _font(11).getlength(f"{text}…") > width:
+    while text and font(11).getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text.rstrip(' ,')}…"
-
-
-@functools.lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has the signs."""
-    import matplotlib
-
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def _png(sheet: Image.Image, grey: bool) -> bytes:

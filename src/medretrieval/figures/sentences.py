@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.datasets.base import Queries, Split
+from medretrieval.figures.letters import font
 from medretrieval.prompts import Prompts
 
 SIDE = 112  # pixels of a picture of words
-SIZE, LINE, MARGIN = 10, 12, 5
+SIZE, LINE, MARGIN = 9, 12, 6
 INK, PAPER = 20, 245
 
 
@@ -27,14 +28,14 @@ def pictures(side: Queries) -> Sequence[NDArray[np.uint8]]:
 @functools.cache
 def _words(texts: tuple[str, ...]) -> NDArray[np.uint8]:
     """The first of the sentences and how many more there are."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     sheet = Image.new("L", (SIDE, SIDE), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(SIZE)
+    pen, letters = ImageDraw.Draw(sheet), font(SIZE)
     rows = (SIDE - 2 * MARGIN) // LINE
     more = [f"and {len(texts) - 1} more"] if len(texts) > 1 else []
-    letters = int((SIDE - 2 * MARGIN) / pen.textlength("n", font=font))
-    lines = textwrap.wrap(texts[0], letters, max_lines=rows - len(more), placeholder=" ...")
+    across = int((SIDE - 2 * MARGIN) / pen.textlength("e", font=letters))
+    lines = textwrap.wrap(texts[0], across, max_lines=rows - len(more), placeholder=" ...")
     for i, line in enumerate(lines + more):
-        pen.text((MARGIN, MARGIN + i * LINE), line, fill=INK, font=font)
+        pen.text((MARGIN, MARGIN + i * LINE), line, fill=INK, font=letters)
     return np.asarray(sheet)

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         failures = reports_of(options.folder)[1] if options.folder else []
         page = render(content, _facts(options, sweep), failures)
     _write(out, page)
-    print(f"{out}: {_runs(content)}, {len(page.encode()) / 1e6:.1f} MB")
+    print(f"{out}: {_runs(content)}, {len(page.encode()) / 1e6:.2f} MB")
     if options.log:
         log_report(out, sweep, content, options, experiment)
     return 0
