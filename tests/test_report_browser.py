@@ -109,7 +109,7 @@ def test_pictures_load_and_those_of_closed_runs_wait(page):
 
 def test_a_runs_number_leads_to_its_section(page):
     page.locator("table.runs tbody a").nth(2).click()
-    assert page.locator("details.run").nth(2).get_attribute("open") is not None
+    page.wait_for_function("() => document.querySelectorAll('details.run')[2].open")
 
 
 @pytest.mark.parametrize("width", [360, 1280])
