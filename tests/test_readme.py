@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from medretrieval import compose, run
+from medretrieval.cli import VERBS
 from medretrieval.config import check
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -23,6 +24,9 @@ ROWS = [
 ]
 
 
+VERB = re.compile(r"medretrieval ([a-z]+) ")
+
+
 def overrides(command):
     words = shlex.split(command)[1:]
     if "--config-dir" in words:
@@ -30,11 +34,16 @@ def overrides(command):
     return [word for word in words if "=" in word]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "my_conf" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "my_conf" not in c and not VERB.match(c)])
 def test_every_command_composes(command):
     for words in (overrides(command), [word.split(",")[0] for word in overrides(command)]):
         if not any("," in word for word in words):
             check(compose(*words))
+
+
+def test_every_verb_is_one():
+    named = {found[1] for line in README.splitlines() if (found := VERB.match(line))}
+    assert {"query", "explain", "compare", "cache"} <= named <= set(VERBS)
 
 
 def test_the_encoder_of_the_readme_runs(command, tmp_path):
