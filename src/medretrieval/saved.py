@@ -89,7 +89,7 @@ def require_whole(folder: Path, name: str) -> None:
         try:
             entry.read(path.parent, (path.name,))
         except entry.Damaged as error:
-            raise _damaged(folder / name, folder, error) from error
+            raise _damaged(folder / name, folder, first_line(error)) from error
 
 
 def saved_ranking(folder: Path) -> Ranking:
@@ -101,7 +101,7 @@ def saved_ranking(folder: Path) -> Ranking:
     try:
         return Ranking.load(folder / results.RANKING)
     except Exception as error:  # a damaged archive makes NumPy raise anything
-        raise _damaged(folder / results.RANKING, folder, error) from error
+        raise _damaged(folder / results.RANKING, folder, first_line(error)) from error
 
 
 def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
@@ -118,7 +118,7 @@ def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (OSError, ValueError) as error:
-        raise _damaged(path, folder, error) from error
+        raise _damaged(path, folder, first_line(error)) from error
 
 
 def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> VectorIndex:
@@ -136,7 +136,7 @@ def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> Ve
     try:
         index = _read(folder / INDEX)
     except Exception as error:  # a damaged file makes FAISS raise anything
-        raise _damaged(folder / INDEX, folder, error) from error
+        raise _damaged(folder / INDEX, folder, "FAISS refuses it") from error
     set_parameters(index, report["index"]["search"], "index.search")
     spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
     return VectorIndex(index, spec, settings.metric, folder / INDEX, 0.0, True, is_exhaustive(index))
@@ -155,9 +155,9 @@ def _read(path: Path) -> faiss.Index:
         library.set_deserialization_vector_byte_limit(before)
 
 
-def _damaged(path: Path, folder: Path, error: Exception) -> UserError:
+def _damaged(path: Path, folder: Path, why: str) -> UserError:
     return UserError(
-        f"{path}: damaged, cannot be read ({first_line(error)}); `medretrieval cache verify` says what else "
+        f"{path}: damaged, cannot be read ({why}); `medretrieval cache verify` says what else "
         f"is, `medretrieval again {folder}` makes it anew"
     )
 
