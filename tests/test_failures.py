@@ -10,6 +10,7 @@ from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.evaluate import evaluate
 from medretrieval.failures import Outcome
+from medretrieval.ranking import class_name
 from medretrieval.relevance import Relevance
 
 CLASSES = 4
@@ -177,5 +178,5 @@ def test_a_query_of_several_findings_is_drawn_once():
 def test_images_are_named_by_their_findings():
     labels = np.array([[True, False, True], [False, False, False]])
     names = ("mass", "nodule", "hernia")
-    assert [failures.class_name(labels, i, names) for i in (0, 1)] == ["mass, hernia", "none"]
-    assert failures.class_name(np.array([2]), 0, names) == "hernia"
+    assert [class_name(labels, i, names) for i in (0, 1)] == ["mass, hernia", "none"]
+    assert class_name(np.array([2]), 0, names) == "hernia"

@@ -110,6 +110,7 @@ def test_pictures_load_and_those_of_closed_runs_wait(page):
 def test_a_runs_number_leads_to_its_section(page):
     page.locator("table.runs tbody a").nth(2).click()
     page.wait_for_function("() => document.querySelectorAll('details.run')[2].open")
+    assert page.locator("details.run").nth(3).get_attribute("open") is None
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -20,7 +20,7 @@ from medretrieval.errors import UserError
 from medretrieval.exact import pair_distances
 from medretrieval.index import VectorIndex
 from medretrieval.instantiate import instantiate
-from medretrieval.ranking import Labels, Ranking
+from medretrieval.ranking import Ranking, class_name
 from medretrieval.saved import (
     INDEX,
     require_links,
@@ -223,20 +223,13 @@ class Asked:
             Neighbour(
                 int(i),
                 str(names[i]),
-                label_text(labels, int(i), self.dataset.classes),
+                class_name(labels, int(i), self.dataset.classes),
                 self._gallery_split(),
                 float(d),
             )
             for i, d in zip(ids, distances, strict=True)
             if i >= 0
         )
-
-
-def label_text(labels: Labels, row: int, classes: Sequence[str]) -> str:
-    """The class of an image; of several findings all, joined by commas; "none" where there is none."""
-    if labels.ndim == 1:
-        return str(classes[int(labels[row])])
-    return ", ".join(classes[int(i)] for i in np.flatnonzero(labels[row])) or "none"
 
 
 def _embed(queries: Sequence[Query], encoder: Encoder, dimension: int) -> NDArray[np.float32]:

@@ -145,34 +145,22 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
         depth: results a query after what the task leaves out.
         config: score depths and saved depth.
     """
-    clock = {"search": 0.0, "score": 0.0}
-    parts: list[dict[str, NDArray[np.float64]]] = []
-    votes: list[Vote] = []
-    kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-    voting: list[NDArray[np.float32]] = []
-    missing, save = 0, config.save_depth or depth
+    search_s, score_s = 0.0, 0.0
+    parts: list[_Part] = []
     ideal = task.ideal(config.ks) if task.is_graded else None
     for rows in _chunks(len(task.queries), depth + task.exclusions.extra):
         start = time.perf_counter()
         found = search(rows, depth + task.exclusions.extra)
         searched = time.perf_counter()
-        ids, distances = task.exclusions.remove(*found, rows)
-        parts.append(_score(ids, task, rows, config.ks))
-        if ideal is not None:
-            parts[-1] |= _graded(ids, task, rows, config.ks, ideal)
-        if task.queries.labels.ndim == 1:
-            votes.append(_vote(ids[:, : config.vote_k], distances[:, : config.vote_k], task))
-        kept.append((ids[:, :save].copy(), distances[:, :save].copy()))
-        voting.append(distances[:, : config.vote_k].copy())
-        missing += int((ids[:, : max(config.ks)] < 0).sum())
-        clock["search"] += searched - start
-        clock["score"] += time.perf_counter() - searched
-    per_query = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts.append(_part(*task.exclusions.remove(*found, rows), task, rows, config, ideal))
+        search_s += searched - start
+        score_s += time.perf_counter() - searched
+    per_query = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
+    votes = [part.vote for part in parts if part.vote is not None]
     voted, abstention = _voted(votes, task)
     if votes:
-        per_query["vote_accuracy"] = (
-            np.concatenate([v.predicted for v in votes]) == task.queries.labels
-        ) * 1.0
+        predicted = np.concatenate([vote.predicted for vote in votes])
+        per_query["vote_accuracy"] = (predicted == task.queries.labels) * 1.0
     _drop_shallow(per_query, depth, task)
     _drop_irrelevant(per_query, task.relevant)
     random = _chance(task, config.ks, ideal)
@@ -182,17 +170,51 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
         chance={name: random[name] for name in random if name.removeprefix("macro_") in per_query},
         abstention=abstention,
         per_query=per_query,
-        vote_distances=np.concatenate(voting),
-        ranking=_ranking(kept, task),
+        vote_distances=np.concatenate([part.voting for part in parts]),
+        ranking=_ranking(parts, task),
         counts={
             "queries": len(task.queries),
             "gallery": len(task.gallery),
             "depth": depth,
             "queries_without_relevant": int((task.relevant == 0).sum()),
-            "missing_results": missing,
+            "missing_results": sum(part.missing for part in parts),
         },
-        search_s=clock["search"],
-        score_s=clock["score"],
+        search_s=search_s,
+        score_s=score_s,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A chunk of the queries: scores, the vote (None for several findings), and the results that are kept."""
+
+    scores: dict[str, NDArray[np.float64]]
+    vote: Vote | None
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    voting: NDArray[np.float32]
+    missing: int
+
+
+def _part(
+    ids: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    task: Task,
+    rows: slice,
+    config: EvaluationConfig,
+    ideal: NDArray[np.float64] | None,
+) -> _Part:
+    scored, k = _score(ids, task, rows, config.ks), config.vote_k
+    if ideal is not None:
+        scored |= _graded(ids, task, rows, config.ks, ideal)
+    save = config.save_depth or ids.shape[1]
+    return _Part(
+        scored,
+        _vote(ids[:, :k], distances[:, :k], task) if task.queries.labels.ndim == 1 else None,
+        ids[:, :save].copy(),  # copies, so that the chunk itself can go
+        distances[:, :save].copy(),
+        distances[:, :k].copy(),
+        int((ids[:, : max(config.ks)] < 0).sum()),
     )
 
 
@@ -242,14 +264,14 @@ def _chance(task: Task, ks: list[int], ideal: NDArray[np.float64] | None) -> dic
     return _means(per_query, task)
 
 
-def _ranking(kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]], task: Task) -> Ranking:
+def _ranking(parts: list[_Part], task: Task) -> Ranking:
     return Ranking(
         query_ids=task.queries.ids,
         gallery_ids=task.gallery.ids,
         query_labels=task.queries.labels,
         gallery_labels=task.gallery.labels,
-        ids=np.concatenate([ids for ids, _ in kept]),
-        distances=np.concatenate([distances for _, distances in kept]),
+        ids=np.concatenate([part.ids for part in parts]),
+        distances=np.concatenate([part.distances for part in parts]),
     )
 
 

@@ -15,7 +15,6 @@ from medretrieval.scores import average_precision, precision_at
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-NONE = "none"  # what an image without any finding is called
 
 
 @dataclass(frozen=True)
@@ -200,10 +199,3 @@ def _one_hot(labels: Labels, classes: int) -> Floats:
     if labels.ndim == 1:
         return np.eye(classes)[labels]
     return np.column_stack([labels, ~labels.any(axis=1)]).astype(np.float64)
-
-
-def class_name(labels: Labels, position: int, classes: tuple[str, ...]) -> str:
-    """An image's class in words: several findings joined with ", ", "none" where there is none."""
-    if labels.ndim == 1:
-        return classes[labels[position]]
-    return ", ".join(classes[i] for i in np.flatnonzero(labels[position])) or NONE

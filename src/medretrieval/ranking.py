@@ -3,6 +3,7 @@
 Scores are functions of its hits and of the counts of relevant items; a new score needs no new search.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from medretrieval.errors import UserError
 
 Labels = NDArray[np.int64] | NDArray[np.bool_]
+NONE = "none"  # what an image without any finding is called
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,13 @@ def own_positions(query_ids: NDArray[np.str_], gallery_ids: NDArray[np.str_]) ->
     place = np.searchsorted(gallery_ids, query_ids, sorter=order)
     found = order[np.minimum(place, len(order) - 1)]
     return np.where(gallery_ids[found] == query_ids, found, -1)
+
+
+def class_name(labels: Labels, position: int, classes: Sequence[str]) -> str:
+    """An image's class in words: several findings joined with ", ", "none" where there is none."""
+    if labels.ndim == 1:
+        return str(classes[int(labels[position])])
+    return ", ".join(classes[int(i)] for i in np.flatnonzero(labels[position])) or NONE
 
 
 def class_members(labels: Labels) -> NDArray[np.bool_]:

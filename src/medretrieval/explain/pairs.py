@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medretrieval.datasets.base import Split
 from medretrieval.explain.faithful import Deletion, Pointing, deletion, pointing, summary
 from medretrieval.explain.maps import Explainer, Map
-from medretrieval.ranking import Labels
+from medretrieval.ranking import Labels, class_name
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Picture:
     def of(cls, split: Split, position: int, classes: Sequence[str]) -> "Picture":
         """One image of a split."""
         mask = None if split.masks is None else split.masks[position]
-        label = split.labels[position]
-        found = np.flatnonzero(label) if np.ndim(label) else [int(label)]
-        kind = ", ".join(classes[int(i)] for i in found) or "none"
+        kind = class_name(split.labels, position, classes)
         known = mask is not None and bool(mask.any())
         return cls(f"{split.name}/{position}", kind, split.images[position], mask if known else None)
 

@@ -21,8 +21,8 @@ from medretrieval.embed import Embeddings
 from medretrieval.encoders.base import l2_normalize
 from medretrieval.errors import UserError
 from medretrieval.evaluate import Task
-from medretrieval.failures import NONE, class_name
 from medretrieval.figures import sentences
+from medretrieval.ranking import NONE, class_name
 
 FILE = "embedding_map.html"
 LAYOUT = 1  # of the page: a change makes the kept ones anew

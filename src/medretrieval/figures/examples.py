@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from medretrieval import failures
 from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.evaluate import Evaluation, Task
-from medretrieval.failures import NONE, Confident, Hubs, Outcome, class_name
+from medretrieval.failures import Confident, Hubs, Outcome
 from medretrieval.figures import sentences
+from medretrieval.ranking import NONE, class_name
 
 THUMBNAIL = 64  # pixels a side, at most
 SPOILED = 5  # queries named with a hub, at most
