@@ -11,6 +11,7 @@ from PIL import Image
 
 from medretrieval import cli, results
 from medretrieval.config import root
+from medretrieval.results import skipped_for
 
 RUN = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
 UNTRACKED = (*RUN, "tracking=none")
@@ -214,3 +215,28 @@ def test_the_score_reaches_hydras_sweepers(command, write_npz, tmp_path):
     folder = command(*UNTRACKED).stdout.rsplit("results: ", 1)[1].strip()
     report = results.read_scores(Path(folder))
     assert report["objective"] == {"name": "precision_at_3", "value": 1.0}
+
+
+def test_a_folder_is_named_in_letters_whatever_the_encoder_is_called(command, write_npz, tmp_path):
+    write_npz()
+    done = command(*UNTRACKED, "encoder.name=local-dir:/some/place")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert "_local-dir-some-place_" in folder.name
+    assert (folder / "scores.json").exists()
+    moved = tmp_path / "moved"
+    again = command("-m", *UNTRACKED, "encoder.name=local-dir:/some/place", "metric=l2")
+    assert again.returncode == 0, again.stderr
+    (tmp_path / "outputs").rename(moved)
+    (skipped,) = moved.rglob("skipped.json")
+    assert skipped_for(skipped.parent) == moved / "runs" / folder.name
+
+
+def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path):
+    code = (
+        "import sys; from medretrieval import cli\n"
+        "def gone(_): raise BrokenPipeError\n"
+        "cli.VERBS['log'] = gone; sys.argv = ['medretrieval', 'log']; sys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -18,7 +18,7 @@ from medretrieval.embed import embed
 from medretrieval.errors import UserError
 from medretrieval.evaluate import evaluate
 from medretrieval.failures import Outcome
-from medretrieval.figures import by_class, embedding_map, mosaics
+from medretrieval.figures import by_class, canvas, embedding_map, mosaics
 from medretrieval.figures.letters import font
 from medretrieval.index import build
 from medretrieval.load import load
@@ -378,3 +378,14 @@ def test_the_interval_of_a_class_of_all_queries_is_that_of_all(config, dataset, 
     found = scores_by_class(cfg, Cache(tmp_path / "cache"))
     assert found.names == ["pneumonia"]
     assert found.ends[0] == pytest.approx(run(cfg).report["intervals"]["precision_at_5"])
+
+
+def test_names_of_classes_are_no_formulas(config, write_npz):
+    write_npz()
+    names = r"dataset.classes=['cost $5 {','$\\foo$ b']"
+    folder = run(config("dataset=breastmnist", "encoder=pixels", names, "report.figures=all")).folder
+    assert (folder / "figures" / "confusion.png").exists()
+    drawing = canvas.figure(2, 2)
+    words = drawing.text(0.1, 0.5, "b $x_1$ c")
+    canvas.png(drawing)
+    assert not words.get_parse_math()

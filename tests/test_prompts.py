@@ -93,6 +93,11 @@ def test_a_finding_is_one_of_many():
         (["prompts.classes.malignant=[a mass,a mass]"], "class 'malignant' says twice 'a mass.'"),
         (["+prompts.classes.cyst=[a cyst]"], "no class 'cyst'; choose from: malignant, normal, benign"),
         (["prompts=octmnist"], "no class 'choroidal neovascularization'; choose from: malignant,"),
+        (
+            ["prompts.classes.malignant=['normal breast tissue without a mass']"],
+            "is said for",
+        ),
+        (["prompts.templates=[{}]"], "is no text to YAML; put it in quotes"),
         (["~prompts"], r"has no prompts .* write prompts/breastmnist.yaml \(templates and classes\)"),
     ],
 )
@@ -108,6 +113,10 @@ def test_words_that_do_not_fit_are_refused_by_name(overrides, line):
         ([TEXT, "protocol.exclude_self=false"], "protocol.exclude_self=false: a sentence is no image"),
         ([TEXT, "protocol.exclude_same_group=true"], "protocol.exclude_same_group=true: a sentence is no"),
         ([TEXT, "index=ivf", "index.autotune=0.9"], "index.autotune=0.9: tunes on images"),
+        (
+            [TEXT, "protocol.center=train", "protocol.gallery=train"],
+            "would be those of the images that are searched",
+        ),
         (["protocol.center=train"], "protocol=query_gallery has no sentences"),
         (["protocol.query=null"], "protocol=query_gallery asks in images"),
         ([TEXT, "protocol.prompts=null"], "protocol=text_to_image asks in images"),

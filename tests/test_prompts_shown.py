@@ -81,10 +81,11 @@ def test_a_run_of_sentences_is_asked_unless_its_images_are_centred(config, write
     assert code == 0
     found = json.loads(printed)["queries"][0]["results"]
     assert [result["class"] for result in found] == ["malignant"] * 2
-    code, _, printed = say("query", f"run={centred}", "text=malignant")
-    assert code == 1
-    assert len(printed.strip().splitlines()) == 1
-    assert "freed of their mean (protocol.center=train)" in printed
+    for words in (("query", f"run={centred}", "text=malignant"), ("explain", centred, "query=test/3")):
+        code, _, printed = say(*words)
+        assert code == 1
+        assert len(printed.strip().splitlines()) == 1
+        assert "freed of their mean (protocol.center=train)" in printed
 
 
 def test_a_report_shows_runs_of_sentences_centred_or_not_in_one_table(config, write_npz, say, tmp_path):
@@ -94,5 +95,6 @@ def test_a_report_shows_runs_of_sentences_centred_or_not_in_one_table(config, wr
     assert code == 0, printed
     page = (tmp_path / "r.html").read_text()
     assert len(re.findall(r"<h3>Runs</h3>", page)) == 1
+    assert 'class="gallery"' in page
     assert "prompt/malignant/0" in page
-    assert "text_to_image" in page
+    assert not [line for line in page.splitlines() if 'class="warn"' in line and "examples.json" in line]

@@ -18,7 +18,9 @@ from medretrieval.cache_verb import main as cache_main
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.exact import pair_distances
+from medretrieval.images import Fit, as_in_dataset
 from medretrieval.typical import KIND, SAMPLE, judging_metric, nearness, own_nearest
+from medretrieval.verify import verify
 
 RUN = (
     "dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100",
@@ -297,7 +299,7 @@ def test_runs_of_several_tasks_have_no_best(config, write_npz, split, refused, t
     write_npz(n=20)
     folders = [run(config(*words)).folder for words in (RUN, ALONE)]
     png(tmp_path / "a.png", split[0])
-    assert "its runs have 2 tasks" in refused(f"run={folders[0].parent}", "image=a.png")
+    assert "differ in data, protocol or relevance" in refused(f"run={folders[0].parent}", "image=a.png")
 
 
 def test_an_mlflow_run_is_asked_by_its_id(config, write_npz, split, answer, refused, tmp_path):
@@ -491,3 +493,48 @@ def test_a_chest_film_finds_its_twin_and_others_are_rarely_called_strangers(
         png(tmp_path / "val" / f"{number:03}.png", image)
     found = answer(folder, f"image={tmp_path / 'val'}")["queries"]
     assert np.mean([q["nearness"]["far"] for q in found]) < 0.05
+
+
+def test_an_index_whose_table_is_larger_than_its_file_is_read(config, write_npz, ask):
+    write_npz(n=300)
+    folder = run(
+        config(*RUN, "protocol=query_gallery", "index=ivfpq", "index.pq_m=28", "index.nlist=40")
+    ).folder
+    assert (folder / "index.faiss").stat().st_size < 40 * 28 * 256 * 4
+    assert verify(folder) == []
+    png(folder / "a.png", np.full((28, 28), 60, np.uint8))
+    assert ask(f"run={folder}", f"image={folder / 'a.png'}", "out=none")[0] == 0
+
+
+def test_a_black_picture_is_named_where_it_has_no_direction(config, write_npz, refused, tmp_path):
+    write_npz(n=20)
+    folder = run(config(*RUN, "protocol=query_gallery", "metric=cosine")).folder
+    names = [png(tmp_path / f"{n}.png", np.full((28, 28), n, np.uint8)) for n in (60, 0)]
+    line = refused(f"run={folder}", *(f"image={name}" for name in names), "out=none")
+    assert line.startswith(f"{names[1]}: encoder=pixels sees nothing in it")
+
+
+def test_a_long_strip_is_padded_without_being_squared_first():
+    strip = np.full((2, 400_000), 90, np.uint8)
+    found = as_in_dataset(strip, 28, 1, Fit.pad)
+    assert found.shape == (28, 28)
+    assert (found == 90).sum() == 28
+
+
+@pytest.mark.parametrize("name", ["scan $1_{$.png", r"$\foo$.png"])
+def test_a_file_name_is_no_formula(done, split, ask, tmp_path, name):
+    png(tmp_path / name, split[0])
+    code, _, err = ask(f"run={done}", f"image={tmp_path / name}", "out=seen.png")
+    assert code == 0, err
+    assert (tmp_path / "seen.png").exists()
+
+
+def test_runs_of_other_relevance_or_data_have_no_best(config, write_npz, refused, tmp_path):
+    write_npz(n=20)
+    run(config(*RUN, "protocol=query_gallery"))
+    run(config(*RUN, "protocol=query_gallery", "evaluation.confidence=0.9"))
+    assert "differ in data, protocol or relevance" in refused(f"run={tmp_path / 'outputs'}", "image=a.png")
+
+
+def test_a_comma_names_no_picture(done, refused):
+    assert refused(f"run={done}", "image=,") == "query: image=,: names no picture"

@@ -397,3 +397,25 @@ def test_numbers_in_a_chart_stand_apart_and_inside_it():
     assert all(a >= 0 and b >= 0 and c <= charts.WIDTH and d <= charts.HEIGHT for a, b, c, d in boxes)
     front = pareto_front(np.array([[p.y, p.x] for p in points]), [True, False])
     assert {int(n) for n in re.findall(r'class="first"[^>]*>(\d+)<', drawn)} == set(1 + np.flatnonzero(front))
+
+
+def test_words_of_prompts_are_not_what_image_runs_vary_in(sweep):
+    for name, word in (("0", "a"), ("1", "b")):
+        path = sweep / name / "config.yaml"
+        text, count = re.subn(r"templates:\n  - .*", f"templates:\n  - '{word} {{}}'", path.read_text())
+        assert count == 1
+        path.write_text(text)
+    assert "prompts.templates" not in page_of(sweep)
+
+
+def test_runs_that_repeat_each_other_are_said_to(sweep, tmp_path):
+    shutil.copytree(sweep / "0", tmp_path / "twin", symlinks=True)
+    report(sweep / "0", tmp_path / "twin", f"out={tmp_path / 'r.html'}")
+    assert "The runs repeat each other: there is nothing to compare." in (tmp_path / "r.html").read_text()
+
+
+def test_a_skipped_run_whose_results_are_gone_is_said_and_costs_only_itself(sweep, caplog):
+    (sweep / "9").mkdir()
+    (sweep / "9" / "skipped.json").write_text(json.dumps({"run": "../../gone"}))
+    assert "4 runs" in page_of(sweep)
+    assert "gone; it had the results of a run that was skipped" in caplog.text

@@ -43,7 +43,7 @@ ASK = (
     r"prompts.classes={malignant:[malignant],normal\, benign:[normal]}",
 )
 EACH = "protocol.prompts=each"
-ASTRAY = "prompts.classes.malignant=[malignant,normal]"  # half of its sentences say the other class
+ASTRAY = "prompts.classes.malignant=[malignant,looks normal]"  # half of its sentences say the other class
 
 
 def vectors_of(folder):

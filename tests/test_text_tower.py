@@ -57,3 +57,22 @@ def test_the_library_does_not_tell_of_its_steps(clip, caplog):
     assert [r.getMessage() for r in caplog.records] == [
         "encoder=tiny has RANDOM WEIGHTS: its scores say nothing about the model"
     ]
+
+
+def test_a_cut_sentence_is_refused_where_padding_is_the_end_token_too(clip):
+    import torch
+
+    class Cutting:
+        """As SigLIP's: pads with what it ends with, and a sentence that is cut has no end."""
+
+        tokenizer = type("Inner", (), {"pad_token_id": 1, "eos_token_id": 1, "sep_token_id": None})
+        context_length = 12
+
+        def __call__(self, texts, context_length):
+            rows = [[*[5] * min(len(text.split()), context_length - 1), 1] for text in texts]
+            return torch.tensor([row + [1] * (context_length - len(row)) for row in rows])
+
+    clip.__dict__["_tokenizer"] = Cutting()
+    assert clip._tokens(["lung " * 11], 12).shape == (1, 12)
+    with pytest.raises(UserError, match="longer than the 12 tokens"):
+        clip._tokens(["lung " * 12], 12)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medretrieval.cache import content_key
-from medretrieval.config import Config, leaves
+from medretrieval.config import Config, leaves, slugged
 from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
@@ -107,7 +107,7 @@ def slug(settings: Config) -> str:
         settings.metric.name,
         settings.protocol.name,
     )
-    return "_".join(str(part).replace("/", "-") for part in parts)
+    return "_".join(slugged(str(part)) for part in parts)
 
 
 def title(settings: Config, encoder: Encoder) -> str:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from medretrieval import results
 from medretrieval.cache import Cache
-from medretrieval.config import Config, check, expand
+from medretrieval.config import Config, MetricConfig, check, expand
 from medretrieval.datasets.base import Dataset, Split
-from medretrieval.embed import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.weights import file_sha256
 from medretrieval.errors import UserError
@@ -24,8 +23,10 @@ from medretrieval.ranking import Ranking, class_name
 from medretrieval.saved import (
     INDEX,
     require_links,
+    require_not_centred,
     require_whole,
     saved_config,
+    saved_encoder,
     saved_index,
     saved_ranking,
     saved_vectors,
@@ -34,8 +35,6 @@ from medretrieval.typical import Nearness, nearness
 
 SPARE = 8  # results beyond k that are looked at, so that rounding does not decide which is the last
 GALLERY = "embeddings_gallery.npy"
-# Parts of an encoder's identity that change the last bits of its vectors and not the space they are in.
-SAME_SPACE = ("versions", "runtime", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,7 @@ class Asked:
         """
         settings = check(saved_config(folder, overrides))
         results.require_format(folder)
-        if settings.protocol.center is not None:
-            raise UserError(
-                f"{folder}: its images are freed of their mean (protocol.center={settings.protocol.center}), "
-                "which a query is not; ask a run with protocol.center=null"
-            )
+        require_not_centred(folder, settings)
         require_links(folder, (INDEX, GALLERY))
         require_whole(folder, GALLERY)
         report, ranking = results.read_scores(folder), saved_ranking(folder)
@@ -167,21 +162,7 @@ class Asked:
         Raises:
             UserError: its vectors would be of another space than the gallery's.
         """
-        encoder = instantiate(self.settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
-        manifest = json.loads((self.folder / results.MANIFEST).read_text())
-        now = json.loads(json.dumps(identify(encoder, self.cache)))
-        was = manifest["encoder"]
-        changed = [key for key in sorted(was | now) if _plain(was.get(key)) != _plain(now.get(key))]
-        said = {key: _differing(_plain(was.get(key)), _plain(now.get(key))) for key in changed}
-        if apart := [key for key in changed if key not in SAME_SPACE]:
-            raise UserError(
-                f"encoder={encoder.name}: its {apart[0]} {said[apart[0]]}; a query must be embedded as the "
-                "run's gallery was"
-            )
-        return encoder, [
-            f"the encoder's {key} {text}: distances may differ in the last digits"
-            for key, text in said.items()
-        ]
+        return saved_encoder(self.folder, self.settings, self.cache)
 
     def answer(self, queries: Sequence[Query], encoder: Encoder, k: int) -> list[Answer]:
         """Embed queries, all pictures or all sentences, in one go, and search the run's index.
@@ -197,7 +178,10 @@ class Asked:
             UserError: what the encoder refuses, or vectors that cannot be compared.
         """
         self.require_k(k)
-        vectors, gallery = _embed(queries, encoder, self.index.index.d), saved_vectors(self.folder, "gallery")
+        vectors, gallery = (
+            _embed(queries, encoder, self.index.index.d, self.settings.metric),
+            saved_vectors(self.folder, "gallery"),
+        )
         ids, distances = self._search(vectors, gallery, k)
         near: Sequence[Nearness | None] = [None] * len(queries)
         if queries[0].image is not None:
@@ -232,7 +216,9 @@ class Asked:
         )
 
 
-def _embed(queries: Sequence[Query], encoder: Encoder, dimension: int) -> NDArray[np.float32]:
+def _embed(
+    queries: Sequence[Query], encoder: Encoder, dimension: int, metric: MetricConfig
+) -> NDArray[np.float32]:
     """Vectors of pictures or sentences, as the encoder gives them (float32 [q, d])."""
     images = [query.image for query in queries if query.image is not None]
     if images:
@@ -248,17 +234,9 @@ def _embed(queries: Sequence[Query], encoder: Encoder, dimension: int) -> NDArra
     if bad.any():
         name = queries[int(bad.argmax())].name
         raise UserError(f"encoder={encoder.name}: the embedding of {name} is not finite (NaN or infinite)")
+    if metric.normalize and not (some := vectors.any(axis=1)).all():
+        raise UserError(
+            f"{queries[int(some.argmin())].name}: encoder={encoder.name} sees nothing in it (its vector is "
+            f"all 0, as of a black picture), so it has no {metric.name} distance to anything; leave it out"
+        )
     return vectors.astype(np.float32)
-
-
-def _plain(part: Any) -> Any:
-    """A part of an identity without what changes last bits only."""
-    return {k: v for k, v in part.items() if k != "implementation"} if isinstance(part, dict) else part
-
-
-def _differing(was: Any, now: Any) -> str:
-    """In words: is this, was that; of mappings what differs in them."""
-    if not isinstance(was, dict) or not isinstance(now, dict):
-        return f"is {str(now)[:40]}, was {str(was)[:40]}"
-    keys = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
-    return ", ".join(f"({key}) {_differing(was.get(key), now.get(key))}" for key in keys)

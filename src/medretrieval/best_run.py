@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval import results
-from medretrieval.compare_runs import RUN_ID, Run, default_uri, find, find_one, load_run
+from medretrieval.compare_runs import RUN_ID, Run, default_uri, find, find_one, load_run, place
 from medretrieval.errors import UserError
 
 KEYS = ("paths.outputs=", "tracking.uri=")
@@ -65,9 +65,9 @@ def _here(folder: Path, aside: Path, word: str) -> Path:
 def _best(word: str, runs: Sequence[Run]) -> Chosen:
     """The run of the highest objective; the first of equals."""
     tasks = sorted({_task(run.report) for run in runs})
-    if len(tasks) > 1:
+    if len({place(run) for run in runs}) > 1:
         raise UserError(
-            f"run={word}: its runs have {len(tasks)} tasks, whose scores cannot be compared "
+            f"run={word}: its runs differ in data, protocol or relevance, so their scores cannot be compared "
             f"({'; '.join(tasks)}); give one run's folder"
         )
     best = max(runs, key=lambda run: float(run.report["objective"]["value"]))

@@ -74,6 +74,9 @@ def main() -> int:
         if not error.reported:
             print(f"medretrieval: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who was to read has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("medretrieval: interrupted; start it again to go on from what is in the cache", file=sys.stderr)
         return 130

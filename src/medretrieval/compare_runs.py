@@ -1,6 +1,7 @@
 """Where the runs of a comparison are: folders, sweeps, MLflow runs and experiments."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from medretrieval.config import leaves
 from medretrieval.errors import UserError, first_line
 
 FILES = (results.SCORES, results.MANIFEST, results.CONFIG, results.PER_QUERY)
+log = logging.getLogger(__name__)
 NO_SCORES = ("id", "label", "relevant")
 RUN_ID = re.compile(r"[0-9a-f]{32}")  # of MLflow
 
@@ -53,7 +55,11 @@ def find(
         if top.is_dir():
             finished = [p.parent for p in sorted(top.rglob(results.SCORES))]
             skipped = [p for p in sorted(top.rglob(results.SKIPPED)) if p.parent not in finished]
-            finished += [Path(json.loads(p.read_text())["run"]) for p in skipped]
+            earlier = [results.skipped_for(p.parent) for p in skipped]
+            for folder in earlier:
+                if not (folder / results.SCORES).exists():
+                    log.warning("%s: gone; it had the results of a run that was skipped in %s", folder, top)
+            finished += [folder for folder in earlier if (folder / results.SCORES).exists()]
             if not finished:
                 raise UserError(f"{top}: no finished run in it (a run's folder holds {results.SCORES})")
             return [(folder.resolve(), str(folder)) for folder in finished]
@@ -102,7 +108,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     client, runs = MlflowClient(tracking_uri=uri), []
     if RUN_ID.fullmatch(what):
         with suppress(MlflowException):
-            runs = [client.get_run(what)]
+            runs = [run for run in [client.get_run(what)] if run.info.status == "FINISHED"]
     elif (experiment := client.get_experiment_by_name(what)) is not None:
         runs = client.search_runs([experiment.experiment_id], "status = 'FINISHED'", max_results=50000)
     elif re.fullmatch(r"[\w.-]+", what):
@@ -160,3 +166,27 @@ def config_of(run: Run) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return leaves(OmegaConf.to_container(OmegaConf.load(run.folder / results.CONFIG)))
+
+
+def place(run: Run) -> str:
+    """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
+    report, manifest = run.report, run.manifest
+    hashes = [
+        [
+            content(run, role)[1],
+            manifest["data"][role]["labels_sha256"],
+            manifest["data"][role]["groups_sha256"],
+        ]
+        for role in ("query", "gallery")
+    ]
+    # Centring changes the vectors, not who queries whom.
+    protocol = {key: value for key, value in report["protocol"].items() if key != "center"}
+    how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
+    return repr((report["dataset"], protocol, hashes, how, report["objective"]["name"]))
+
+
+def content(run: Run, role: str) -> tuple[int, str]:
+    """How many images, or prompts, a side has, and the hash of them."""
+    facts = run.manifest["data"][role]
+    kind = ("images", "images_sha256") if "images" in facts else ("prompts", "texts_sha256")
+    return facts[kind[0]], facts[kind[1]]

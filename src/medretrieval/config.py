@@ -5,6 +5,7 @@ Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or un
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -229,8 +230,14 @@ class PresetSearchPath(SearchPathPlugin):
         search_path.append(provider="medretrieval", path=f"file://{root()}")
 
 
+def slugged(name: str) -> str:
+    """A name as part of a file name: what is no letter, digit, dot, - or _ becomes -."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
 def register() -> None:
     """Make the schema and the presets known to Hydra; calling it twice does no harm."""
+    OmegaConf.register_new_resolver("slug", slugged, replace=True)
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(PresetSearchPath)
 
@@ -334,6 +341,11 @@ def _check_words(settings: Config) -> None:
                 f"protocol.{key}={str(not wanted).lower()}: a sentence is no image and has no patient, so it "
                 f"changes nothing where sentences ask; set it to {str(wanted).lower()}"
             )
+    if protocol.center is not None and protocol.center.value == protocol.gallery.value:
+        raise UserError(
+            f"protocol.center={protocol.center}: the means would be those of the images that are searched "
+            f"(protocol.gallery={protocol.gallery}); search another split, or set it to null"
+        )
     if index.autotune is not None:
         raise UserError(
             f"index.autotune={index.autotune}: tunes on images, whose neighbours an index finds more easily "

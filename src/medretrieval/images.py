@@ -127,8 +127,10 @@ def as_in_dataset(pixels: NDArray[np.uint8], size: int, channels: int, fit: Fit)
     from PIL import Image
 
     picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
-    if fit is not Fit.stretch:
-        picture = _square(picture, fit)
+    if fit is Fit.crop:
+        picture = _cropped(picture)
+    elif fit is Fit.pad:
+        picture = _padded(picture, size)
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return np.array(picture)
@@ -143,18 +145,26 @@ def thumbnail(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.array(picture)
 
 
-def _square(picture: "Image", fit: Fit) -> "Image":
+def _cropped(picture: "Image") -> "Image":
+    """The square in the centre."""
+    width, height = picture.size
+    side = min(picture.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def _padded(picture: "Image", size: int) -> "Image":
+    """All of it on a black square, made smaller first: a long strip squared would fill the memory."""
     from PIL import Image
 
     width, height = picture.size
     if width == height:
         return picture
-    side = min(picture.size) if fit is Fit.crop else max(picture.size)
-    left, top = abs(width - side) // 2, abs(height - side) // 2
-    if fit is Fit.crop:
-        return picture.crop((left, top, left + side, top + side))
-    square = Image.new(picture.mode, (side, side))
-    square.paste(picture, (left, top))
+    longest = max(picture.size)
+    wide, high = (max(1, round(side * size / longest)) for side in picture.size)
+    square = Image.new(picture.mode, (size, size))
+    fitted = picture.resize((wide, high), Image.Resampling.BICUBIC)
+    square.paste(fitted, ((size - wide) // 2, (size - high) // 2))
     return square
 
 

@@ -56,17 +56,18 @@ def sweep_note(sweep: str, experiment: str, reports: Sequence[dict[str, Any]]) -
     """
     text = f"[The runs in columns, best first](#/experiments/{experiment}/runs?viewStateShareKey={sweep})\n\n"
     text += f"A report to send: `medretrieval report {sweep}`\n"
+    left = len(reports)
     for place, runs in ranked_together(reports).items():
         text += f"\n**{', '.join(place)}**\n\n"
         lines = markdown(*_rows(place[2], runs)).split("\n")
         kept = max(
             (n for n in range(len(lines) + 1) if len(text + "\n".join(lines[:n])) < MOST - 60), default=0
         )
-        if kept <= 2:
-            return text + "More is in sweep.txt."
-        text += "\n".join(lines[:kept]) + "\n"
+        if kept > 2:
+            text += "\n".join(lines[:kept]) + "\n"
+            left -= kept - 2
         if kept < len(lines):
-            return f"{text}\n{len(lines) - kept} more runs are in sweep.txt."
+            return f"{text}\n{left} more runs are in sweep.txt."
     return text
 
 

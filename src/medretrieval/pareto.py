@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
+from medretrieval.figures.canvas import plain_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,6 +99,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
         )
         for row, (y, x), first in zip(rows, points, front, strict=True)
     ]
+    plain_words(drawing)
     drawing.draw_without_rendering()  # settles the layout, on which the places in pixels depend
     _place(axes, labels, points[:, ::-1], np.sqrt(areas / np.pi))
     drawing.savefig(path, format="png", dpi=150)

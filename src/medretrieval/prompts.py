@@ -19,6 +19,7 @@ from medretrieval.errors import UserError
 from medretrieval.ranking import Labels
 
 GAP = "{}"
+PROMPT = "prompt/"  # what the ids of sentences begin with
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Prompts:
     def ids(self) -> NDArray[np.str_]:
         """Names of the queries: "prompt/effusion/0" of a sentence, "prompt/effusion" of a class (str [q])."""
         if self.use == PromptUse.ensemble:
-            return np.array([f"prompt/{name}" for name in self.classes])
+            return np.array([f"{PROMPT}{name}" for name in self.classes])
         first = np.searchsorted(self.members, self.members)
         places = zip(self.members, np.arange(len(self.texts)) - first, strict=True)
-        return np.array([f"prompt/{self.classes[c]}/{place}" for c, place in places])
+        return np.array([f"{PROMPT}{self.classes[c]}/{place}" for c, place in places])
 
     @cached_property
     def labels(self) -> Labels:
@@ -125,6 +126,9 @@ def _texts(config: PromptsConfig, dataset: Dataset) -> tuple[tuple[str, ...], ND
         raise UserError(
             f"{where}: templates is empty; give at least one, such as 'A chest X-ray with {GAP}.'"
         )
+    for text in [*config.templates, *(phrase for words in config.classes.values() for phrase in words)]:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: {text!r} is no text to YAML; put it in quotes, such as '{GAP}.'")
     for template in config.templates:
         if template.count(GAP) != 1:
             raise UserError(f"{where}: template {template!r} wants {GAP} once, where the class's words go")
@@ -140,6 +144,9 @@ def _texts(config: PromptsConfig, dataset: Dataset) -> tuple[tuple[str, ...], ND
         said = [template.replace(GAP, phrase) for phrase in phrases for template in config.templates]
         if twice := [text for i, text in enumerate(said) if text in said[:i]]:
             raise UserError(f"{where}: class {name!r} says twice {twice[0]!r}; say it once")
+        if shared := [text for text in said if text in texts]:
+            other = dataset.classes[members[texts.index(shared[0])]]
+            raise UserError(f"{where}: {shared[0]!r} is said for {other!r} and {name!r}; say it for one")
         texts += said
         members += [number] * len(said)
     return tuple(texts), np.array(members, dtype=np.int64)

@@ -148,6 +148,8 @@ def _queries(options: Options, run: Asked) -> list[Query]:
     if options.texts:
         return [Query(text) for text in options.texts]
     paths = [path for word in options.images for path in _paths(word)]
+    if not paths:
+        raise UserError(f"query: image={options.images[0]}: names no picture")
     size, channels, queries = run.dataset.size, run.channels(), []
     for path in paths:  # one at a time: the pictures themselves may be large
         picture = read(path)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medretrieval.ask import Answer, Neighbour
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
+from medretrieval.figures.canvas import plain_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,6 +96,7 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
             _caption(axes, _said(column + 1, neighbour))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        plain_words(drawing)
         drawing.savefig(aside, format="png", dpi=DPI, metadata={"Software": MARK})
         aside.replace(path)
     finally:

@@ -145,6 +145,16 @@ def mark_finished(outputs: Path, fingerprint: str, folder: Path) -> None:
     write_json(outputs / "finished" / f"{fingerprint}.json", {"run": where})
 
 
+def mark_skipped(folder: Path, finished: Path) -> None:
+    """Say in the folder of a run that was skipped which run has its results."""
+    write_json(folder / SKIPPED, {"run": os.path.relpath(finished.resolve(), folder.resolve())})
+
+
+def skipped_for(folder: Path) -> Path:
+    """The run that has the results of one that was skipped; it may be gone by now."""
+    return Path(os.path.normpath(folder.resolve() / json.loads((folder / SKIPPED).read_text())["run"]))
+
+
 def find_finished(outputs: Path, fingerprint: str) -> Path | None:
     """The folder of the run that has finished this configuration, None where there is none any more."""
     try:

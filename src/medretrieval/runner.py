@@ -267,7 +267,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
     log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
     if folder is not None:
-        results.write_json(folder / results.SKIPPED, {"run": str(finished)})
+        results.mark_skipped(folder, finished)
     if sweep is not None:
         add_to_sweep(finished, sweep)
     return RunResult(finished, results.read_scores(finished), skipped=True)

@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from medretrieval import entry, results
+from medretrieval.cache import Cache
 from medretrieval.compare_runs import RUN_ID, default_uri, find_one
 from medretrieval.config import Config
+from medretrieval.embed import identify
+from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError, first_line
 from medretrieval.index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.instantiate import instantiate
 from medretrieval.ranking import Ranking
 
 INDEX = "index.faiss"
+# Parts of an encoder's identity that change the last bits of its vectors and not the space they are in.
+SAME_SPACE = ("versions", "runtime", "precision", "compile")
+TABLE = 2**12  # codes of a product quantiser, at most: FAISS goes up to 12 bits in practice
 LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", INDEX)
 
 
@@ -142,17 +149,72 @@ def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> Ve
     return VectorIndex(index, spec, settings.metric, folder / INDEX, 0.0, True, is_exhaustive(index))
 
 
+def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder, list[str]]:
+    """A run's encoder, and what about it is not as it was.
+
+    Args:
+        folder: the run's folder.
+        settings: its configuration.
+        cache: where identities are kept.
+
+    Raises:
+        UserError: its vectors would be of another space than the run's.
+    """
+    encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
+    was = json.loads((folder / results.MANIFEST).read_text())["encoder"]
+    now = json.loads(json.dumps(identify(encoder, cache)))
+    changed = [key for key in sorted(was | now) if _plain(was.get(key)) != _plain(now.get(key))]
+    said = {key: _differing(_plain(was.get(key)), _plain(now.get(key))) for key in changed}
+    if apart := [key for key in changed if key not in SAME_SPACE]:
+        raise UserError(
+            f"encoder={encoder.name}: its {apart[0]} {said[apart[0]]}; a query must be embedded as the "
+            "run's gallery was"
+        )
+    return encoder, [
+        f"the encoder's {key} {text}: distances may differ in the last digits" for key, text in said.items()
+    ]
+
+
+def require_not_centred(folder: Path, settings: Config) -> None:
+    """Refuse a run whose vectors are freed of means, which those of a new query are not.
+
+    Raises:
+        UserError: protocol.center is set.
+    """
+    if settings.protocol.center is not None:
+        raise UserError(
+            f"{folder}: its images are freed of their mean (protocol.center={settings.protocol.center}), "
+            "which a query is not; ask a run with protocol.center=null"
+        )
+
+
 def _read(path: Path) -> faiss.Index:
-    """Read an index; a damaged length in the file must not make FAISS ask for more than the file has."""
+    """Read an index; a damaged length in the file must not make FAISS ask for memory without measure.
+
+    The limit holds for the table that FAISS adds to IVFPQ too: at most 2^bits times the cells' centroids.
+    """
     library: Any = faiss
     if not hasattr(library, "set_deserialization_vector_byte_limit"):  # before FAISS 1.14
         return library.read_index(str(path))
     before = library.get_deserialization_vector_byte_limit()
-    library.set_deserialization_vector_byte_limit(path.stat().st_size)
+    library.set_deserialization_vector_byte_limit(path.stat().st_size * TABLE)
     try:
         return library.read_index(str(path))
     finally:
         library.set_deserialization_vector_byte_limit(before)
+
+
+def _plain(part: Any) -> Any:
+    """A part of an identity without what changes last bits only."""
+    return {k: v for k, v in part.items() if k != "implementation"} if isinstance(part, dict) else part
+
+
+def _differing(was: Any, now: Any) -> str:
+    """In words: is this, was that; of mappings what differs in them."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return f"is {str(now)[:40]}, was {str(was)[:40]}"
+    keys = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
+    return ", ".join(f"({key}) {_differing(was.get(key), now.get(key))}" for key in keys)
 
 
 def _damaged(path: Path, folder: Path, why: str) -> UserError:

@@ -3,7 +3,6 @@
 The sweeping itself is Hydra's; there is no second sweep engine here.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,11 @@ def reports_of(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
         if (job / results.SCORES).exists():
             reports.append(results.read_scores(job))
         elif (job / results.SKIPPED).exists():
-            reports.append(results.read_scores(Path(json.loads((job / results.SKIPPED).read_text())["run"])))
+            earlier = results.skipped_for(job)
+            if (earlier / results.SCORES).exists():
+                reports.append(results.read_scores(earlier))
+            else:
+                failures.append(f"skipped: {job.name}: {earlier} had its results and is gone")
         else:
             reason = (
                 (job / results.FAILED).read_text() if (job / results.FAILED).exists() else "did not finish"

@@ -131,8 +131,10 @@ class OpenClipEncoder(TorchEncoder):
 
         module: Any = self.loaded.module
         device, parts = self._resolve_device(), []
+        # Of towers from Hugging Face the module says how many places there are, not how many were trained.
+        context = min(n for n in (module.context_length, self._tokenizer.context_length) if n)
         for begin in range(0, len(texts), TEXTS):
-            tokens = self._tokens(texts[begin : begin + TEXTS], module.context_length)
+            tokens = self._tokens(texts[begin : begin + TEXTS], context)
             with torch.inference_mode():
                 parts.append(module.encode_text(tokens.to(device)).float().cpu().numpy())
         vectors = np.concatenate(parts)
@@ -141,9 +143,13 @@ class OpenClipEncoder(TorchEncoder):
     def _tokens(self, texts: Sequence[str], context: int) -> "torch.Tensor":
         """Token ids [n, context]; the tokenizers themselves cut what is too long without a word."""
         tokens: torch.Tensor = self._tokenizer(list(texts), context_length=context + 1)
-        pad = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", 0) or 0
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        pad = getattr(inner, "pad_token_id", 0) or 0
+        ends = {getattr(inner, name, None) for name in ("eos_token_id", "sep_token_id")}
+        ends |= {pad, getattr(self._tokenizer, "eot_token_id", None)}
         for text, row in zip(texts, tokens, strict=True):
-            if row[context] != pad:
+            # Some pad with what they end with, so the last place alone does not tell.
+            if row[context] != pad or int(row[context - 1]) not in ends:
                 raise UserError(
                     f"text={text[:40]!r}...: longer than the {context} tokens that encoder={self.name} "
                     "reads; shorten it"

@@ -99,6 +99,8 @@ class TorchEncoder(Encoder):
             batch_size = BATCH[device.startswith("cuda") or (device == "auto" and bool(accelerators()))]
         super().__init__(name, batch_size)
         _require_choices(runtime, precision, compile, device)
+        if not isinstance(pretrained, str | None):
+            raise UserError(f"encoder.pretrained={pretrained}: give a name, or null for random weights")
         self.model = model
         self.pretrained = pretrained
         self.checkpoint = checkpoint

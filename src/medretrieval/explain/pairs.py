@@ -192,15 +192,13 @@ def explain_nearest(
 
 
 def _pointings(found: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
-    """How each query's own map points at its finding, and how the next query's does.
-
-    In a class-balanced sample the next query is of another class.
-    """
+    """How each query's own map points at its finding, and how the next one's of another class does."""
     sides = [pair.query for pair in found if not isinstance(pair.query, str)]
     both = []
-    for (picture, own), (_, other) in zip(sides, sides[1:] + sides[:1], strict=True):
-        if picture.mask is not None:
-            pair = pointing(own, picture.mask), pointing(other, picture.mask)
+    for i, (picture, own) in enumerate(sides):
+        others = [other for next_one, other in sides[i + 1 :] + sides[:i] if next_one.kind != picture.kind]
+        if picture.mask is not None and others:
+            pair = pointing(own, picture.mask), pointing(others[0], picture.mask)
             both += [(a, b) for a, b in [pair] if a is not None and b is not None]
     return both
 

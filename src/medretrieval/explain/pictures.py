@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medretrieval.explain.maps import Map
 from medretrieval.explain.pairs import Explained, Picture
+from medretrieval.figures.canvas import plain_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +49,7 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
         _draw_side(row[-2:], pair.result, role, f"cosine {pair.cosine:.3f}")
     drawing.suptitle(f"{title}\n{_signs(pairs)}", fontsize=8)
     _bar(drawing, grid)
+    plain_words(drawing)
     drawing.savefig(path, format="png", dpi=DPI)
 
 
@@ -170,6 +172,7 @@ def deletion_curves(path: Path, pairs: Sequence[Explained], title: str) -> None:
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.legend(title="removed first", frameon=False, fontsize=8, title_fontsize=8)
     axes.set_title(title, fontsize=7)
+    plain_words(drawing)
     drawing.savefig(path, format="png", dpi=DPI)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from medretrieval import results
-from medretrieval.config import Config, check
+from medretrieval.cache import Cache
+from medretrieval.config import Config, check, expand
 from medretrieval.datasets.base import SPLITS, Dataset, Split
-from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.explain import pictures
 from medretrieval.explain.maps import Explainer
@@ -21,7 +22,7 @@ from medretrieval.explain.pairs import Explained, Picture, explain_images, expla
 from medretrieval.instantiate import instantiate
 from medretrieval.load import load_split
 from medretrieval.ranking import Ranking
-from medretrieval.saved import run_and_overrides, saved_config
+from medretrieval.saved import require_not_centred, run_and_overrides, saved_config, saved_encoder
 from medretrieval.summary import table
 
 KEYS = ("query", "result", "k", "text", "out")
@@ -105,8 +106,11 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: Asked) -> list[Expl
     cfg = saved_config(folder, overrides)
     results.require_format(folder)
     settings = check(cfg)
-    explainer = Explainer(instantiate(settings.encoder, Encoder, "encoder"))  # type: ignore[type-abstract]
-    _require_weights(folder, explainer)
+    require_not_centred(folder, settings)
+    encoder, changed = saved_encoder(folder, settings, Cache(expand(settings.paths.cache)))
+    for line in changed:
+        print(line, file=sys.stderr)
+    explainer = Explainer(encoder)
     images = _Images(folder, settings)
     query, rng = images.picture("query", asked.query), np.random.default_rng(settings.seed)
     steps = settings.explain.steps
@@ -118,16 +122,6 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: Asked) -> list[Expl
         found = [explain_images(explainer, query, other, steps, rng) for other in others]
     _draw(asked.out, found, str(results.read_scores(folder)["title"]))
     return found
-
-
-def _require_weights(folder: Path, explainer: Explainer) -> None:
-    was = json.loads((folder / results.MANIFEST).read_text())["weights_sha256"]
-    now = explainer.encoder.loaded.weights_sha256
-    if was != now:
-        raise UserError(
-            f"{folder}: its encoder had other weights ({was[:12]}, now {now[:12]}); give the file it had as "
-            "encoder.checkpoint=<path>"
-        )
 
 
 class _Images:

@@ -16,13 +16,13 @@ from PIL import Image, ImageColor, ImageDraw
 
 from medretrieval.figures.examples import Examples
 from medretrieval.figures.letters import font
+from medretrieval.prompts import PROMPT
 
 SIDE = 112  # pixels of an image as drawn, about
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
 RIGHT, WRONG, PLAIN, INK, GREY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 WRAPPED = 2  # lines that a class may take
-PROMPT = "prompt/"  # what ids of sentences begin with
 LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colours
 BLENDS = 8  # shades of a frame's colour, in a palette that is greys but for them
 

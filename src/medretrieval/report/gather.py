@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from medretrieval import results
 from medretrieval.compare import PLACES, Options, compare
 from medretrieval.compare_report import Comparison
-from medretrieval.compare_runs import Run, config_of
+from medretrieval.compare_runs import Run, config_of, content, place
 from medretrieval.errors import UserError
 from medretrieval.ranking import Labels, Ranking
 from medretrieval.report import charts
@@ -42,7 +42,7 @@ def gather(runs: Sequence[Run]) -> Content:
     album = Album()
     together: dict[str, list[Run]] = {}
     for run in runs:
-        together.setdefault(_place(run), []).append(run)
+        together.setdefault(place(run), []).append(run)
     headings = _headings([members[0] for members in together.values()])
     groups: list[Group] = []
     for heading, members in zip(headings, together.values(), strict=True):
@@ -51,7 +51,7 @@ def gather(runs: Sequence[Run]) -> Content:
         for group in groups:
             for view in group.runs[:1] if whole else group.runs[1:]:
                 _illustrate(view, group.percent, album, whole)
-    configs = [config_of(run) for run in runs]
+    configs = [_config(run) for run in runs]
     axes = {name: list(dict.fromkeys(axis(r.report) for r in runs)) for name, axis in AXES.items()}
     shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
     varied = {name: values for name, values in axes.items() if len(values) > 1}
@@ -69,6 +69,12 @@ def gather(runs: Sequence[Run]) -> Content:
     )
 
 
+def _config(run: Run) -> dict[str, Any]:
+    """A run's configuration as flat keys; the prompts only where sentences ask."""
+    in_words = run.report["protocol"]["prompts"] is not None
+    return {k: v for k, v in config_of(run).items() if in_words or not k.startswith("prompts.")}
+
+
 def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
     """Whether a key takes several values where the choice of its group (encoder.name, ...) is the same."""
     name = f"{key.split('.')[0]}.name"
@@ -76,30 +82,6 @@ def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
     for config in configs:
         found.setdefault(str(config.get(name)), set()).add(str(config.get(key)))
     return any(len(values) > 1 for values in found.values())
-
-
-def _place(run: Run) -> str:
-    """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
-    report, manifest = run.report, run.manifest
-    hashes = [
-        [
-            _content(run, role)[1],
-            manifest["data"][role]["labels_sha256"],
-            manifest["data"][role]["groups_sha256"],
-        ]
-        for role in ("query", "gallery")
-    ]
-    # Centring changes the vectors, not who queries whom.
-    protocol = {key: value for key, value in report["protocol"].items() if key != "center"}
-    how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
-    return repr((report["dataset"], protocol, hashes, how, report["objective"]["name"]))
-
-
-def _content(run: Run, role: str) -> tuple[int, str]:
-    """How many images, or prompts, a side has, and the hash of them."""
-    facts = run.manifest["data"][role]
-    kind = ("images", "images_sha256") if "images" in facts else ("prompts", "texts_sha256")
-    return facts[kind[0]], facts[kind[1]]
 
 
 def _headings(firsts: Sequence[Run]) -> list[str]:
@@ -111,8 +93,8 @@ def _headings(firsts: Sequence[Run]) -> list[str]:
         lambda r: f"size {r.manifest['config']['dataset'].get('size')}",
         lambda r: f"min_jaccard {r.manifest['config']['evaluation']['min_jaccard']}",
         lambda r: f"confidence {r.manifest['config']['evaluation']['confidence']}",
-        lambda r: f"queries {_content(r, 'query')[1][:8]}",
-        lambda r: f"gallery images {_content(r, 'gallery')[1][:8]}",
+        lambda r: f"queries {content(r, 'query')[1][:8]}",
+        lambda r: f"gallery images {content(r, 'gallery')[1][:8]}",
     ]
     headings = [facts[0](run) for run in firsts]
     for fact in facts[1:]:
@@ -174,6 +156,8 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
 def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
     if len(members) < 2:
         return None, ["One run: there is nothing to compare it with here."]
+    if len({run.report["fingerprint"] for run in members}) == 1:
+        return None, ["The runs repeat each other: there is nothing to compare."]
     config = members[0].manifest["config"]
     how = config["evaluation"]
     options = Options(
@@ -223,7 +207,7 @@ def _group_charts(key: str, heading: str, score: str, views: list[RunView]) -> l
 def _data(run: Run) -> dict[str, Any]:
     config = run.manifest["config"]["dataset"]
     roles = {
-        role: {"split": facts["split"], "content": _content(run, role), "labels": facts["labels_sha256"]}
+        role: {"split": facts["split"], "content": content(run, role), "labels": facts["labels_sha256"]}
         for role, facts in run.manifest["data"].items()
     }
     return {"roles": roles, "task": config.get("task"), "size": config.get("size")}

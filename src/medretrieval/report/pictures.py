@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval import results
+from medretrieval.figures import sentences
+from medretrieval.prompts import PROMPT
 
 EXAMPLES, CURVES = f"{results.FIGURES}/examples.json", f"{results.FIGURES}/curves.json"
 KINDS = ("retrieval", "worst", "confident")  # galleries, in the order they are shown
@@ -176,7 +178,8 @@ def _check_thumbnail(name: str, uri: Any) -> None:
         raise ValueError(f"the thumbnail of {name} is no PNG") from error
     sides = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
     _want(head.startswith(PNG) and len(head) == 24, f"the thumbnail of {name} is no PNG")
-    _want(max(sides) <= SIDE, f"the thumbnail of {name} is {sides[0]} x {sides[1]}, more than {SIDE} a side")
+    most = sentences.SIDE if name.startswith(PROMPT) else SIDE
+    _want(max(sides) <= most, f"the thumbnail of {name} is {sides[0]} x {sides[1]}, more than {most} a side")
 
 
 def _check_curves(content: dict[str, Any]) -> None:
