@@ -240,3 +240,12 @@ def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_file_that_is_no_yaml_is_named_with_its_line(command, tmp_path):
+    file = tmp_path / "mine" / "prompts" / "words.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("templates:\n  - {}.\nclasses: {}\n")
+    line = one_line(command("--config-dir", str(tmp_path / "mine"), "prompts=words", *UNTRACKED))
+    assert "words.yaml, line 2: no YAML (" in line
+    assert "into quotes" in line

@@ -174,6 +174,7 @@ def explain(error: BaseException) -> UserError | None:
 def _explain_config(error: BaseException) -> UserError | None:
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
     chain: list[BaseException] = []
     cause: BaseException | None = error
@@ -185,6 +186,10 @@ def _explain_config(error: BaseException) -> UserError | None:
         group, _, name = str(missing.missing_cfg_file).rpartition("/")
         kind = "preset" if group == "experiments" else group
         return UserError(f"{group}={name}: there is no such {kind}; {choices(missing.options)}")
+    if (broken := next((e for e in chain if isinstance(e, MarkedYAMLError)), None)) is not None:
+        mark = broken.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
+        return UserError(f"{where}: no YAML ({broken.problem}); put text with {{}}, : or # in it into quotes")
     config = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
     if config is not None:
         return UserError(_explain_key(config))
