@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medretrieval import results
 from medretrieval.compare_report import SUFFIXES, Comparison, Pair, render, track_comparison
-from medretrieval.compare_runs import NO_SCORES, Run, config_of, default_uri, find, load_run
+from medretrieval.compare_runs import NO_SCORES, Run, config_of, default_uri, find, load_run, runs_and_options
 from medretrieval.config import choices
 from medretrieval.errors import UserError
 from medretrieval.ranking import class_members
@@ -94,14 +94,7 @@ def parse(arguments: list[str]) -> Options:
         UserError: no run, a key that is unknown or given twice, a value that cannot be meant.
     """
     keys = [field for field in Options.__dataclass_fields__ if field != "runs"]
-    given: dict[str, str] = {}
-    runs = [a for a in arguments if "=" not in a or Path(a).is_dir()]
-    for key, value in (a.split("=", 1) for a in arguments if a not in runs):
-        if key not in keys:
-            raise UserError(f"compare: {key}=: no such key; {choices(keys)}")
-        if key in given or not value:
-            raise UserError(f"compare: {key}=: give one value, once")
-        given[key] = value
+    runs, given = runs_and_options("compare", arguments, keys)
     if not runs:
         raise UserError("compare wants runs: medretrieval compare <run> <run> ... (--help says which)")
     values = {

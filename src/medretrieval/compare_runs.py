@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval import results
-from medretrieval.config import leaves
+from medretrieval.config import choices, leaves
 from medretrieval.errors import UserError, first_line
 
 FILES = (results.SCORES, results.MANIFEST, results.CONFIG, results.PER_QUERY)
@@ -34,6 +34,30 @@ class Run:
 def default_uri(outputs: Path) -> str:
     """Where MLflow keeps the runs unless told otherwise."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
+
+
+def runs_and_options(
+    verb: str, arguments: Sequence[str], keys: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Words that name runs, and those of the form key=value, of a verb that takes several runs.
+
+    Args:
+        verb: what to call it in messages.
+        arguments: its words; a folder may have a = in its name.
+        keys: that it knows.
+
+    Raises:
+        UserError: a key that is unknown, given twice or empty.
+    """
+    given: dict[str, str] = {}
+    runs = [a for a in arguments if "=" not in a or Path(a).is_dir()]
+    for key, value in (a.split("=", 1) for a in arguments if a not in runs):
+        if key not in keys:
+            raise UserError(f"{verb}: {key}=: no such key; {choices(keys)}")
+        if key in given or not value:
+            raise UserError(f"{verb}: {key}=: give one value, once")
+        given[key] = value
+    return runs, given
 
 
 def find(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval import results
-from medretrieval.compare_runs import RUN_ID, config_of, default_uri, find, load_run
+from medretrieval.compare_runs import RUN_ID, config_of, default_uri, find, load_run, runs_and_options
 from medretrieval.config import TrackingConfig, choices
 from medretrieval.errors import UserError, first_line
 from medretrieval.report.gather import gather
@@ -83,14 +83,8 @@ def parse(arguments: list[str]) -> Options:
     Raises:
         UserError: no run, a key that is unknown or given twice, a value that cannot be meant.
     """
-    keys, given = ("out", "log", "uri", "outputs"), dict[str, str]()
-    runs = [a for a in arguments if "=" not in a or Path(a).is_dir()]
-    for key, value in (a.split("=", 1) for a in arguments if a not in runs):
-        if key not in keys:
-            raise UserError(f"report: {key}=: no such key; {choices(keys)}")
-        if key in given or not value:
-            raise UserError(f"report: {key}=: give one value, once")
-        given[key] = value
+    keys = ("out", "log", "uri", "outputs")
+    runs, given = runs_and_options("report", arguments, keys)
     if not runs:
         raise UserError("report wants runs: medretrieval report <sweep id> (--help says what else)")
     values = {"log": "true", "outputs": "outputs"} | given
