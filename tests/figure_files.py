@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from medretrieval.ranking import Ranking
+from medretrieval.protocol.ranking import Ranking
 
 
 def thumbnail(pixels):

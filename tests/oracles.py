@@ -1,6 +1,6 @@
 """Our scores under their names, and torchmetrics' under the same, for tests and benchmark."""
 
-from medretrieval import scores
+from medretrieval.evaluate import scores
 
 
 def our_scores(hits, relevant, ks):

@@ -1,8 +1,8 @@
 """Tasks for tests: two splits and what a protocol leaves out."""
 
 from medretrieval.config import ProtocolConfig
-from medretrieval.evaluate import Task
-from medretrieval.exclusions import Exclusions
+from medretrieval.protocol.exclusions import Exclusions
+from medretrieval.protocol.task import Task
 
 
 def protocol(exclude_self=True, exclude_same_group=False, drop_duplicates=False):

@@ -9,9 +9,10 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from medretrieval import cli, results
+from medretrieval import cli
 from medretrieval.config import root
-from medretrieval.results import skipped_for
+from medretrieval.runs import folder as results
+from medretrieval.runs.folder import skipped_for
 
 RUN = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
 UNTRACKED = (*RUN, "tracking=none")

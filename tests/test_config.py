@@ -10,7 +10,7 @@ from medretrieval.config import check, root
 from medretrieval.datasets.base import Dataset
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
-from medretrieval.index import require_parameters
+from medretrieval.index.faiss_index import require_parameters
 from medretrieval.instantiate import instantiate
 
 # Words for a dataset are no component; tests/test_prompts.py has them.

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from medretrieval import results, run
+from medretrieval import run
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
-from medretrieval.ranking import Ranking
+from medretrieval.protocol.ranking import Ranking
+from medretrieval.runs import folder as results
 
 PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "evaluation.vote_k=3")
 
@@ -176,7 +177,7 @@ def test_other_data_under_the_same_name_is_not_skipped(config, write_npz):
 
 def test_a_run_of_an_older_format_is_run_again(config, painted_file, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("medretrieval.about.FORMAT", 1)
+        patch.setattr("medretrieval.runs.identity.FORMAT", 1)
         run(config(*PIXELS))
     assert not run(config(*PIXELS)).skipped
 
@@ -188,7 +189,7 @@ def test_a_deleted_run_is_run_again(config, painted_file):
 
 
 def test_random_weights_are_marked_in_every_output(config, painted_file, caplog):
-    from medretrieval.summary import run_table, sweep_table
+    from medretrieval.runs.tables import run_table, sweep_table
 
     model = ("encoder=timm", "encoder.model=test_resnet", "encoder.pretrained=null", "evaluation.ks=[1]")
     report = run(config("dataset=breastmnist", *model)).report
@@ -250,7 +251,7 @@ def test_an_interrupted_embedding_goes_on(config, painted_file, monkeypatch):
 
 def test_a_read_only_cache_serves_what_is_in_it(config, painted_file, monkeypatch):
     run(config(*PIXELS))
-    monkeypatch.setattr("medretrieval.cache.Cache._require_writable", lambda *a: pytest.fail("wrote"))
+    monkeypatch.setattr("medretrieval.cache.store.Cache._require_writable", lambda *a: pytest.fail("wrote"))
     assert run(config(*PIXELS, "force=true")).report["encoder"]["cached"] is True
 
 

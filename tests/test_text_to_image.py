@@ -11,19 +11,20 @@ from tests.conftest import painted
 from tests.toy_encoders import Worded
 
 from medretrieval import compose, run
-from medretrieval.cache import Cache
-from medretrieval.cache_verb import main as cache_main
-from medretrieval.compare import compare, parse
-from medretrieval.compare_runs import load_run
+from medretrieval.cache.store import Cache
+from medretrieval.commands.cache import main as cache_main
+from medretrieval.commands.compare import parse
 from medretrieval.config import IndexConfig, MetricConfig
-from medretrieval.embed import Embeddings
+from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
-from medretrieval.index import build
+from medretrieval.evidence.zero_shot import cosines, image_recall, modality_gap, zero_shot
+from medretrieval.index.faiss_index import build
 from medretrieval.load import load_task
-from medretrieval.ranking import Ranking
-from medretrieval.track import _flat
+from medretrieval.protocol.ranking import Ranking
+from medretrieval.report.compare import compare
+from medretrieval.track.find_runs import load_run
+from medretrieval.track.mlflow_tracker import _flat
 from medretrieval.verify import again, verify
-from medretrieval.zero_shot import cosines, image_recall, modality_gap, zero_shot
 
 WORDS = "encoder.words=[malignant,normal]"
 ASK = (
@@ -109,7 +110,7 @@ def test_findings_are_asked_for_one_by_one(config, write_npz):
 
 def _settings(folder):
     from medretrieval.config import check
-    from medretrieval.saved import saved_config
+    from medretrieval.runs.reopen import saved_config
 
     return check(saved_config(folder, ()))
 

@@ -7,7 +7,7 @@ import pytest
 
 from medretrieval import cli, run
 from medretrieval.errors import UserError
-from medretrieval.saved import saved_config
+from medretrieval.runs.reopen import saved_config
 from medretrieval.verify import again, again_main, verify, verify_main
 
 RUN = (

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medretrieval.config import choices, register, root
-from medretrieval.errors import UserError
+from medretrieval.commands.log import _log
+from medretrieval.config import register, root
+from medretrieval.errors import UserError, choices
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +127,9 @@ def _task(cfg: Any) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from medretrieval import results
     from medretrieval.runner import run
-    from medretrieval.summary import run_table
+    from medretrieval.runs import folder as run_folder
+    from medretrieval.runs.tables import run_table
     from medretrieval.sweep import sweep_id
 
     hydra_cfg = HydraConfig.get()
@@ -138,7 +139,7 @@ def _task(cfg: Any) -> float:
         result = run(cfg, folder, sweep)
     except Exception as error:
         line = explain(error)
-        (folder / results.FAILED).write_text(f"{line or repr(error)}\n")
+        (folder / run_folder.FAILED).write_text(f"{line or repr(error)}\n")
         if line is None:
             log.exception("medretrieval: a bug, please report it with the lines above")
             raise
@@ -221,21 +222,6 @@ def _explain_key(error: Any) -> str:
     return f"{key}: {reason}"
 
 
-def _log(arguments: list[str]) -> int:
-    from medretrieval.track import log_later
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    uris = [a.removeprefix("uri=") for a in arguments if a.startswith("uri=")]
-    folders = [Path(a) for a in arguments if not a.startswith("uri=")]
-    if not folders or len(uris) > 1:
-        raise UserError("medretrieval log wants folders of runs: medretrieval log outputs/runs [uri=<uri>]")
-    if absent := [f for f in folders if not f.is_dir()]:
-        raise UserError(f"{absent[0]}: there is no such folder")
-    count = log_later(folders, uris[0] if uris else None, Path("outputs"))
-    print(f"{count} runs logged")
-    return 0
-
-
 def _verify(arguments: list[str]) -> int:
     from medretrieval.verify import verify_main
 
@@ -250,31 +236,31 @@ def _again(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from medretrieval.compare import main as compare_main
+    from medretrieval.commands.compare import main as compare_main
 
     return compare_main(arguments)
 
 
 def _report(arguments: list[str]) -> int:
-    from medretrieval.report.command import main as report_main
+    from medretrieval.commands.report import main as report_main
 
     return report_main(arguments)
 
 
 def _cache(arguments: list[str]) -> int:
-    from medretrieval.cache_verb import main as cache_main
+    from medretrieval.commands.cache import main as cache_main
 
     return cache_main(arguments)
 
 
 def _query(arguments: list[str]) -> int:
-    from medretrieval.query import main as query_main
+    from medretrieval.commands.query import main as query_main
 
     return query_main(arguments)
 
 
 def _explain(arguments: list[str]) -> int:
-    from medretrieval.explain.verb import main as explain_main
+    from medretrieval.commands.explain import main as explain_main
 
     return explain_main(arguments)
 

@@ -6,7 +6,6 @@ Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or un
 
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -366,8 +365,3 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
             items |= leaves(value, f"{prefix}.{key}" if prefix else str(key))
         return items
     return {prefix: node}
-
-
-def choices(names: Sequence[str]) -> str:
-    """The end of an error message: what could have been said instead."""
-    return "choose from: " + ", ".join(sorted(names))

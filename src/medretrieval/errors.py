@@ -1,5 +1,7 @@
 """The one exception that a user may see: it says what, where and how to mend it, in one line."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake in the configuration, the data or the surroundings that the user can mend.
@@ -16,3 +18,8 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an exception that says something, at most 300 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def choices(names: Sequence[str]) -> str:
+    """The end of an error message: what could have been said instead."""
+    return "choose from: " + ", ".join(sorted(names))

@@ -5,8 +5,7 @@ from typing import Any, TypeVar
 
 import hydra.utils
 
-from medretrieval.config import choices
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, choices
 
 T = TypeVar("T")
 

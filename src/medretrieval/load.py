@@ -1,40 +1,21 @@
 """Before the stages: the splits, the encoder and the task that a configuration names."""
 
-import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import Config
 from medretrieval.datasets.base import Dataset, Queries, Split
-from medretrieval.datasets.groups import read_groups
-from medretrieval.embed import identify
+from medretrieval.datasets.groups import load_split
+from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
-from medretrieval.evaluate import Task, objective_name, require_depths
-from medretrieval.exclusions import Exclusions, active
-from medretrieval.index import require_parameters
+from medretrieval.evaluate.evaluate import objective_name, require_depths
+from medretrieval.index.faiss_index import require_parameters
 from medretrieval.instantiate import instantiate
-from medretrieval.prompts import prompts_of
-from medretrieval.ranking import require_companions
-from medretrieval.relevance import Relevance
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run starts from, before any vector is made.
-
-    Attributes:
-        dataset, encoder, identity, task: as configured.
-        centre: the split that means are fitted to, where protocol.center says one.
-    """
-
-    dataset: Dataset
-    encoder: Encoder
-    identity: dict[str, Any]
-    task: Task
-    centre: Split | None
+from medretrieval.protocol.exclusions import Exclusions, active
+from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.prompts import prompts_of
+from medretrieval.protocol.ranking import require_companions
+from medretrieval.protocol.relevance import Relevance
+from medretrieval.protocol.task import Task
 
 
 def load(settings: Config, cache: Cache) -> Inputs:
@@ -93,23 +74,6 @@ def _sides(settings: Config, dataset: Dataset) -> tuple[Queries, Split]:
     queries = load_split(dataset, protocol.query.value)
     same = protocol.gallery == protocol.query
     return queries, queries if same else load_split(dataset, protocol.gallery.value)
-
-
-def load_split(dataset: Dataset, name: str) -> Split:
-    """Read a split, with its groups where the dataset or a file says them.
-
-    Raises:
-        UserError: an empty split, or as `read_groups`.
-    """
-    split = dataset.load(name)
-    if len(split) == 0:
-        raise UserError(
-            f"dataset={dataset.name}: split {name!r} is empty; choose another split or a larger n"
-        )
-    if dataset.groups is None:
-        return split
-    groups = read_groups(Path(dataset.groups).expanduser(), name, len(split))
-    return dataclasses.replace(split, groups=groups)
 
 
 def _relevance(settings: Config, dataset: Dataset) -> Relevance:

@@ -15,31 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from medretrieval import results
-from medretrieval.about import about, dataset_inputs, fingerprint_of, slug
-from medretrieval.approximation import measure, speed
-from medretrieval.audit import kept_audit, picture, write_pairs
-from medretrieval.autotune import Tuned, tune
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import Config, EvaluationConfig, check, expand
 from medretrieval.datasets.base import Split
-from medretrieval.embed import Embeddings, embed
+from medretrieval.embed.images import Embeddings, embed
+from medretrieval.embed.text import embed_prompts
 from medretrieval.errors import UserError
-from medretrieval.evaluate import Evaluation, Task, evaluate, objective_name
-from medretrieval.evidence import Evidence, evidence, plain_task, with_exclusions
-from medretrieval.exclusions import active
+from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name
+from medretrieval.evidence.ann_loss import measure
+from medretrieval.evidence.duplicate_audit import kept_audit, write_pairs
+from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
+from medretrieval.evidence.zero_shot import in_words
 from medretrieval.explain import stage as explaining
 from medretrieval.figures.draw import Drawn, draw
 from medretrieval.figures.embedding_map import require_method
-from medretrieval.findings import Findings, document
-from medretrieval.index import VectorIndex, build, search_depth
-from medretrieval.load import Inputs, load
-from medretrieval.manifest import manifest
-from medretrieval.notes import notes_of
-from medretrieval.prompts import Prompts
-from medretrieval.text_side import embed_prompts
-from medretrieval.track import Tracker, add_to_sweep, tracked
-from medretrieval.zero_shot import in_words
+from medretrieval.figures.galleries import audit_picture
+from medretrieval.figures.saliency import writers as saliency_writers
+from medretrieval.index.autotune import Tuned, tune
+from medretrieval.index.faiss_index import VectorIndex, build, search_depth
+from medretrieval.index.speed import speed
+from medretrieval.load import load
+from medretrieval.protocol.exclusions import active
+from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.prompts import Prompts
+from medretrieval.protocol.task import Task
+from medretrieval.runs import folder as run_folder
+from medretrieval.runs.identity import fingerprint_of, slug
+from medretrieval.runs.manifest import manifest
+from medretrieval.runs.report import Findings, document
+from medretrieval.runs.warnings import notes_of
+from medretrieval.track.mlflow_tracker import Tracker, add_to_sweep, tracked
+from medretrieval.track.run_params import about, dataset_inputs
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +95,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         with clock("load"):
             inputs = load(settings, cache)
         fingerprint = fingerprint_of(settings, inputs.task, inputs.identity, inputs.centre)
-        finished = None if settings.force else results.find_finished(outputs, fingerprint)
+        finished = None if settings.force else run_folder.find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
         explaining.require(settings, inputs.encoder)
@@ -107,7 +113,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
             drawn = draw(settings, inputs, found, report["title"], cache)
         report["timings_s"] = clock.seconds | {"total": time.perf_counter() - clock.begin}
         _write(cfg, folder, inputs, found, drawn, report)
-        results.mark_finished(outputs, fingerprint, folder)
+        run_folder.mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
         tracker.finish(folder)
     return RunResult(folder, report, skipped=False)
@@ -237,12 +243,12 @@ def _write(
         sides["centre"] = inputs.centre
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     documents = {
-        results.SCORES: results.as_json(report),
-        results.MANIFEST: results.as_json(manifest(inputs.dataset, sides, inputs.identity, config)),
-        results.CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
+        run_folder.SCORES: run_folder.as_json(report),
+        run_folder.MANIFEST: run_folder.as_json(manifest(inputs.dataset, sides, inputs.identity, config)),
+        run_folder.CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
     }
     if isinstance(queries, Prompts):
-        documents[results.PROMPTS] = results.as_json(queries.document())
+        documents[run_folder.PROMPTS] = run_folder.as_json(queries.document())
     links = {
         "index.faiss": found.index.path,
         "embeddings_query.npy": found.query.path,
@@ -253,11 +259,11 @@ def _write(
         name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
     }
     if (leaks := found.leaks) is not None and leaks.pairs:
-        writers[results.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
-        writers[results.AUDIT_PICTURE] = lambda path: picture(path, leaks, inputs.task)
+        writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
+        writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
     if found.explained is not None:
-        writers |= explaining.writers(found.explained, report["title"])
-    results.write(folder, found.evaluation, inputs.task, documents, links, writers)
+        writers |= saliency_writers(found.explained, report["title"])
+    run_folder.write(folder, found.evaluation, inputs.task, documents, links, writers)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -267,10 +273,10 @@ def _write_bytes(path: Path, content: bytes) -> None:
 def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
     log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
     if folder is not None:
-        results.mark_skipped(folder, finished)
+        run_folder.mark_skipped(folder, finished)
     if sweep is not None:
         add_to_sweep(finished, sweep)
-    return RunResult(finished, results.read_scores(finished), skipped=True)
+    return RunResult(finished, run_folder.read_scores(finished), skipped=True)
 
 
 def _set_threads(threads: int) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from medretrieval import results
 from medretrieval.config import TrackingConfig, expand
-from medretrieval.pareto import figure
-from medretrieval.summary import AXES, differing, ranked_together, sweep_table
+from medretrieval.figures.pareto import figure
+from medretrieval.runs import folder as run_folder
+from medretrieval.runs.tables import AXES, differing, ranked_together, sweep_table
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class SweepCallback(Callback):
         SweepCallback.folder = Path(str(config.hydra.sweep.dir)).absolute()
         tracking = OmegaConf.to_object(config.tracking)
         if isinstance(tracking, TrackingConfig) and tracking.enabled:
-            from medretrieval.track import connect, sqlite_file
+            from medretrieval.track.mlflow_tracker import connect, sqlite_file
 
             if sqlite_file(tracking.uri) is not None:
                 try:
@@ -49,7 +49,7 @@ class SweepCallback(Callback):
         pictures = draw_pareto(folder, reports)
         tracking = OmegaConf.to_object(config.tracking)
         if reports and isinstance(tracking, TrackingConfig) and tracking.enabled:
-            from medretrieval.track import log_sweep
+            from medretrieval.track.mlflow_tracker import log_sweep
 
             log_sweep(folder.name, tracking, expand(config.paths.outputs), reports, pictures)
 
@@ -66,17 +66,19 @@ def reports_of(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
         {p.parent.parent for p in folder.rglob(".hydra/overrides.yaml")}, key=lambda p: (len(p.name), p.name)
     )
     for job in jobs:
-        if (job / results.SCORES).exists():
-            reports.append(results.read_scores(job))
-        elif (job / results.SKIPPED).exists():
-            earlier = results.skipped_for(job)
-            if (earlier / results.SCORES).exists():
-                reports.append(results.read_scores(earlier))
+        if (job / run_folder.SCORES).exists():
+            reports.append(run_folder.read_scores(job))
+        elif (job / run_folder.SKIPPED).exists():
+            earlier = run_folder.skipped_for(job)
+            if (earlier / run_folder.SCORES).exists():
+                reports.append(run_folder.read_scores(earlier))
             else:
                 failures.append(f"skipped: {job.name}: {earlier} had its results and is gone")
         else:
             reason = (
-                (job / results.FAILED).read_text() if (job / results.FAILED).exists() else "did not finish"
+                (job / run_folder.FAILED).read_text()
+                if (job / run_folder.FAILED).exists()
+                else "did not finish"
             )
             failures.append(f"failed: {job.name}: {reason.strip()}")
     return reports, failures

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval import results
 from medretrieval.config import Config, check
 from medretrieval.datasets.base import Queries, Split
 from medretrieval.datasets.groups import groups_sha256
-from medretrieval.evaluate import Evaluation, Task, evaluate
+from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task
-from medretrieval.ranking import Ranking
+from medretrieval.protocol.ranking import Ranking
+from medretrieval.protocol.task import Task
 from medretrieval.runner import run
-from medretrieval.saved import require_links, run_and_overrides, saved_config, saved_index, saved_vectors
+from medretrieval.runs import folder as run_folder
+from medretrieval.runs.reopen import require_links, saved_config, saved_index, saved_vectors
+from medretrieval.track.find_runs import run_and_overrides
 
 
 def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -35,7 +37,7 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     """
     cfg = saved_config(folder, overrides)
     settings = check(cfg)
-    report, ranking = results.read_scores(folder), Ranking.load(folder / results.RANKING)
+    report, ranking = run_folder.read_scores(folder), Ranking.load(folder / run_folder.RANKING)
     require_links(folder)
     _, task = load_task(settings)
     found = _about_data(folder, task)
@@ -48,7 +50,7 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
 
 
 def _about_data(folder: Path, task: Task) -> list[str]:
-    manifest = json.loads((folder / results.MANIFEST).read_text())
+    manifest = json.loads((folder / run_folder.MANIFEST).read_text())
     splits: dict[str, Queries] = {"query": task.queries, "gallery": task.gallery}
     hashes = {
         role: {
@@ -75,7 +77,7 @@ def _about_scores(
     """Means against the saved scores of queries, and precision against the saved ranking."""
     from pyarrow import parquet
 
-    table = parquet.read_table(folder / results.PER_QUERY).to_pydict()
+    table = parquet.read_table(folder / run_folder.PER_QUERY).to_pydict()
     relevant = np.array(table["relevant"])
     differing = []
     for name, saved in report["scores"].items():
@@ -154,21 +156,21 @@ def again(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, list[str
         The new run's folder, and what differs.
     """
     done = run(saved_config(folder, (*overrides, "force=true")))
-    before = results.read_scores(folder)
+    before = run_folder.read_scores(folder)
     differing = _about_manifest(folder, done.folder)
     for name, value in before["scores"].items():
         if name not in done.report["scores"]:
             differing.append(f"{name} is missing now")
         else:
             differing += _difference(name, value, done.report["scores"][name])
-    a, b = (Ranking.load(f / results.RANKING) for f in (folder, done.folder))
+    a, b = (Ranking.load(f / run_folder.RANKING) for f in (folder, done.folder))
     if a.ids.shape != b.ids.shape or not np.array_equal(a.ids, b.ids):
         differing.append("the rankings differ")
     return done.folder, differing
 
 
 def _about_manifest(before: Path, after: Path) -> list[str]:
-    old, new = (json.loads((f / results.MANIFEST).read_text()) for f in (before, after))
+    old, new = (json.loads((f / run_folder.MANIFEST).read_text()) for f in (before, after))
     return [
         f"{key} was {old[key]}, is {new[key]}"
         for key in ("data", "weights_sha256", "libraries", "threads", "seed")
@@ -181,7 +183,7 @@ def verify_main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as aside:
         folder, overrides = run_and_overrides("verify", arguments, Path(aside))
         differing = verify(folder, overrides)
-        counts = results.read_scores(folder)["counts"]
+        counts = run_folder.read_scores(folder)["counts"]
     if not differing:
         print(f"{arguments[0]}: {counts['queries']} rankings and all scores are as saved")
         return 0
@@ -196,7 +198,7 @@ def again_main(arguments: list[str]) -> int:
         new, differing = again(folder, overrides)
     print(f"results: {new}")
     if not differing:
-        kept = results.read_scores(new)["encoder"]["cached"]
+        kept = run_folder.read_scores(new)["encoder"]["cached"]
         source = (
             "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
         )

@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.bench import embedding, growth, memory, runs, scoring, search
 from tests.bench.measure import HEADER, Row
 
-from medretrieval.manifest import processor, threads
-from medretrieval.summary import table
+from medretrieval.runs.manifest import processor, threads
+from medretrieval.runs.tables import table
 
 
 def rows_of(folder: Path, quick: bool) -> list[list[str]]:

@@ -9,12 +9,12 @@ from tests.bench.search import clustered
 from tests.tasks import task_of
 
 from medretrieval import compose
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import EvaluationConfig, check
 from medretrieval.datasets.base import Split
-from medretrieval.embed import Embeddings
-from medretrieval.evaluate import evaluate
-from medretrieval.index import build
+from medretrieval.embed.images import Embeddings
+from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.index.faiss_index import build
 
 QUERIES, D, DEPTH = 1000, 64, 100
 LARGEST = {"flat": 10**6, "ivf": 10**6, "hnsw": 10**5}  # a graph of a million takes many minutes to build

@@ -10,12 +10,12 @@ from tests.bench.measure import peak_mib
 from tests.tasks import task_of
 
 from medretrieval import compose
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import EvaluationConfig, check
 from medretrieval.datasets.base import Split
-from medretrieval.embed import Embeddings
-from medretrieval.evaluate import evaluate
-from medretrieval.index import build, search_depth
+from medretrieval.embed.images import Embeddings
+from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.index.faiss_index import build, search_depth
 
 BLOCK = 50_000
 OPTIONS = EvaluationConfig(ks=[1, 5, 10], save_depth=100, vote_k=10)

@@ -12,12 +12,12 @@ from tests.oracles import torchmetrics_of
 from tests.tasks import task_of
 
 from medretrieval import compose
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import EvaluationConfig, check
 from medretrieval.datasets.base import Split
-from medretrieval.embed import Embeddings
-from medretrieval.evaluate import Evaluation, evaluate
-from medretrieval.index import build
+from medretrieval.embed.images import Embeddings
+from medretrieval.evaluate.evaluate import Evaluation, evaluate
+from medretrieval.index.faiss_index import build
 
 KS = [1, 5, 10]
 OPTIONS = EvaluationConfig(ks=KS, save_depth=100, vote_k=10)

@@ -6,11 +6,11 @@ import numpy as np
 from tests.bench.measure import Row, by_turns
 
 from medretrieval import compose
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import check
-from medretrieval.distance import prepare
-from medretrieval.embed import Embeddings
-from medretrieval.index import VectorIndex, build
+from medretrieval.embed.images import Embeddings
+from medretrieval.index.distance import prepare
+from medretrieval.index.faiss_index import VectorIndex, build
 
 
 def clustered(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Which images belong together: of one patient or lesion by a file, and of the same bytes."""
 
 import csv
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import SPLITS
+from medretrieval.datasets.base import SPLITS, Dataset, Split
 from medretrieval.errors import UserError
 
 COLUMNS = ("split", "index", "group")
@@ -136,3 +137,20 @@ def groups_sha256(groups: NDArray[np.str_] | None) -> str | None:
         return None
     # The text "p1", "23" must not read as "p", "123".
     return hashlib.sha256("".join(f"{len(g)}:{g}" for g in groups.tolist()).encode()).hexdigest()
+
+
+def load_split(dataset: Dataset, name: str) -> Split:
+    """Read a split, with its groups where the dataset or a file says them.
+
+    Raises:
+        UserError: an empty split, or as `read_groups`.
+    """
+    split = dataset.load(name)
+    if len(split) == 0:
+        raise UserError(
+            f"dataset={dataset.name}: split {name!r} is empty; choose another split or a larger n"
+        )
+    if dataset.groups is None:
+        return split
+    groups = read_groups(Path(dataset.groups).expanduser(), name, len(split))
+    return dataclasses.replace(split, groups=groups)

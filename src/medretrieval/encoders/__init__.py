@@ -1,0 +1,1 @@
+"""Encoders: uint8 images, or sentences, to float32 vectors. One class and one YAML each."""

@@ -110,10 +110,3 @@ def _with_text() -> list[str]:
         return bool(cls.encode_text is not Encoder.encode_text)
 
     return [p.stem for p in sorted((root() / "conf" / "encoder").glob("*.yaml")) if with_text(p)]
-
-
-def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1, as a new array; a zero row stays zero (float32 [n, d])."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    return unit

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders.base import Encoder, l2_normalize
+from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
+from medretrieval.vectors import l2_normalize
 
 
 class PixelEncoder(Encoder):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders.base import l2_normalize
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
 from medretrieval.encoders.weights import file_sha256, hub_file, require_network
 from medretrieval.errors import UserError, first_line
+from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:
     import torch

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.encoders import fidelity, openvino_runtime
-from medretrieval.encoders.base import Encoder, l2_normalize
+from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
 from medretrieval.encoders.preprocess import Preprocess, Transform, ahead, single, vectorise
 from medretrieval.encoders.torch_runtime import TorchRuntime
 from medretrieval.encoders.weights import file_sha256, hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
+from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:
     import torch

@@ -1,1 +1,1 @@
-"""Which regions make a query and a retrieved image similar, and whether that can be believed."""
+"""Which regions make two images similar, and what such maps are worth."""

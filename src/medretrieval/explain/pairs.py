@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.datasets.base import Split
-from medretrieval.explain.faithful import Deletion, Pointing, deletion, pointing, summary
-from medretrieval.explain.maps import Explainer, Map
-from medretrieval.ranking import Labels, class_name
+from medretrieval.explain.faithfulness import Deletion, Pointing, deletion, pointing, summary
+from medretrieval.explain.saliency import Explainer, Map
+from medretrieval.protocol.ranking import Labels, class_name
 
 
 @dataclass(frozen=True)

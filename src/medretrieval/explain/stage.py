@@ -1,17 +1,12 @@
 """Explanations as a stage of a run: which pairs, and the files they leave."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 from medretrieval.config import Config
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.evaluate import Evaluation
-from medretrieval.explain import pictures
-from medretrieval.explain.maps import Explainer
+from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.explain.pairs import Explanations, explain_nearest
-from medretrieval.load import Inputs
-from medretrieval.results import DELETION, EXPLAINED, EXPLANATIONS, as_json
+from medretrieval.explain.saliency import Explainer
+from medretrieval.protocol.inputs import Inputs
 
 
 def require(settings: Config, encoder: Encoder) -> None:
@@ -40,16 +35,3 @@ def explain(settings: Config, inputs: Inputs, evaluation: Evaluation) -> Explana
         confidence=config.confidence,
         seed=settings.seed,
     )
-
-
-def writers(found: Explanations, title: str) -> dict[str, Callable[[Path], None]]:
-    """What goes into a run's folder: name -> what writes it."""
-    return {
-        EXPLANATIONS: lambda path: pictures.explanations(path, found.pairs, title),
-        DELETION: lambda path: pictures.deletion_curves(path, found.pairs, title),
-        EXPLAINED: lambda path: _write(path, as_json(found.details())),
-    }
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)

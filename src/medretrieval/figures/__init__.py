@@ -1,0 +1,1 @@
+"""Pictures: they draw what other rooms have computed, and compute nothing."""

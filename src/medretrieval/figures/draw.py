@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from medretrieval.baseline import BaselineScores, baseline
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import Config, Figures
-from medretrieval.failures import Outcome
-from medretrieval.figures import by_class, curves, embedding_map, mosaics, reliability
+from medretrieval.evidence.by_class import class_scores
+from medretrieval.evidence.by_depth import curves as curves_by_depth
+from medretrieval.evidence.failures import Outcome
+from medretrieval.evidence.pixel_baseline import BaselineScores, baseline
+from medretrieval.figures import curves, embedding_map, galleries, per_class, reliability
 from medretrieval.figures.examples import examples
-from medretrieval.findings import Findings
-from medretrieval.load import Inputs
-from medretrieval.results import FIGURES, as_json
+from medretrieval.protocol.inputs import Inputs
+from medretrieval.runs.folder import FIGURES, as_json
+from medretrieval.runs.report import Findings
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def _of_queries(
     shown = examples(inputs.dataset, inputs.task, found.evaluation, outcome, wanted, settings.seed)
     return {
         "examples.json": as_json(shown.document | {"thumbnails": shown.thumbnails}).encode(),
-        "confusion.png": by_class.confusion_picture(shown.document["confusion"], title),
-        **mosaics.galleries(shown, title),
+        "confusion.png": per_class.confusion_picture(shown.document["confusion"], title),
+        **galleries.galleries(shown, title),
     }
 
 
@@ -81,13 +83,13 @@ def _of_scores(
     """Means over queries: by depth, by class, and those of the vote."""
     task, evaluation, confidence = inputs.task, found.evaluation, settings.evaluation.confidence
     name = line.name if line else None
-    by_depth = curves.curves(settings, task, outcome.hits, line.scores if line else {})
+    by_depth = curves_by_depth(settings, task, outcome.hits, line.scores if line else {})
     pixels = line.per_query.get(f"precision_at_{outcome.k}") if line else None
-    classes = by_class.class_scores(settings, task, outcome, inputs.dataset.classes, pixels)
+    classes = class_scores(settings, task, outcome, inputs.dataset.classes, pixels)
     files = {
         "curves.json": as_json(by_depth).encode(),
         "precision_recall.png": curves.picture(by_depth, name, confidence, title),
-        "per_class.png": by_class.per_class_picture(classes, name, confidence, title),
+        "per_class.png": per_class.per_class_picture(classes, name, confidence, title),
     }
     if evaluation.abstention:
         vote_k = settings.evaluation.vote_k

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 from medretrieval.config import Figures, MapMethod, ReportConfig
 from medretrieval.datasets.base import Queries, Split
-from medretrieval.embed import Embeddings
-from medretrieval.encoders.base import l2_normalize
+from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
-from medretrieval.evaluate import Task
-from medretrieval.figures import sentences
-from medretrieval.ranking import NONE, class_name
+from medretrieval.figures import text_tiles as sentences
+from medretrieval.protocol.ranking import NONE, class_name
+from medretrieval.protocol.task import Task
+from medretrieval.vectors import l2_normalize
 
 FILE = "embedding_map.html"
 LAYOUT = 1  # of the page: a change makes the kept ones anew

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval import failures
 from medretrieval.datasets.base import Dataset, Queries, Split
-from medretrieval.evaluate import Evaluation, Task
-from medretrieval.failures import Confident, Hubs, Outcome
-from medretrieval.figures import sentences
-from medretrieval.ranking import NONE, class_name
+from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evidence import failures
+from medretrieval.evidence.failures import Confident, Hubs, Outcome
+from medretrieval.figures import text_tiles as sentences
+from medretrieval.protocol.ranking import NONE, class_name
+from medretrieval.protocol.task import Task
 
 THUMBNAIL = 64  # pixels a side, at most
 SPOILED = 5  # queries named with a hub, at most

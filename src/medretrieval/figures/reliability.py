@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.evaluate import Evaluation, Task
-from medretrieval.figures.canvas import CHANCE, OURS, axes_at, figure, heading, name_axes, png, scales
-from medretrieval.vote import BINS, Vote, vote
+from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evaluate.knn_vote import BINS, Vote, vote
+from medretrieval.figures.style import CHANCE, OURS, axes_at, figure, heading, name_axes, png, scales
+from medretrieval.protocol.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

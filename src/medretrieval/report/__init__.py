@@ -1,1 +1,1 @@
-"""The verb `report`: what runs found, as one HTML file that opens without a network."""
+"""Several finished runs together: comparison, tables, and one HTML file to send."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from medretrieval.pareto import COLOURS, pareto_front
+from medretrieval.evidence.pareto import pareto_front
+from medretrieval.figures.style import COLOURS
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46  # margins

@@ -11,16 +11,16 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from medretrieval import results
-from medretrieval.compare import PLACES, Options, compare
-from medretrieval.compare_report import Comparison
-from medretrieval.compare_runs import Run, config_of, content, place
 from medretrieval.errors import UserError
-from medretrieval.ranking import Labels, Ranking
+from medretrieval.protocol.ranking import Labels, Ranking
 from medretrieval.report import charts
+from medretrieval.report.compare import PLACES, Options, compare
+from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.report.views import Content, Group, RunView
-from medretrieval.summary import AXES, differing
+from medretrieval.runs import folder as run_folder
+from medretrieval.runs.tables import AXES, differing
+from medretrieval.track.find_runs import Run, config_of, content, place
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
 UNSAID = (*PLACES, "report.")  # where things lie, and which pictures there are
@@ -37,7 +37,7 @@ def gather(runs: Sequence[Run]) -> Content:
         UserError: a run of another results format.
     """
     for run in runs:
-        results.require_format(run.folder)
+        run_folder.require_format(run.folder)
     runs = list({run.folder.resolve(): run for run in runs}.values())
     album = Album()
     together: dict[str, list[Run]] = {}
@@ -215,9 +215,9 @@ def _data(run: Run) -> dict[str, Any]:
 
 def _classes(run: Run) -> list[tuple[str, int, int]]:
     """Images of each class; runs fetched from MLflow have no ranking to count in."""
-    if not (run.folder / results.RANKING).exists():
+    if not (run.folder / run_folder.RANKING).exists():
         return []
-    ranking = Ranking.load(run.folder / results.RANKING)
+    ranking = Ranking.load(run.folder / run_folder.RANKING)
     names = list(run.manifest["config"]["dataset"].get("classes") or run.report["per_class"])
     counts = [_count(labels, len(names)) for labels in (ranking.query_labels, ranking.gallery_labels)]
     if any(len(count) != len(names) for count in counts):
@@ -235,7 +235,7 @@ def _count(labels: Labels, classes: int) -> NDArray[np.int64]:
 def _audit_picture(runs: Sequence[Run]) -> str | None:
     """That of the best run that has one."""
     for run in runs:
-        path = run.folder / results.AUDIT_PICTURE
+        path = run.folder / run_folder.AUDIT_PICTURE
         if path.exists() and path.stat().st_size <= MOST_PICTURE:
             return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     return None

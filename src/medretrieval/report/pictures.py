@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medretrieval import results
-from medretrieval.figures import sentences
-from medretrieval.prompts import PROMPT
+from medretrieval.figures import text_tiles as sentences
+from medretrieval.protocol.prompts import PROMPT
+from medretrieval.runs import folder as run_folder
 
-EXAMPLES, CURVES = f"{results.FIGURES}/examples.json", f"{results.FIGURES}/curves.json"
+EXAMPLES, CURVES = f"{run_folder.FIGURES}/examples.json", f"{run_folder.FIGURES}/curves.json"
 KINDS = ("retrieval", "worst", "confident")  # galleries, in the order they are shown
 DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 SIDE = 64  # pixels that a thumbnail may have

@@ -5,10 +5,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medretrieval.compare_report import Comparison, Pair
-from medretrieval.compare_runs import Run
+from medretrieval.evaluate.scores import is_headline
+from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
-from medretrieval.summary import is_headline
+from medretrieval.track.find_runs import Run
 
 
 @dataclass

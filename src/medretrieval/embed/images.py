@@ -1,0 +1,210 @@
+"""Stage 1, embed: a split's images through an encoder, once for all runs that want the same vectors.
+
+Vectors are written in shards as embedding goes, so that an interrupted run goes on after the last one.
+"""
+
+import errno
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.cache.store import Cache, content_key
+from medretrieval.datasets.base import Split
+from medretrieval.embed.shards import VECTORS, Shards, load, write_header
+from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError
+
+SAMPLE = 32  # images whose vectors are compared with those of full precision
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors of one split.
+
+    Attributes:
+        vectors: float32 [n, d], memory-mapped; row i is image i of the split.
+        path: the .npy file they are in.
+        key: the content key under which they are kept.
+        cached: true where earlier runs made them all.
+        images_per_s: the rate at which they were made.
+        fidelity: how far they are from the model's own in full precision (`Encoder.fidelity`), None where
+            they are these.
+    """
+
+    vectors: NDArray[np.float32]
+    path: Path
+    key: str
+    cached: bool
+    images_per_s: float
+    fidelity: Mapping[str, Any] | None = None
+
+
+def identify(encoder: Encoder, cache: Cache) -> dict[str, Any]:
+    """The encoder's identity, remembered by its signature so that the model need not be loaded for it."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        return encoder.identity()
+
+    signature = {"signature": encoder.signature()}
+    return dict(cache.get_or_make("identities", signature, make).facts)
+
+
+def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int, cache: Cache) -> Embeddings:
+    """The embeddings of a split, from the cache or made now.
+
+    An image is embedded once, however often it is in the split, and not at all where another split of the
+    same encoder has it.
+
+    Args:
+        encoder: turns batches of images into vectors.
+        identity: what `identify` says of the encoder.
+        split: the images.
+        size: the dataset's size, part of the key.
+        cache: where embeddings are kept.
+
+    Raises:
+        UserError: no images; vectors that are not finite, or none, or too few; or the disk is full.
+    """
+    if len(split) == 0:
+        raise UserError(f"split {split.name!r}: has no images to embed")
+    parts = {
+        "images_sha256": split.images_sha256,
+        "split": split.name,
+        "size": size,
+        "encoder": dict(identity),
+    }
+    group = content_key({"encoder": dict(identity)})[:16]
+    place = cache.place("embeddings", parts, group)
+    shards: Shards | None = None
+    made = 0
+
+    def encode() -> None:
+        nonlocal shards, made
+        shards = Shards(split.images, identity, place)
+        made = len(shards.missing)
+        _encode(encoder, split, shards)
+
+    def assemble(partial: Path) -> Mapping[str, Any]:
+        assert shards is not None
+        facts = {**shards.assemble(partial), "images_per_s": _rate(shards)}
+        return facts | {"fidelity": _fidelity(encoder, identity, split, cache)}
+
+    try:
+        entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(_full(error, split, shards, cache)) from error
+    if shards is not None:
+        shards.remove()
+    return Embeddings(
+        vectors=load(entry.folder),
+        path=entry.folder / VECTORS,
+        key=place.name,
+        cached=made == 0,
+        images_per_s=entry.facts["images_per_s"],
+        fidelity=entry.facts["fidelity"],
+    )
+
+
+def _fidelity(
+    encoder: Encoder, identity: Mapping[str, Any], split: Split, cache: Cache
+) -> Mapping[str, Any] | None:
+    """What the encoder says on the first images it ever embeds; once for all splits."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        return {"found": encoder.fidelity(split.images[:SAMPLE])}
+
+    facts = cache.get_or_make("fidelities", {"encoder": dict(identity)}, make).facts
+    found: Mapping[str, Any] | None = facts["found"]
+    return found
+
+
+def _encode(encoder: Encoder, split: Split, shards: Shards) -> None:
+    """Embed what is missing, shard by shard."""
+    from tqdm import tqdm
+
+    total, done = len(shards.first), shards.done
+    with tqdm(total=total, initial=done, unit="img", desc=f"embed {split.name}", leave=False) as bar:
+        for positions in shards.cut(encoder.batch_size):
+            shards.add(positions, functools.partial(_write, encoder, split, positions, shards.width, bar))
+
+
+def _write(
+    encoder: Encoder, split: Split, positions: NDArray[np.int64], width: int, bar: Any, path: Path
+) -> dict[str, Any]:
+    """Write the vectors of one shard; `width` is that of earlier ones, 0 where there are none."""
+    start, begin, n = time.perf_counter(), 0, len(positions)
+    # Plain writes: a full disk is an error here, where through a memory map it would kill the process.
+    with path.open("wb") as file:
+        for vectors in encoder.stream(_images(split, positions)):
+            batch = min(encoder.batch_size, n - begin)
+            width = width or vectors.shape[-1]
+            rows = _checked(encoder, vectors, split, positions[begin:], (batch, width))
+            if begin == 0:
+                write_header(file, (n, width))
+            file.write(rows.tobytes())
+            bar.update(batch)
+            begin += batch
+    if begin < n:
+        raise UserError(f"encoder={encoder.name}: gave vectors for {begin} of {n} images")
+    seconds = time.perf_counter() - start
+    return {"shape": [n, width], "seconds": seconds, "images_per_s": n / seconds}
+
+
+def _images(split: Split, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+    first, last = int(positions[0]), int(positions[-1])
+    if last - first + 1 == len(positions):  # no duplicates among them, the usual case: no copy
+        return split.images[first : last + 1]
+    return split.images[positions]
+
+
+def _checked(
+    encoder: Encoder,
+    vectors: NDArray[np.float32],
+    split: Split,
+    positions: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    n, width = shape
+    if vectors.shape != shape or width < 1:
+        plain = vectors.ndim == 2 and len(vectors) == n and vectors.shape[1] > 0
+        wanted = f"[{n}, {width}] as before" if plain else f"[{n}, d]"
+        raise UserError(f"encoder={encoder.name}: gave {list(vectors.shape)} for {n} images, not {wanted}")
+    # float64 can hold what float32 cannot.
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype("<f4")
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        image = split.ids[positions[int(bad.argmax())]]
+        raise UserError(
+            f"encoder={encoder.name}: the embedding of image {image} is not "
+            "finite (NaN or infinite); check the weights, or try encoder.precision=fp32"
+        )
+    return vectors
+
+
+def _rate(shards: Shards) -> float:
+    """Images a second over the shards made for this split; where all were there, of those they came from."""
+    own = [s.facts for s in shards.sources if s.folder.parent == shards.folder]
+    if own:
+        return float(sum(f["shape"][0] for f in own) / sum(f["seconds"] for f in own))
+    return float(shards.sources[0].facts["images_per_s"])
+
+
+def _full(error: OSError, split: Split, shards: Shards | None, cache: Cache) -> str:
+    kept = ""
+    if shards is not None:
+        kept = f"{shards.done} of {len(shards.first)} images of split {split.name} are embedded and kept; "
+    where = error.filename or f"paths.cache={cache.root}"
+    return (
+        f"{where}: {error.strerror}; {kept}make room (medretrieval cache prune --keep-gb N) or "
+        "set paths.cache to a folder with more, and start it again"
+    )

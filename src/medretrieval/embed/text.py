@@ -1,0 +1,141 @@
+"""Stage 1 of a run that asks in words: vectors of the sentences, and what frees both sides of their means.
+
+All of it is kept in the cache, so that a warm run loads no model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.cache.store import Cache
+from medretrieval.embed.images import Embeddings, embed
+from medretrieval.embed.shards import write_header
+from medretrieval.errors import UserError
+from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.prompts import Prompts
+from medretrieval.vectors import l2_normalize
+
+FILE = "vectors.npy"
+BLOCK = 65_536  # vectors held in memory at a time
+Vectors = NDArray[np.float32]
+
+
+def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embeddings, Embeddings]:
+    """Queries in words and the gallery they search, centred where the run says so.
+
+    Args:
+        inputs: encoder, dataset and task; `centre` is the split that means are fitted to.
+        prompts: the queries.
+        cache: where vectors are kept.
+
+    Returns:
+        query float32 [q, d] and gallery float32 [n, d]; of length 1 where centred.
+
+    Raises:
+        UserError: as `embed` and `Encoder.encode_text`.
+    """
+    size, split = inputs.dataset.size, inputs.centre
+    texts = _sentences(inputs, prompts.texts, cache)
+    gallery = embed(inputs.encoder, inputs.identity, inputs.task.gallery, size, cache)
+    if texts.vectors.shape[1] != gallery.vectors.shape[1]:
+        raise UserError(
+            f"encoder={inputs.encoder.name}: gives sentences {texts.vectors.shape[1]} numbers and images "
+            f"{gallery.vectors.shape[1]}; the two towers must end in one space"
+        )
+    if split is not None:
+        fitted = embed(inputs.encoder, inputs.identity, split, size, cache)
+        balanced = {"texts": texts.key, "members": prompts.members.tolist()}
+        texts = centred(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
+        gallery = centred(gallery, {"images": fitted.key}, lambda: mean_direction(fitted.vectors), cache)
+    parts = {"texts": texts.key, "use": prompts.use.value, "members": prompts.members.tolist()}
+    return _kept("queries", parts, lambda: prompts.queries(texts.vectors), texts, cache), gallery
+
+
+def centred(
+    side: Embeddings, mean_of: Mapping[str, Any], mean: Callable[[], NDArray[np.float64]], cache: Cache
+) -> Embeddings:
+    """Vectors scaled to length 1, minus the mean of others of their kind, scaled to length 1 again.
+
+    Liang et al. 2022, "Mind the Gap", arXiv:2203.02053: sentences and images of a CLIP lie in two narrow
+    cones; taking each side's mean away lets them overlap.
+
+    Args:
+        side: what is centred, float32 [n, d].
+        mean_of: what the mean is taken of, part of the key; never images that are evaluated.
+        mean: gives it, float64 [d].
+        cache: where the result is kept, under a key of its own.
+    """
+    parts = {"embeddings": side.key, "mean_of": dict(mean_of)}
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        taken = mean()
+        with (folder / FILE).open("wb") as file:
+            write_header(file, (len(side.vectors), side.vectors.shape[1]))
+            for begin in range(0, len(side.vectors), BLOCK):
+                block = l2_normalize(side.vectors[begin : begin + BLOCK])
+                file.write(l2_normalize((block - taken).astype("<f4")).tobytes())
+        return {"shape": list(side.vectors.shape), "mean_length": float(np.linalg.norm(taken))}
+
+    return _taken("centred", parts, make, side, cache)
+
+
+def mean_direction(vectors: Vectors) -> NDArray[np.float64]:
+    """Mean of the vectors, each scaled to length 1 first (float64 [d])."""
+    total = np.zeros(vectors.shape[1])
+    for begin in range(0, len(vectors), BLOCK):
+        total += l2_normalize(np.asarray(vectors[begin : begin + BLOCK])).sum(axis=0, dtype=np.float64)
+    return np.asarray(total / len(vectors))
+
+
+def _sentences(inputs: Inputs, texts: Sequence[str], cache: Cache) -> Embeddings:
+    def make() -> Vectors:
+        vectors = inputs.encoder.encode_text(texts)
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
+            raise UserError(
+                f"encoder={inputs.encoder.name}: gave {list(vectors.shape)} for {len(texts)} sentences, or "
+                "numbers that are not finite; check the weights"
+            )
+        return vectors
+
+    parts = {"encoder": inputs.identity, "texts": list(texts)}
+    return _kept("texts", parts, make, None, cache)
+
+
+def _kept(
+    kind: str,
+    parts: Mapping[str, Any],
+    vectors: Callable[[], Vectors],
+    source: Embeddings | None,
+    cache: Cache,
+) -> Embeddings:
+    """Vectors that fit the memory, from the cache or made now."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        found = np.ascontiguousarray(vectors(), dtype=np.float32)
+        with (folder / FILE).open("wb") as file:
+            np.save(file, found, allow_pickle=False)
+        return {"shape": list(found.shape)}
+
+    return _taken(kind, parts, make, source, cache)
+
+
+def _taken(
+    kind: str,
+    parts: Mapping[str, Any],
+    make: Callable[[Path], Mapping[str, Any]],
+    source: Embeddings | None,
+    cache: Cache,
+) -> Embeddings:
+    entry = cache.get_or_make(kind, parts, make)
+    path = entry.folder / FILE
+    return Embeddings(
+        vectors=np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray),
+        path=path,
+        key=entry.folder.name,
+        cached=not entry.fresh if source is None else source.cached,
+        images_per_s=0.0 if source is None else source.images_per_s,
+        fidelity=None if source is None else source.fidelity,
+    )

@@ -1,0 +1,123 @@
+"""How fast an index answers, and what an approximate one loses against exact search of the same embeddings.
+
+Recall of neighbours is that of ann-benchmarks (Aumüller et al. 2020): the share of the first k results
+that are not farther than the exact k-th, so that ties count.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.config import Config, EvaluationConfig
+from medretrieval.evaluate import scores
+from medretrieval.evidence.bootstrap import bootstrap, enough
+from medretrieval.index.exact_search import BLOCK, exact_search
+from medretrieval.index.faiss_index import VectorIndex
+from medretrieval.index.recall import exact_distances, neighbour_recall
+from medretrieval.protocol.task import Task
+
+SAMPLE = 1000  # queries that are compared with exact search
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """An approximate index beside exact search, over a seeded sample of the queries.
+
+    Attributes:
+        queries: size of the sample.
+        recall: k -> share of the exact neighbours that were found.
+        changes: score -> (this index minus exact search, low, high), paired over the sample, of
+            precision_at_k, recall_at_k and map_at_k; empty where fewer than two queries or groups tell.
+        missing: results within the largest k that the index did not give (FAISS id -1).
+        exact_queries_per_s: of exact search, asked at once, normalising the gallery included (so that it is
+            not made to look fast); None where the gallery is too large for one block of it.
+    """
+
+    queries: int
+    recall: Mapping[int, float]
+    changes: Mapping[str, Interval]
+    missing: int
+    exact_queries_per_s: float | None
+
+    def document(self) -> dict[str, Any]:
+        """Its part of scores.json."""
+        return asdict(self) | {"recall": {str(k): v for k, v in self.recall.items()}}
+
+
+def measure(
+    settings: Config,
+    task: Task,
+    index: VectorIndex,
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    results: NDArray[np.int64] | None = None,
+) -> Approximation | None:
+    """Search a sample of the queries exactly and approximately.
+
+    Args:
+        settings: the run's configuration.
+        task: who queries whom.
+        index: the run's index.
+        query: embeddings of the queries, float32 [q, d].
+        gallery: embeddings of the gallery, float32 [n, d].
+        results: what the index has found already, int64 [q, depth]; None, or too few: it is searched again.
+
+    Returns:
+        None for an exact index.
+    """
+    if index.is_flat:
+        return None
+    config, count, groups = settings.evaluation, len(task.queries), task.queries.groups
+    rows = np.arange(count)
+    if count > SAMPLE:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(count, SAMPLE, replace=False))
+    vectors, depth, out = query[rows], max(config.ks), task.exclusions.of_rows(rows)
+    if results is not None and results.shape[1] >= depth:
+        found = results[rows, :depth]
+    else:
+        found = out.remove(*index.search(vectors, depth + out.extra))[0]
+    start = time.perf_counter()
+    wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.extra))
+    exact_s = time.perf_counter() - start
+    distances = exact_distances(vectors, gallery, found, settings.metric)
+    ours, theirs = (_scores(ids, task, rows, config.ks) for ids in (found, wanted[0]))
+    return Approximation(
+        queries=len(rows),
+        recall={k: neighbour_recall(distances, wanted[1], k) for k in config.ks},
+        changes=_changes(ours, theirs, config, settings.seed, groups if groups is None else groups[rows]),
+        missing=int((found < 0).sum()),
+        exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK else None,
+    )
+
+
+def _changes(
+    ours: Mapping[str, NDArray[np.float64]],
+    theirs: Mapping[str, NDArray[np.float64]],
+    config: EvaluationConfig,
+    seed: int,
+    groups: NDArray[np.str_] | None,
+) -> dict[str, Interval]:
+    """Ours minus theirs of every score with its interval, all under the same resamples; {} for too few."""
+    if not enough(next(iter(ours.values())), groups):
+        return {}
+    columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
+    drawn = bootstrap(columns, config.resamples, seed, groups)
+    return {name: drawn.difference(2 * i, 2 * i + 1, config.confidence) for i, name in enumerate(ours)}
+
+
+def _scores(
+    ids: NDArray[np.int64], task: Task, rows: NDArray[np.int64], ks: list[int]
+) -> dict[str, NDArray[np.float64]]:
+    relevant = task.relevant[rows]
+    h = task.relevance.hits(ids, task.queries.labels[rows], task.gallery.labels)
+    found: dict[str, NDArray[np.float64]] = {}
+    for k in ks:
+        found[f"precision_at_{k}"] = scores.precision_at(h, k)
+        found[f"recall_at_{k}"] = scores.recall_at(h, relevant, k)
+        found[f"map_at_{k}"] = scores.average_precision_at(h, relevant, k)
+    return {name: np.where(relevant > 0, values, np.nan) for name, values in found.items()}

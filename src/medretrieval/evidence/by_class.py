@@ -1,0 +1,95 @@
+"""Precision of the queries of each class, with intervals, chance and the pixel baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.config import Config
+from medretrieval.evidence.bootstrap import bca, bootstrap, enough
+from medretrieval.evidence.failures import Outcome
+from medretrieval.protocol.task import Task
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Precision at k of the queries of each class that has any with something to find.
+
+    Attributes:
+        k: the depth.
+        names: of the classes.
+        queries: of each class.
+        mean: float64 [c].
+        ends: low and high of its interval; None where one query (or group) leaves nothing to draw.
+        chance: float64 [c], what a random ranking scores.
+        baseline: float64 [c], what the baseline encoder scores; None for none.
+    """
+
+    k: int
+    names: list[str]
+    queries: list[int]
+    mean: Floats
+    ends: list[tuple[float, float] | None]
+    chance: Floats
+    baseline: Floats | None
+
+
+def class_scores(
+    settings: Config, task: Task, outcome: Outcome, classes: Sequence[str], baseline: Floats | None
+) -> ClassScores:
+    """Mean precision of each class with its interval.
+
+    Args:
+        settings: the run's configuration.
+        task: who queries whom.
+        outcome: the judged ranking.
+        classes: names, label i being classes[i].
+        baseline: precision at k of each query with the baseline encoder, float64 [q]; None for none.
+    """
+    labels = task.queries.labels
+    one_hot = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
+    members: NDArray[np.bool_] = one_hot.astype(np.bool_) & outcome.counted[:, None]
+    there = np.flatnonzero(members.any(axis=0)).tolist()
+    members = members[:, there]
+    random = task.relevant / task.size * np.minimum(outcome.k, task.size) / outcome.k
+    return ClassScores(
+        outcome.k,
+        [classes[i] for i in there],
+        members.sum(axis=0).tolist(),
+        _means(outcome.precision, members),
+        _intervals(settings, task, outcome, members),
+        _means(random, members),
+        None if baseline is None else _means(baseline, members),
+    )
+
+
+def _means(values: Floats, members: NDArray[np.bool_]) -> Floats:
+    found: Floats = np.nan_to_num(values) @ members / members.sum(axis=0)
+    return found
+
+
+def _intervals(
+    settings: Config, task: Task, outcome: Outcome, members: NDArray[np.bool_]
+) -> list[tuple[float, float] | None]:
+    """BCa intervals of the classes' means, each a ratio of two means under the draws of all queries."""
+    config, groups, columns = settings.evaluation, task.queries.groups, members.shape[1]
+    if not enough(outcome.precision, groups):
+        return [None] * columns
+    sides = np.hstack([outcome.precision[:, None] * members, members])
+    sides[~outcome.counted] = np.nan
+    drawn = bootstrap(sides, config.resamples, settings.seed, groups)
+    found: list[tuple[float, float] | None] = []
+    for i in range(columns):
+        mean, replicates, jackknife = (
+            side[..., i] / np.where(side[..., columns + i] > 0, side[..., columns + i], np.nan)
+            for side in (drawn.means, drawn.replicates, drawn.jackknife)
+        )
+        if np.isnan(jackknife).any():  # one query, or one group, is all that the class has
+            found.append(None)
+            continue
+        replicates = replicates[~np.isnan(replicates)]
+        found.append(bca(float(mean), replicates, jackknife, config.confidence, float(mean)))
+    return found

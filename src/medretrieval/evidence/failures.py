@@ -1,0 +1,202 @@
+"""Where retrieval fails: which queries, which gallery items, which classes. Pure analysis, nothing is drawn.
+
+"First k" are the first k results of a ranking. A query without relevant items (R = 0) is no failure and
+is never chosen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evaluate.scores import average_precision, precision_at
+from medretrieval.protocol.ranking import Labels, class_members
+from medretrieval.protocol.task import Task
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A ranking, judged at one depth.
+
+    Attributes:
+        k: the depth.
+        hits: bool [q, depth], which saved results are relevant.
+        precision: precision at k, float64 [q]; NaN where R = 0.
+        average_precision: of the whole ranking where the run has it, else of the saved part; float64 [q].
+    """
+
+    k: int
+    hits: NDArray[np.bool_]
+    precision: Floats
+    average_precision: Floats
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, task: Task, k: int) -> "Outcome":
+        """Judge a run at depth k, at most the depth of its saved ranking."""
+        ranking, nothing = evaluation.ranking, task.relevant == 0
+        hits = task.relevance.hits(ranking.ids, ranking.query_labels, ranking.gallery_labels)
+        precision = np.where(nothing, np.nan, precision_at(hits, k))
+        partly = np.where(nothing, np.nan, average_precision(hits, task.relevant))
+        return cls(k, hits, precision, evaluation.per_query.get("map", partly))
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Queries that have something to find, bool [q]."""
+        return ~np.isnan(self.precision)
+
+
+@dataclass(frozen=True)
+class Hubs:
+    """How often each gallery item is among the first k of a query (Radovanovic et al. 2010, JMLR 11).
+
+    Attributes:
+        k: the depth.
+        lists: int64 [n], the k-occurrence: queries that have the item among their first k.
+        wrong: int64 [n], those of them to which it is not relevant ("bad k-occurrence").
+        found: bool [n], items that any query may find.
+    """
+
+    k: int
+    lists: Ints
+    wrong: Ints
+    found: NDArray[np.bool_]
+
+    @property
+    def skewness(self) -> float:
+        """Third standardised moment of the k-occurrence: large where a few items crowd the lists."""
+        counts = self.lists[self.found].astype(np.float64)
+        apart = counts - counts.mean()
+        spread = float((apart**2).mean())
+        return float((apart**3).mean()) / spread**1.5 if spread > 0 else 0.0
+
+    @property
+    def never_retrieved(self) -> float:
+        """Share of the items that no query has among its first k ("antihubs")."""
+        return float((self.lists[self.found] == 0).mean())
+
+    def most_wrong(self, count: int) -> Ints:
+        """The items in the most wrong lists, of equals those in more lists first; none in no wrong list."""
+        order = np.lexsort((np.arange(len(self.lists)), -self.lists, -self.wrong))[:count]
+        return order[self.wrong[order] > 0]
+
+
+@dataclass(frozen=True)
+class Confident:
+    """Queries whose first result is wrong and near.
+
+    Attributes:
+        queries: positions, the nearest first, int64 [m].
+        nearer_than: share of the right first results that are farther than each one's, float64 [m].
+    """
+
+    queries: Ints
+    nearer_than: Floats
+
+
+def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Ints:
+    """Queries drawn in turn from every class, so that each class has as many as any other.
+
+    Args:
+        labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them.
+        allowed: bool [q], which may be drawn.
+        count: how many; fewer where fewer are allowed.
+        seed: the same seed draws the same ones.
+
+    Returns:
+        Positions, int64, in the order of the classes.
+    """
+    rng = np.random.default_rng(seed)
+    members = class_members(labels) & allowed[:, None]
+    waiting = [rng.permutation(np.flatnonzero(column)).tolist() for column in members.T]
+    drawn: dict[int, int] = {}
+    turns = rng.permutation(len(waiting)).tolist()
+    while len(drawn) < count and any(waiting):
+        for number in turns:
+            while waiting[number] and waiting[number][-1] in drawn:
+                waiting[number].pop()
+            if waiting[number] and len(drawn) < count:
+                drawn[waiting[number].pop()] = number
+    return np.array(sorted(drawn, key=lambda q: (drawn[q], q)), np.int64)
+
+
+def worst_queries(outcome: Outcome, count: int) -> Ints:
+    """Queries of the lowest precision at k, of equals the lowest average precision (positions, int64)."""
+    places = np.flatnonzero(outcome.counted)
+    order = np.lexsort((places, outcome.average_precision[places], outcome.precision[places]))
+    return places[order][:count]
+
+
+def confidently_wrong(outcome: Outcome, distances: NDArray[np.float32], count: int) -> Confident:
+    """Queries whose first result is wrong but nearer than a typical right one.
+
+    Typical is the median distance of right first results; where no first result is right, every wrong one
+    counts, and `nearer_than` is 1.
+
+    Args:
+        outcome: the judged ranking.
+        distances: float32 [q, depth], of the results.
+        count: how many queries at most.
+    """
+    first, right = distances[:, 0].astype(np.float64), outcome.hits[:, 0]
+    usual = np.sort(first[right & outcome.counted])
+    places = np.flatnonzero(~right & outcome.counted & np.isfinite(first))
+    if len(usual):
+        places = places[first[places] <= np.median(usual)]
+    places = places[np.lexsort((places, first[places]))][:count]
+    if not len(usual):
+        return Confident(places, np.ones(len(places)))
+    return Confident(places, 1 - np.searchsorted(usual, first[places], side="right") / len(usual))
+
+
+def hubs(ids: Ints, outcome: Outcome, dropped: NDArray[np.bool_]) -> Hubs:
+    """Count, for every gallery item, the lists it is in and the wrong ones.
+
+    Args:
+        ids: int64 [q, depth], -1 for a missing result.
+        outcome: the judged ranking; the lists of queries with R = 0 are left out.
+        dropped: bool [n], items that no query may find.
+    """
+    top = ids[outcome.counted, : outcome.k]
+    wrong = top[~outcome.hits[outcome.counted, : outcome.k]]
+    counts = [np.bincount(found[found >= 0], minlength=len(dropped)) for found in (top.ravel(), wrong)]
+    return Hubs(outcome.k, counts[0], counts[1], ~dropped)
+
+
+def spoiled(item: int, ids: Ints, outcome: Outcome, count: int) -> Ints:
+    """Queries among whose first k an item is without being relevant, best-ranked first (positions, int64)."""
+    k = outcome.k
+    rows, ranks = np.nonzero((ids[:, :k] == item) & ~outcome.hits[:, :k] & outcome.counted[:, None])
+    return rows[np.lexsort((rows, ranks))][:count]
+
+
+def confusion(ids: Ints, query_labels: Labels, gallery_labels: Labels, classes: int) -> Floats:
+    """Mean share of the results that are of each class, for the queries of each class.
+
+    An image with several findings counts for each, one without any for a last class of its own, so rows
+    sum to 1 for single-label data only (to less where results are missing).
+
+    Args:
+        ids: the first k results, int64 [q, k], -1 for a missing one.
+        query_labels: int64 [q] or bool [q, classes].
+        gallery_labels: int64 [n] or bool [n, classes].
+        classes: their number.
+
+    Returns:
+        float64 [c, c], row the query's class, column the result's; c is `classes`, plus one for "none"
+        with multi-label data. A class without queries has a row of NaN.
+    """
+    asked, shown = (_one_hot(labels, classes) for labels in (query_labels, gallery_labels))
+    shown = np.vstack([shown, np.zeros(shown.shape[1])])  # a last row for -1 to point at
+    shares = sum(shown[ids[:, i]] for i in range(ids.shape[1])) / ids.shape[1]
+    queries = asked.sum(axis=0)[:, None]
+    return np.divide(asked.T @ shares, queries, out=np.full((len(queries),) * 2, np.nan), where=queries > 0)
+
+
+def _one_hot(labels: Labels, classes: int) -> Floats:
+    if labels.ndim == 1:
+        return np.eye(classes)[labels]
+    return np.column_stack([labels, ~labels.any(axis=1)]).astype(np.float64)

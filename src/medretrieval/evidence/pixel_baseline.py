@@ -1,0 +1,110 @@
+"""The line to beat: what raw pixels score on the same task, kept in the cache."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from medretrieval.cache.store import Cache
+from medretrieval.config import Baseline, Config, IndexConfig, root
+from medretrieval.datasets.base import Split
+from medretrieval.datasets.groups import groups_sha256
+from medretrieval.embed.images import Embeddings, embed, identify
+from medretrieval.encoders.base import Encoder
+from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.index.faiss_index import FLAT, build
+from medretrieval.instantiate import instantiate
+from medretrieval.protocol.task import Task
+
+FILE = "per_query.npz"
+WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
+EXACT = IndexConfig(name="flat", factory=FLAT)
+
+
+@dataclass(frozen=True)
+class BaselineScores:
+    """What the baseline encoder scores with exact search.
+
+    Attributes:
+        name: of the encoder.
+        scores: as `Evaluation.scores`.
+        per_query: as `Evaluation.per_query`, float64 [q] each.
+    """
+
+    name: str
+    scores: Mapping[str, float]
+    per_query: Mapping[str, NDArray[np.float64]]
+
+
+def baseline(
+    settings: Config, task: Task, size: int, run_identity: Mapping[str, Any], depth: int, cache: Cache
+) -> BaselineScores | None:
+    """Score the baseline encoder on a run's task: its queries, gallery, protocol, metric and depths.
+
+    Args:
+        settings: the run's configuration.
+        task: who queries whom.
+        size: the dataset's size, part of the key of embeddings.
+        run_identity: of the run's own encoder.
+        depth: of the run's ranking; the baseline's is as deep, and whole where that is a matter of seconds.
+        cache: where embeddings and these scores are kept.
+
+    Returns:
+        None where evaluation.baseline is none, where the run's encoder is the baseline, and where sentences
+        ask, which a baseline of images cannot read.
+    """
+    name = settings.evaluation.baseline
+    queries = task.queries
+    if name == Baseline.none or not isinstance(queries, Split):
+        return None
+    node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
+    encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
+    identity = identify(encoder, cache)
+    if identity == run_identity:
+        return None
+    depth = task.reach if len(task.queries) * task.reach <= WHOLE_CELLS else depth
+    parts = {
+        "depth": depth,
+        "encoder": identity,
+        "images": [queries.images_sha256, task.gallery.images_sha256],
+        "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+        "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
+        "protocol": asdict(settings.protocol),
+        "relevance": asdict(task.relevance),
+        "metric": asdict(settings.metric),
+        "ks": settings.evaluation.ks,
+        "vote_k": settings.evaluation.vote_k,
+        "size": size,
+    }
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        gallery = embed(encoder, identity, task.gallery, size, cache)
+        query = gallery
+        if queries is not task.gallery:
+            query = embed(encoder, identity, queries, size, cache)
+        return _score(settings, task, query, gallery, depth, cache, folder / FILE)
+
+    entry = cache.get_or_make("baselines", parts, make)
+    with np.load(entry.folder / FILE, allow_pickle=False) as npz:
+        per_query = {score: npz[score] for score in npz.files}
+    return BaselineScores(str(name), entry.facts["scores"], per_query)
+
+
+def _score(
+    settings: Config,
+    task: Task,
+    query: Embeddings,
+    gallery: Embeddings,
+    depth: int,
+    cache: Cache,
+    path: Path,
+) -> dict[str, Any]:
+    index = build(EXACT, settings.metric, gallery, depth, settings.seed, cache)
+    found = evaluate(lambda rows, k: index.search(query.vectors[rows], k), task, depth, settings.evaluation)
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **found.per_query)
+    return {"scores": found.scores}

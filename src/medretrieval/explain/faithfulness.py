@@ -1,0 +1,213 @@
+"""Can a map be believed? Deletion against random regions, and pointing at findings that are known."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.evidence.bootstrap import enough, intervals, paired_difference
+from medretrieval.explain.saliency import Map
+from medretrieval.vectors import l2_normalize
+
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Curve = NDArray[np.float64]
+BLUR = 8  # a removed region shows the image blurred by its shorter side divided by this
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """How a similarity falls while an image's regions are removed (Petsiuk et al. 2018, RISE).
+
+    Attributes:
+        marked: cosine after each share, float64 [steps + 1], the largest values of the map removed first.
+        random: the same with the map moved to a random place, so with regions of the same shape.
+    """
+
+    marked: Curve
+    random: Curve
+
+    @property
+    def areas(self) -> tuple[float, float]:
+        """Areas under the two curves over shares from 0 to 1; the lower, the faster the fall."""
+        return area(self.marked), area(self.random)
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Where a map lies against a finding (Zhang et al. 2016, the pointing game, without a tolerance).
+
+    Attributes:
+        hit: the map's largest value lies on the finding.
+        mass: share of what the map adds to the similarity that lies on the finding.
+        area: share of what the encoder sees that is the finding: what a uniform map gets in both.
+    """
+
+    hit: float
+    mass: float
+    area: float
+
+
+def deletion(
+    image: NDArray[np.uint8],
+    found: Map,
+    vector: NDArray[np.float32],
+    encode: Encode,
+    steps: int,
+    rng: np.random.Generator,
+) -> Deletion:
+    """Remove an image's regions in the map's order and in that of the map elsewhere.
+
+    Args:
+        image: uint8 [h, w] or [h, w, 3].
+        found: its map.
+        vector: what it is compared with, float32 [d].
+        encode: uint8 [n, h, w(, 3)] -> float32 [n, d].
+        steps: equal shares of the visible pixels.
+        rng: moves the map.
+    """
+    orders = [_order(found.values, found.visible), _order(_moved(found, rng), found.visible)]
+    filled = blurred(image)
+    between = [
+        _removed(image, filled, order[: round(len(order) * step / steps)])
+        for order in orders
+        for step in range(1, steps)
+    ]
+    everything = _removed(image, filled, orders[0])
+    cosines = _cosines(encode(np.stack([image, *between, everything])), vector)
+    first, last, middle = cosines[:1], cosines[-1:], cosines[1:-1].reshape(2, steps - 1)
+    marked, random = (np.concatenate([first, line, last]) for line in middle)
+    return Deletion(marked, random)
+
+
+def area(curve: Curve) -> float:
+    """Area under a curve at equal steps from 0 to 1, by trapezoids.
+
+    >>> area(np.array([1.0, 0.0, 0.0]))
+    0.25
+    """
+    return float(np.trapezoid(curve, dx=1 / (len(curve) - 1)))
+
+
+def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What stands in place of removed regions: no edges of its own, and the brightness of the place."""
+    from PIL import Image, ImageFilter
+
+    radius = min(image.shape[:2]) / BLUR
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _order(values: NDArray[np.float32], visible: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Flat positions of visible pixels, the largest value first."""
+    places = np.flatnonzero(visible)
+    return places[np.argsort(-values.ravel()[places], kind="stable")]
+
+
+def _moved(found: Map, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The map moved by a random step within what is visible; what leaves it comes in on the other side."""
+    rows, columns = (np.flatnonzero(found.visible.any(axis=axis)) for axis in (1, 0))
+    box = np.ix_(rows, columns)
+    moved = found.values.copy()
+    shift = (int(rng.integers(len(rows))), int(rng.integers(len(columns))))
+    moved[box] = np.roll(found.values[box], shift, axis=(0, 1))
+    return moved
+
+
+def _removed(
+    image: NDArray[np.uint8], filled: NDArray[np.uint8], places: NDArray[np.intp]
+) -> NDArray[np.uint8]:
+    rows, columns = np.unravel_index(places, image.shape[:2])
+    changed = image.copy()
+    changed[rows, columns] = filled[rows, columns]
+    return changed
+
+
+def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> Curve:
+    return (l2_normalize(vectors) @ l2_normalize(vector[None])[0]).astype(np.float64)
+
+
+def pointing(found: Map, mask: NDArray[np.bool_]) -> Pointing | None:
+    """Compare a map with the mask of a finding.
+
+    Args:
+        found: the map.
+        mask: bool [h, w].
+
+    Returns:
+        None where the encoder sees nothing of a finding, or the map marks nothing.
+    """
+    seen, support = mask & found.visible, found.support
+    if not seen.any() or not support.any():
+        return None
+    hit = bool(mask.ravel()[support.argmax()])
+    share = float(support[mask].sum(dtype=np.float64) / support.sum(dtype=np.float64))
+    return Pointing(float(hit), share, float(seen.sum() / found.visible.sum()))
+
+
+def summary(
+    deletions: Sequence[Deletion],
+    pointings: Sequence[tuple[Pointing, Pointing]],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    """The numbers of a sample of pairs, as JSON values.
+
+    Args:
+        deletions: one a pair.
+        pointings: of each query with a finding that the encoder sees, by its own map and by another query's.
+        resamples: bootstrap samples of the pairs.
+        confidence: of the intervals.
+        seed: of the samples.
+
+    Returns:
+        deletion: pairs, area_marked and area_random (means), advantage (random minus marked: above 0 where
+        removing what is marked lowers the similarity faster), wins (share of pairs with an advantage above
+        0), and intervals (of the advantage; empty for fewer than two pairs). pointing: queries; hits, mass,
+        area (means, see Pointing); hits_swapped and mass_swapped by other queries' maps, so what maps get
+        that always mark the same places; hits_gain and mass_gain, what a query's own map has more than
+        these; intervals. None where there is no query with a finding.
+    """
+    areas = np.array([d.areas for d in deletions], np.float64).reshape(-1, 2)
+    marked, random = areas.T
+    between = {}
+    if enough(random - marked):
+        between = {"advantage": list(paired_difference(random, marked, resamples, confidence, seed)[1:])}
+    found: dict[str, Any] = {
+        "deletion": {
+            "pairs": len(areas),
+            "area_marked": float(marked.mean()),
+            "area_random": float(random.mean()),
+            "advantage": float((random - marked).mean()),
+            "wins": float((random > marked).mean()),
+            "intervals": between,
+        },
+        "pointing": None,
+    }
+    if pointings:
+        found["pointing"] = _pointed(pointings, resamples, confidence, seed)
+    return found
+
+
+def _pointed(
+    pointings: Sequence[tuple[Pointing, Pointing]], resamples: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    own, other = (
+        np.array([(p.hit, p.mass) for p in side], np.float64) for side in zip(*pointings, strict=True)
+    )
+    columns = {
+        "hits": own[:, 0],
+        "mass": own[:, 1],
+        "area": np.array([p.area for p, _ in pointings], np.float64),
+        "hits_swapped": other[:, 0],
+        "mass_swapped": other[:, 1],
+        "hits_gain": own[:, 0] - other[:, 0],
+        "mass_gain": own[:, 1] - other[:, 1],
+    }
+    ends = intervals(columns, resamples, confidence, seed)
+    return {
+        "queries": len(pointings),
+        **{name: float(values.mean()) for name, values in columns.items()},
+        "intervals": {name: list(pair) for name, pair in ends.items()},
+    }

@@ -1,0 +1,105 @@
+"""Classes: which are retrieved for which, and the precision of each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from medretrieval.evidence.by_class import ClassScores
+from medretrieval.figures.style import (
+    BASELINE,
+    CHANCE,
+    OURS,
+    axes_at,
+    figure,
+    heading,
+    name_axes,
+    png,
+    room,
+    scales,
+    short,
+)
+
+NUMBERED = 20  # classes up to which a cell's number can be read
+
+
+def per_class_picture(scores: ClassScores, baseline: str | None, confidence: float, run: str) -> bytes:
+    """Draw the classes' precision as bars, PNG."""
+    names = [f"{n} ({q})" for n, q in zip(short(scores.names), scores.queries, strict=True)]
+    left, tall = 0.35 + room(names), 0.32 * max(len(names), 2) + 0.1
+    drawing = figure(left + 5.2, tall + 1.5)
+    heading(drawing, f"Precision at {scores.k} by class (queries), {100 * confidence:g} % intervals", run)
+    axes = axes_at(drawing, left, 0.85, 4.9, tall)
+    places = np.arange(len(names))
+    axes.barh(places, scores.mean, height=0.62, color=OURS, alpha=0.75, label="this run")
+    drawn = [(p, *ends) for p, ends in zip(places, scores.ends, strict=True) if ends is not None]
+    if drawn:
+        at, low, high = zip(*drawn, strict=True)
+        axes.hlines(at, low, high, color="#111111", linewidth=1.4)
+    axes.scatter(
+        scores.chance,
+        places,
+        marker="|",
+        s=190,
+        color=CHANCE,
+        linewidth=2,
+        label="chance",
+        zorder=3,
+        clip_on=False,
+    )
+    if scores.baseline is not None:
+        axes.scatter(
+            scores.baseline,
+            places,
+            marker="D",
+            s=34,
+            color=BASELINE,
+            edgecolors="white",
+            label=baseline,
+            zorder=4,
+            clip_on=False,
+        )
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+    scales(axes, None, dict(enumerate(names)))
+    name_axes(axes, f"precision at {scores.k}")
+    handles, labels = axes.get_legend_handles_labels()
+    own = labels.index("this run")
+    order = [own, *(i for i in range(len(labels)) if i != own)]
+    drawing.legend(
+        [handles[i] for i in order], [labels[i] for i in order],
+        loc="lower right", ncols=len(labels), frameon=False, fontsize=9,
+    )  # fmt: skip
+    return png(drawing)
+
+
+def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
+    """Draw the shares of examples.json's confusion as a table of colours and numbers, PNG."""
+    names, k = short(confusion["classes"]), confusion["k"]
+    share = np.array(confusion["share"], np.float64)
+    cell = 0.9 if len(names) <= 4 else 0.52 if len(names) <= 9 else 0.4
+    side, left, below = cell * len(names), 0.55 + room(names), 0.55 + 0.72 * room(names)
+    width = max(left + side + (0.2 if len(names) <= NUMBERED else 0.9), 5.6)
+    tall = below + side + 0.75
+    drawing = figure(width, tall)
+    several = bool((np.nansum(share, axis=1) > 1.001).any())
+    note = "; images of several findings count for each" if several else ""
+    heading(drawing, f"Classes of the first {k} results (mean share) by the query's class", run + note)
+    axes = axes_at(drawing, left, below, side, side)
+    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1, zorder=1)
+    scales(axes, dict(enumerate(names)), dict(enumerate(names)), slanted=True)
+    drawing.text((left + side / 2) / width, 0.1 / tall, "class of the results", fontsize=9, ha="center")
+    drawing.text(
+        0.1 / width, (below + side / 2) / tall, "class of the query", fontsize=9, va="center", rotation=90
+    )
+    if len(names) <= NUMBERED:
+        size = 10 if cell > 0.6 else 8 if cell > 0.45 else 7
+        digits = slice(0, None) if cell > 0.6 else slice(1, None)  # .57 where 0.57 is too long
+        for row, column in zip(*np.nonzero(~np.isnan(share)), strict=True):
+            value = share[row, column]
+            axes.text(
+                column, row, f"{value:.2f}" if value > 0.995 else f"{value:.2f}"[digits],
+                ha="center", va="center", fontsize=size, color="black" if value > 0.55 else "white",
+            )  # fmt: skip
+    else:
+        drawing.colorbar(image, cax=axes_at(drawing, left + side + 0.2, below, 0.16, side))
+    return png(drawing)

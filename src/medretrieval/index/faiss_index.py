@@ -1,0 +1,376 @@
+"""Stage 2, index: an index is data, a FAISS factory string and parameters fitted to the gallery.
+
+FAISS: Douze et al., "The Faiss library", 2024.
+"""
+
+import logging
+import math
+import string
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.cache.store import Cache
+from medretrieval.config import IndexConfig, MetricConfig
+from medretrieval.embed.images import Embeddings
+from medretrieval.errors import UserError
+from medretrieval.index.distance import FAISS_METRIC, as_distances, order_ties, prepare
+from medretrieval.index.exact_search import BLOCK, rank_all
+
+log = logging.getLogger(__name__)
+
+FILE = "index.faiss"
+FLAT = "Flat"  # factory string of exact search
+TRAINED = 131_072  # vectors that k-means and codes are fitted to, or as many as the cells want
+WHOLE = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
+NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic", "autotune")  # the keys that fill none
+MAX_PQ_M = 32  # training takes seconds a codebook
+POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """An index configuration fitted to a gallery: nothing left open.
+
+    Attributes:
+        factory: FAISS factory string.
+        build: ParameterSpace string set before adding vectors.
+        search: ParameterSpace string set before searching.
+        parameters: the value of every parameter that the templates use.
+    """
+
+    factory: str
+    build: str
+    search: str
+    parameters: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """A searchable gallery.
+
+    Attributes:
+        index: the FAISS index.
+        spec: what it was built from.
+        metric: the distance.
+        path: the file it is kept in.
+        build_s: seconds that building took when it was built.
+        cached: true where an earlier run built it.
+        exhaustive: every search compares the query with the whole gallery.
+    """
+
+    index: faiss.Index
+    spec: IndexSpec
+    metric: MetricConfig
+    path: Path
+    build_s: float
+    cached: bool
+    exhaustive: bool
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether this is exact search itself."""
+        return self.spec.factory == FLAT
+
+    def search(
+        self, queries: NDArray[np.float32], depth: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Nearest gallery positions of each query, nearest first.
+
+        Args:
+            queries: float32 [q, d], as the encoder gives them.
+            depth: results a query, at most the size of the gallery.
+
+        Returns:
+            ids int64 [q, depth], -1 where the index found no more, and distances float32 [q, depth],
+            never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
+        """
+        prepared = prepare(queries, self.metric, "queries")
+        if self.is_flat and depth * WHOLE > self.index.ntotal:
+            flat: Any = self.index
+            vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
+            return rank_all(prepared, vectors.reshape(-1, flat.d), self.metric, depth)
+        raw, ids = self.index.search(prepared, depth)
+        return order_ties(ids, as_distances(raw, ids, self.metric))
+
+
+def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
+    """Fill the templates of an index configuration for a gallery.
+
+    Open parameters: nlist about 4 sqrt(n) with at least 39 vectors a cell; nprobe an eighth of the cells
+    and enough of them to hold four times the ranking; ef_search twice the ranking and 16 log2(n);
+    pq_m the largest divisor of d up to 32 that leaves 8 dimensions a part; pq_bits 8 from 256 vectors on.
+
+    Args:
+        config: factory, build and search templates with their parameters.
+        n: vectors in the gallery.
+        d: their dimension.
+        depth: results a query that will be asked for.
+
+    Raises:
+        UserError: a parameter that the templates do not use, or that does not fit the gallery.
+    """
+    used, given = require_parameters(config, n)
+    parameters = _fitted(given, n, d, depth) | {k: v for k, v in given.items() if v is not None}
+    parameters = {k: parameters[k] for k in sorted(used) if k in parameters}
+    if missing := used - parameters.keys():
+        raise UserError(f"index={config.name}: {', '.join(sorted(missing))} in its templates needs a value")
+    _check_fit(parameters, n)
+    if parameters.get("nprobe", 1) > parameters.get("nlist", n):
+        raise UserError(
+            f"index.nprobe={parameters['nprobe']}: more than the {parameters['nlist']} cells of the index"
+        )
+    if d % parameters.get("pq_m", 1):
+        raise UserError(f"index.pq_m={parameters['pq_m']}: must divide the dimension of the vectors, {d}")
+    factory, build_, search = (t.format(**parameters) for t in (config.factory, config.build, config.search))
+    return IndexSpec(factory, build_, search, parameters)
+
+
+def require_parameters(config: IndexConfig, n: int) -> tuple[set[str], dict[str, int | None]]:
+    """What can be refused before any vector is made.
+
+    Args:
+        config: factory, build and search templates with their parameters.
+        n: vectors in the gallery.
+
+    Returns:
+        The names that the templates use, and every parameter as it was given.
+
+    Raises:
+        UserError: a parameter that the templates do not use, or that does not fit the gallery.
+    """
+    used = set().union(*(_fields(t) for t in (config.factory, config.build, config.search)))
+    given = {k: v for k, v in asdict(config).items() if k not in NO_TEMPLATE}
+    for key, value in given.items():
+        if value is not None and key not in used:
+            raise UserError(
+                f"index.{key}={value}: index={config.name} ({config.factory}) has no such parameter; "
+                f"it has: {', '.join(sorted(used)) or 'none'}"
+            )
+    _check_fit({k: v for k, v in given.items() if v is not None}, n)
+    _check_autotune(config)
+    return used, given
+
+
+def _check_autotune(config: IndexConfig) -> None:
+    if config.autotune is None:
+        return
+    if not 0 < config.autotune <= 1:
+        raise UserError(f"index.autotune={config.autotune}: a recall above 0 and at most 1 is wanted")
+    if not config.search:
+        raise UserError(
+            f"index.autotune={config.autotune}: index={config.name} has no search parameters to tune; use "
+            "index=ivf or index=hnsw, or set it to null"
+        )
+    for key in _fields(config.search):
+        if (value := getattr(config, key)) is not None:
+            raise UserError(
+                f"index.{key}={value} and index.autotune={config.autotune}: the one is chosen by the other; "
+                "set one of the two to null"
+            )
+
+
+def _fields(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict[str, int]:
+    nlist = given["nlist"] or max(1, min(round(4 * math.sqrt(n)), n // POINTS_A_CENTROID))
+    return {
+        "nlist": nlist,
+        "nprobe": min(nlist, max(math.ceil(nlist / 8), math.ceil(4 * depth * nlist / n))),
+        "ef_search": min(n, max(2 * depth, math.ceil(16 * math.log2(max(n, 2))))),
+        "pq_m": max(m for m in range(1, max(1, min(MAX_PQ_M, d // 8)) + 1) if d % m == 0),
+        "pq_bits": min(8, int(math.log2(n))) or 1,
+    }
+
+
+def _check_fit(parameters: Mapping[str, int], n: int) -> None:
+    nlist = parameters.get("nlist", 1)
+    if nlist > n:
+        raise UserError(
+            f"index.nlist={nlist}: more cells than the gallery has vectors ({n}); at most {n}, "
+            f"better {max(1, n // POINTS_A_CENTROID)} ({POINTS_A_CENTROID} vectors a cell), or null to fit it"
+        )
+    if "nlist" in parameters and parameters.get("nprobe", 1) > nlist:
+        raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
+    if 2 ** parameters.get("pq_bits", 0) > n:
+        raise UserError(
+            f"index.pq_bits={parameters['pq_bits']}: wants at least {2 ** parameters['pq_bits']} vectors "
+            f"to train on, the gallery has {n}"
+        )
+
+
+def build(
+    config: IndexConfig,
+    metric: MetricConfig,
+    gallery: Embeddings,
+    depth: int,
+    seed: int,
+    cache: Cache,
+    *,
+    deterministic: bool | None = None,
+) -> VectorIndex:
+    """Build the index of a gallery, or take it from the cache, and set its search parameters.
+
+    One build serves every setting of the search parameters.
+
+    Args:
+        config: the index as data.
+        metric: the distance.
+        gallery: the vectors, float32 [n, d].
+        depth: results a query that will be asked for; fits the search parameters.
+        seed: of k-means.
+        cache: where built indexes are kept.
+        deterministic: build on one thread: before FAISS 1.15 threads that add to a graph at once race for
+            its links. Searching keeps its threads. None for what the configuration says.
+
+    Raises:
+        UserError: parameters that do not fit, or a factory string that FAISS refuses.
+    """
+    n, d = gallery.vectors.shape
+    spec = fit(config, n, d, depth)
+    threads = 1 if (config.deterministic if deterministic is None else deterministic) else None
+    parts = {
+        "embeddings": gallery.key,
+        "factory": spec.factory,
+        "build": spec.build,
+        "metric": asdict(metric),
+        "seed": seed,
+        "faiss": faiss.__version__,
+    }
+    if threads is not None:  # not in every key, so that indexes built before this option are still found
+        parts["threads"] = threads
+    entry = cache.get_or_make(
+        "indexes", parts, lambda folder: _write(spec, metric, gallery.vectors, seed, threads, folder / FILE)
+    )
+    index = faiss.read_index(str(entry.folder / FILE))
+    set_parameters(index, spec.search, "index.search")
+    return VectorIndex(
+        index=index,
+        spec=spec,
+        metric=metric,
+        path=entry.folder / FILE,
+        build_s=entry.facts["build_s"],
+        cached=not entry.fresh,
+        exhaustive=is_exhaustive(index),
+    )
+
+
+def _write(
+    spec: IndexSpec,
+    metric: MetricConfig,
+    vectors: NDArray[np.float32],
+    seed: int,
+    threads: int | None,
+    path: Path,
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        index = faiss.index_factory(vectors.shape[1], spec.factory, FAISS_METRIC[metric.faiss])
+    except RuntimeError as error:
+        reason = str(error).rsplit("Error: ", 1)[-1]
+        raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
+    _seed(index, seed)
+    set_parameters(index, spec.build, "index.build")
+    with _threads(threads):
+        if not index.is_trained:  # an IVF over a graph of cells builds that graph here
+            index.train(_training_set(vectors, spec, metric, seed))
+        for begin in range(0, len(vectors), BLOCK):
+            index.add(prepare(vectors[begin : begin + BLOCK], metric, "gallery", begin))
+    build_s = time.perf_counter() - start
+    # Through Python, so that a full disk is an OSError and not FAISS's own exception.
+    io: Any = faiss
+    with path.open("wb") as file:
+        io.write_index(index, io.PyCallbackIOWriter(file.write))
+    return {"build_s": build_s, "vectors": index.ntotal}
+
+
+def _training_set(
+    vectors: NDArray[np.float32], spec: IndexSpec, metric: MetricConfig, seed: int
+) -> NDArray[np.float32]:
+    """All vectors, or of a large gallery a seeded sample that is large enough for its cells, prepared."""
+    wanted = max(TRAINED, POINTS_A_CENTROID * spec.parameters.get("nlist", 1))
+    if len(vectors) <= wanted:
+        return prepare(vectors, metric, "gallery")
+    drawn = np.sort(np.random.default_rng(seed).choice(len(vectors), wanted, replace=False))
+    sample = np.empty((wanted, vectors.shape[1]), np.float32)
+    for begin in range(0, wanted, BLOCK):  # so that no second copy of it is held
+        rows = drawn[begin : begin + BLOCK]
+        sample[begin : begin + BLOCK] = prepare(vectors[rows], metric, "gallery")
+    return sample
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """Let FAISS use so many threads within the block; None for as many as it has."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _seed(index: faiss.Index, seed: int) -> None:
+    """Seed k-means and silence its warning on stderr; nlist is checked in `fit`."""
+    ivf: Any = faiss.try_extract_index_ivf(index)
+    if ivf is None:
+        return
+    ivf = faiss.downcast_index(ivf)
+    for clustering in [ivf.cp] + ([ivf.pq.cp] if hasattr(ivf, "pq") else []):
+        clustering.seed = seed
+        clustering.min_points_per_centroid = 1
+
+
+def set_parameters(index: faiss.Index, parameters: str, where: str) -> None:
+    """Set a ParameterSpace string on an index; `where` names the key in the message of a refusal."""
+    if not parameters:
+        return
+    space: Any = faiss.ParameterSpace()  # its stub knows one of its overloads only
+    try:
+        space.set_index_parameters(index, parameters)
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", 1)[-1]
+        raise UserError(f"{where}={parameters}: FAISS refuses it ({reason})") from error
+
+
+def hnsw_of(index: faiss.Index) -> faiss.IndexHNSW | None:
+    """The HNSW graph inside an index, None where there is none."""
+    while isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        index = faiss.downcast_index(index.index)
+    return index if isinstance(index, faiss.IndexHNSW) else None
+
+
+def is_exhaustive(index: faiss.Index) -> bool:
+    """Whether every search sees the whole gallery: all but graphs and IVF that skips cells."""
+    if hnsw_of(index) is not None:
+        return False
+    ivf = faiss.try_extract_index_ivf(index)
+    return ivf is None or ivf.nprobe >= ivf.nlist
+
+
+def search_depth(index: VectorIndex, n: int, ks: list[int], save_depth: int | None) -> int:
+    """How deep a ranking this index is asked for.
+
+    The whole gallery where the index sees it anyway. Else as deep as is saved or scored; in a graph no
+    deeper than ef_search, beyond which it finds poorly.
+
+    Args:
+        index: the gallery's index.
+        n: results a query can have at most.
+        ks: score depths.
+        save_depth: results a query that are saved; None for all.
+    """
+    if index.exhaustive:
+        return n
+    wanted = min(n, max(max(ks), save_depth or n))
+    graph = hnsw_of(index.index)
+    return wanted if graph is None else min(wanted, max(graph.hnsw.efSearch, max(ks)))

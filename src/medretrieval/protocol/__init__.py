@@ -1,0 +1,1 @@
+"""Who queries whom: task, relevance, exclusions, prompts, and the ranking as a value."""

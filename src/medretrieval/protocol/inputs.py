@@ -1,0 +1,24 @@
+"""What a run starts from: dataset, encoder and task."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from medretrieval.datasets.base import Dataset, Split
+from medretrieval.encoders.base import Encoder
+from medretrieval.protocol.task import Task
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, before any vector is made.
+
+    Attributes:
+        dataset, encoder, identity, task: as configured.
+        centre: the split that means are fitted to, where protocol.center says one.
+    """
+
+    dataset: Dataset
+    encoder: Encoder
+    identity: dict[str, Any]
+    task: Task
+    centre: Split | None

@@ -1,0 +1,54 @@
+"""Who queries whom: everything about a protocol that scores depend on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.datasets.base import Queries, Split
+from medretrieval.protocol.exclusions import Exclusions
+from medretrieval.protocol.relevance import Relevance
+
+
+@dataclass(frozen=True)
+class Task:
+    """Who queries whom: everything about a protocol that scores depend on.
+
+    Attributes:
+        queries: a split (the same as the gallery for leave_one_out), or prompts.
+        gallery: the split that is searched.
+        exclusions: what is left out of each query's results.
+        relevance: what makes a result relevant.
+        relevant: R of each query, int64 [q].
+        size: items each query can find, int64 [q].
+    """
+
+    queries: Queries
+    gallery: Split
+    exclusions: Exclusions
+    relevance: Relevance
+    relevant: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, queries: Queries, gallery: Split, exclusions: Exclusions, relevance: Relevance | None = None
+    ) -> "Task":
+        """Derive the counts from both sides."""
+        relevance = relevance or Relevance()
+        relevant = relevance.counts(queries.labels, gallery.labels, exclusions)
+        return cls(queries, gallery, exclusions, relevance, relevant, exclusions.sizes(len(queries)))
+
+    @property
+    def reach(self) -> int:
+        """Results that every query can have."""
+        return int(self.size.min())
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether results can be relevant by degrees."""
+        return self.relevance.is_graded(self.queries.labels)
+
+    def ideal(self, ks: list[int]) -> NDArray[np.float64]:
+        """Discounted gain of each query's best ranking (float64 [q, ks])."""
+        return self.relevance.ideal(self.queries.labels, self.gallery.labels, self.exclusions, ks)

@@ -1,0 +1,242 @@
+"""A question to a finished run: its saved index and embeddings are used, only the query is embedded."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.cache.store import Cache
+from medretrieval.config import Config, MetricConfig, check, expand
+from medretrieval.datasets.base import Dataset, Split
+from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.weights import file_sha256
+from medretrieval.errors import UserError
+from medretrieval.index.exact_search import pair_distances
+from medretrieval.index.faiss_index import VectorIndex
+from medretrieval.instantiate import instantiate
+from medretrieval.protocol.ranking import Ranking, class_name
+from medretrieval.query.novelty import Nearness, nearness
+from medretrieval.runs import folder as run_folder
+from medretrieval.runs.reopen import (
+    INDEX,
+    require_links,
+    require_not_centred,
+    require_whole,
+    saved_config,
+    saved_encoder,
+    saved_index,
+    saved_ranking,
+    saved_vectors,
+)
+
+SPARE = 8  # results beyond k that are looked at, so that rounding does not decide which is the last
+GALLERY = "embeddings_gallery.npy"
+
+
+@dataclass(frozen=True)
+class Query:
+    """Something to ask.
+
+    Attributes:
+        name: the file, or the sentence.
+        image: as the encoder gets it, uint8 [size, size] or [size, size, 3]; None for a sentence.
+        shown: the whole picture, made smaller for drawing; None for a sentence.
+        remarks: what was done to the picture.
+    """
+
+    name: str
+    image: NDArray[np.uint8] | None = None
+    shown: NDArray[np.uint8] | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A result: its position in the gallery, its id there, its class in words, its split, its distance."""
+
+    position: int
+    id: str
+    label: str
+    split: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run answers: neighbours, nearest first, and how near the query is (None for a sentence)."""
+
+    query: Query
+    neighbours: tuple[Neighbour, ...]
+    nearness: Nearness | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A finished run, open for questions.
+
+    Attributes:
+        folder: of the run.
+        settings: its configuration, with overrides.
+        report: the content of its scores.json.
+        ranking: for ids and labels of the gallery.
+        dataset: for names of classes; its images are read for drawing only.
+        index: the saved one.
+    """
+
+    folder: Path
+    settings: Config
+    report: Mapping[str, Any]
+    ranking: Ranking
+    dataset: Dataset
+    index: VectorIndex
+    cache: Cache = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, overrides: tuple[str, ...] = ()) -> "Asked":
+        """Open a run, no more of it than questions need.
+
+        Raises:
+            UserError: no finished run, of another format, or files of it that are gone or damaged.
+        """
+        settings = check(saved_config(folder, overrides))
+        run_folder.require_format(folder)
+        require_not_centred(folder, settings)
+        require_links(folder, (INDEX, GALLERY))
+        require_whole(folder, GALLERY)
+        report, ranking = run_folder.read_scores(folder), saved_ranking(folder)
+        index = saved_index(folder, settings, report)
+        if index.index.ntotal != len(ranking.gallery_ids):
+            raise UserError(
+                f"{folder / INDEX}: has {index.index.ntotal} vectors, the run's gallery "
+                f"{len(ranking.gallery_ids)} images; make it anew with: medretrieval again {folder}"
+            )
+        dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
+        return cls(folder, settings, report, ranking, dataset, index, Cache(expand(settings.paths.cache)))
+
+    def channels(self) -> int:
+        """Channels of the gallery's images: 1 or 3.
+
+        Raises:
+            UserError: the dataset does not say, and its data cannot be read.
+        """
+        if self.dataset.channels is not None:
+            return self.dataset.channels
+        return 1 if self.dataset.load(self._gallery_split()).images.ndim == 3 else 3
+
+    def gallery(self) -> Split:
+        """The gallery's images, for drawing.
+
+        Raises:
+            UserError: the data is not there (nothing is downloaded), or is other data than the run's.
+        """
+        if not self.dataset.is_here():
+            raise UserError(
+                f"dataset={self.dataset.name} is not there any more; paths.data= says where it is"
+            )
+        split = self.dataset.load(self._gallery_split())
+        manifest = json.loads((self.folder / run_folder.MANIFEST).read_text())
+        if split.images_sha256 != manifest["data"]["gallery"]["images_sha256"]:
+            raise UserError(f"dataset={self.dataset.name} is other data than the run's")
+        return split
+
+    def _gallery_split(self) -> str:
+        return self.settings.protocol.gallery.value
+
+    def require_k(self, k: int) -> None:
+        """Refuse more results than the gallery has images.
+
+        Raises:
+            UserError: naming how many it has.
+        """
+        n = len(self.ranking.gallery_ids)
+        if k > n:
+            raise UserError(f"k={k}: the gallery of this run has {n} images; at most {n}")
+
+    def encoder(self) -> tuple[Encoder, list[str]]:
+        """The run's encoder, and what about it is not as it was.
+
+        Raises:
+            UserError: its vectors would be of another space than the gallery's.
+        """
+        return saved_encoder(self.folder, self.settings, self.cache)
+
+    def answer(self, queries: Sequence[Query], encoder: Encoder, k: int) -> list[Answer]:
+        """Embed queries, all pictures or all sentences, in one go, and search the run's index.
+
+        The index says which images are near; how near, and in what order, the saved embeddings say.
+
+        Args:
+            queries: at least one.
+            encoder: the run's.
+            k: results a query; an approximate index may give fewer.
+
+        Raises:
+            UserError: what the encoder refuses, or vectors that cannot be compared.
+        """
+        self.require_k(k)
+        vectors, gallery = (
+            _embed(queries, encoder, self.index.index.d, self.settings.metric),
+            saved_vectors(self.folder, "gallery"),
+        )
+        ids, distances = self._search(vectors, gallery, k)
+        near: Sequence[Nearness | None] = [None] * len(queries)
+        if queries[0].image is not None:
+            digest = file_sha256(self.folder / GALLERY)
+            near = nearness(vectors, gallery, digest, self.settings.metric, self.cache) or near
+        return [
+            Answer(query, self._neighbours(i, d), how_near)
+            for query, i, d, how_near in zip(queries, ids, distances, near, strict=True)
+        ]
+
+    def _search(
+        self, vectors: NDArray[np.float32], gallery: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Positions int64 [q, k], -1 where the index found no more, and distances float64 [q, k]."""
+        ids, _ = self.index.search(vectors, min(k + SPARE, len(gallery)))
+        distances = pair_distances(vectors, gallery, ids, self.settings.metric)
+        order = np.lexsort((ids, distances), axis=1)[:, :k]
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
+
+    def _neighbours(self, ids: NDArray[np.int64], distances: NDArray[np.float64]) -> tuple[Neighbour, ...]:
+        names, labels = self.ranking.gallery_ids, self.ranking.gallery_labels
+        return tuple(
+            Neighbour(
+                int(i),
+                str(names[i]),
+                class_name(labels, int(i), self.dataset.classes),
+                self._gallery_split(),
+                float(d),
+            )
+            for i, d in zip(ids, distances, strict=True)
+            if i >= 0
+        )
+
+
+def _embed(
+    queries: Sequence[Query], encoder: Encoder, dimension: int, metric: MetricConfig
+) -> NDArray[np.float32]:
+    """Vectors of pictures or sentences, as the encoder gives them (float32 [q, d])."""
+    images = [query.image for query in queries if query.image is not None]
+    if images:
+        vectors = np.concatenate(list(encoder.stream(np.stack(images))))
+    else:
+        vectors = encoder.encode_text([query.name for query in queries])
+    if vectors.shape != (len(queries), dimension):
+        raise UserError(
+            f"encoder={encoder.name}: gave {list(vectors.shape)} for {len(queries)} queries; the run's index "
+            f"has vectors of {dimension}"
+        )
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        name = queries[int(bad.argmax())].name
+        raise UserError(f"encoder={encoder.name}: the embedding of {name} is not finite (NaN or infinite)")
+    if metric.normalize and not (some := vectors.any(axis=1)).all():
+        raise UserError(
+            f"{queries[int(some.argmin())].name}: encoder={encoder.name} sees nothing in it (its vector is "
+            f"all 0, as of a black picture), so it has no {metric.name} distance to anything; leave it out"
+        )
+    return vectors.astype(np.float32)

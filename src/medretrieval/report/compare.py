@@ -1,0 +1,241 @@
+"""The verb `compare`: which of several runs is best, and is that more than luck of the queries?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.errors import UserError
+from medretrieval.evidence.bootstrap import bootstrap, holm, not_different, sign_flips
+from medretrieval.protocol.ranking import class_members
+from medretrieval.report.compare_tables import Comparison, Pair
+from medretrieval.runs import folder as run_folder
+from medretrieval.runs.tables import differing
+from medretrieval.track.find_runs import (
+    NO_SCORES,
+    Run,
+    config_of,
+)
+
+PLACES = ("paths.", "tracking.", "force", "dataset.root")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of the command, checked."""
+
+    runs: list[str]
+    score: str | None
+    baseline: str | None
+    pairs: str
+    resamples: int
+    permutations: int
+    confidence: float
+    seed: int
+    format: str
+    outputs: Path
+    uri: str
+    track: bool
+
+    @property
+    def alpha(self) -> float:
+        """What counts as significant; 0.05 and not 0.050000000000000044."""
+        return round(1 - self.confidence, 12)
+
+
+def compare(runs: list[Run], options: Options) -> Comparison:
+    """Test the differences between runs over the same queries.
+
+    Args:
+        runs: finished runs, in any order.
+        options: score, baseline, and how to test.
+
+    Raises:
+        UserError: runs that cannot be compared, saying in what they differ; no such score or baseline.
+    """
+    score = options.score or str(runs[0].report["objective"]["name"])
+    _require_comparable(runs, score)
+    runs, values, labels, groups = _matched(runs, score)
+    members = class_members(labels) if score.startswith("macro_") else None
+    drawn = bootstrap(values, options.resamples, options.seed, groups, members)
+    order = np.argsort(-drawn.means, kind="stable")
+    runs, values = [runs[i] for i in order], values[:, order]
+    names = _names(runs)
+    reference = _baseline(options.baseline, names)
+    flips = sign_flips(values, options.permutations, options.seed, groups, members)
+    tested = [(i, reference) for i in range(len(runs)) if i != reference]
+    shown = len(tested)
+    # The best is chosen on these same queries, so its comparisons are corrected as part of all pairs.
+    if options.pairs == "all" or options.baseline is None:
+        others = [i for i in range(len(runs)) if i != reference]
+        tested += [(a, b) for b in others for a in others if a > b]
+    p = [flips.p(a, b) for a, b in tested]
+    adjusted = holm(p)
+    alike = not_different(adjusted, options.alpha)
+    pairs = [
+        Pair(a, b, *drawn.difference(int(order[a]), int(order[b]), options.confidence), raw, corrected, same)
+        for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
+    ]
+    corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
+    rows = [(float(drawn.means[i]), *drawn.interval(int(i), options.confidence)) for i in order]
+    units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
+    notes = _notes(score, names, values, options, reference, corrected_for, units)
+    if any(run.report["encoder"]["random_weights"] for run in runs):
+        notes.append("* RANDOM WEIGHTS: says nothing about the model")
+    return Comparison(
+        score, options.confidence, names, [r.source for r in runs], rows, reference, pairs, notes
+    )
+
+
+def _require_comparable(runs: list[Run], score: str) -> None:
+    # Centring changes the vectors, as an encoder does, not who queries whom.
+    for key in sorted({key for run in runs for key in run.report["protocol"]} - {"center"}):
+        _require_same(runs, f"protocol.{key}", [run.report["protocol"].get(key) for run in runs])
+    for role in ("query", "gallery"):
+        for what in ("images_sha256", "texts_sha256", "labels_sha256", "groups_sha256"):
+            hashes = [str(run.manifest["data"][role].get(what))[:12] for run in runs]
+            _require_same(runs, f"the data ({role} {what})", hashes)
+    jaccard = [run.manifest["config"]["evaluation"]["min_jaccard"] for run in runs]
+    _require_same(runs, "evaluation.min_jaccard", jaccard)
+    column = score.removeprefix("macro_")
+    if lacking := [run.source for run in runs if column not in run.scores]:
+        common = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+        raise UserError(
+            f"compare: score={score}: {_listed(lacking)} has no such score; choose from (also with macro_ "
+            f"before it): {', '.join(common)}"
+        )
+
+
+def _require_same(runs: list[Run], what: str, facts: Sequence[Any]) -> None:
+    if others := [i for i, fact in enumerate(facts) if fact != facts[0]]:
+        raise UserError(
+            f"compare: {what} is {facts[0]} in {runs[0].source} but {facts[others[0]]} in "
+            f"{_listed([runs[i].source for i in others])}; compare runs that are alike in it"
+        )
+
+
+def _listed(sources: list[str]) -> str:
+    return sources[0] + (f" (and in {len(sources) - 1} more)" if len(sources) > 1 else "")
+
+
+def _matched(
+    runs: list[Run], score: str
+) -> tuple[list[Run], NDArray[np.float64], NDArray[Any], NDArray[np.str_] | None]:
+    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries ordered by id."""
+    from pyarrow import parquet
+
+    column, first = score.removeprefix("macro_"), None
+    kept: dict[tuple[str, bytes], tuple[Run, NDArray[np.float64]]] = {}
+    for run in runs:
+        found = parquet.read_table(run.folder / run_folder.PER_QUERY, columns=[*NO_SCORES, column]).sort_by(
+            "id"
+        )
+        first = first if first is not None else found
+        for name, what in zip(NO_SCORES, ("query ids", "labels", "counts of relevant images"), strict=True):
+            if not found[name].equals(first[name]):
+                raise UserError(
+                    f"compare: {runs[0].source} and {run.source} differ in their {what} (column {name!r} of "
+                    f"{run_folder.PER_QUERY}); compare runs over the same queries and gallery"
+                )
+        values = found[column].to_numpy()
+        if (np.isnan(values) != (found["relevant"].to_numpy() == 0)).any():
+            raise UserError(f"{run.source}: {column} is missing for some queries; run it with force=true")
+        # The same configuration counts as another run only where it came out differently.
+        kept.setdefault((run.report["fingerprint"], values.tobytes()), (run, values))
+    if len(kept) < 2 or first is None:
+        raise UserError(f"compare: {runs[0].source} is the only run given; give two or more different ones")
+    if (first["relevant"].to_numpy() > 0).sum() < 2:
+        raise UserError("compare: fewer than two queries have a relevant image; nothing can be tested")
+    kept_runs, columns = zip(*kept.values(), strict=True)
+    return list(kept_runs), np.stack(columns, axis=1), _label_array(first["label"]), _groups(kept_runs[0])
+
+
+def _groups(run: Run) -> NDArray[np.str_] | None:
+    """The queries' groups in the order of their ids, None where nobody says them."""
+    from pyarrow import parquet
+
+    path = run.folder / run_folder.PER_QUERY
+    if run_folder.GROUP not in parquet.read_schema(path).names:
+        return None
+    table = parquet.read_table(path, columns=["id", run_folder.GROUP]).sort_by("id")
+    return np.array(table[run_folder.GROUP].to_pylist())
+
+
+def _label_array(column: Any) -> NDArray[Any]:
+    labels = column.to_pylist()
+    if not isinstance(labels[0], list):
+        return np.array(labels, dtype=np.int64)
+    findings = np.zeros((len(labels), 1 + max((f for row in labels for f in row), default=0)), dtype=np.bool_)
+    for row, found in zip(findings, labels, strict=True):
+        row[found] = True
+    return findings
+
+
+def _names(runs: list[Run]) -> list[str]:
+    """What differs between the runs; where reports do not tell, what differs in their configuration."""
+    shown = differing([run.report for run in runs]).values()
+    names = [" ".join(text for axis in shown if (text := axis(run.report))) for run in runs]
+    for name in {name for name in names if names.count(name) > 1}:
+        twins = [i for i, other in enumerate(names) if other == name]
+        configs = [config_of(runs[i]) for i in twins]
+        known = {key for config in configs for key in config if not key.startswith(PLACES)}
+        # One key of those that differ in the same way: the shortest, the others are filled in from it.
+        telling: dict[tuple[str, ...], str] = {}
+        for key in sorted(known, key=lambda key: (len(key), key)):
+            telling.setdefault(tuple(str(config.get(key)) for config in configs), key)
+        keys = [key for values, key in telling.items() if len(set(values)) > 1]
+        for i, config in zip(twins, configs, strict=True):
+            names[i] = " ".join([name, *(f"{k}={config[k]}" for k in keys if k in config)])
+    return [
+        f"{n} ({run.folder.name})" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)
+    ]
+
+
+def _baseline(wanted: str | None, names: list[str]) -> int:
+    if wanted is None:
+        return 0
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
+        return int(wanted) - 1
+    if wanted in names:
+        return names.index(wanted)
+    found = [i for i, name in enumerate(names) if wanted in name]
+    if len(found) != 1:
+        known = "; ".join(f"{i} {name}" for i, name in enumerate(names, 1))
+        raise UserError(f"compare: baseline={wanted}: fits {len(found)} runs; choose one of: {known}")
+    return found[0]
+
+
+def _notes(
+    score: str,
+    names: list[str],
+    values: NDArray[np.float64],
+    options: Options,
+    reference: int,
+    pairs: int,
+    units: str,
+) -> list[str]:
+    without = int(np.isnan(values[:, 0]).sum())
+    left_out = f" ({without} without a relevant image left out)" if without else ""
+    alpha, least = options.alpha, pairs / (options.permutations + 1)
+    role = "the best" if options.baseline is None else "the baseline"
+    corrected = f"Holm's correction for {pairs} comparison{'s' if pairs > 1 else ''}"
+    lines = [
+        f"{score} over {len(values) - without} queries{left_out}. The gallery is held fixed and {units} are "
+        f"resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
+        f"Differences are paired, run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
+        f"flip test, {options.permutations} permutations, with {corrected}.",
+        f"= marks what is not shown to differ (corrected p >= {alpha:.3g}), which is no proof of equality.",
+    ]
+    if options.baseline is None and options.pairs == "best" and len(names) > 2:
+        lines.append(
+            "The best was chosen on these same queries, so p is corrected for all pairs of runs; a baseline= "
+            "chosen beforehand wants fewer comparisons."
+        )
+    if least >= alpha:
+        need = math.ceil(pairs / alpha) + 1
+        lines.append(f"note: no corrected p can be below {min(least, 1):.3g}; give permutations={need}")
+    return lines

@@ -1,0 +1,187 @@
+"""A comparison as a table in the terminal, as Markdown, CSV or LaTeX, and as an MLflow run."""
+
+import csv
+import io
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medretrieval.config import TrackingConfig
+from medretrieval.errors import UserError, first_line
+from medretrieval.runs.tables import markdown, table
+
+SUFFIXES = {"terminal": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
+BATCH = 1000  # metrics that MLflow takes at once
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Run a minus run b (numbers in the table, from 0); adjusted is p after Holm's correction."""
+
+    a: int
+    b: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+    alike: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, best first, their scores with intervals, the pairs tested, and what is to be said of them."""
+
+    score: str
+    confidence: float
+    names: list[str]
+    sources: list[str]
+    rows: list[tuple[float, float, float]]
+    reference: int
+    pairs: list[Pair]
+    notes: list[str]
+
+
+def render(comparison: Comparison, kind: str) -> str:
+    """The comparison as text.
+
+    Args:
+        comparison: what was found.
+        kind: terminal, markdown, latex, or csv (full precision; a row for each pair, and one for the best or
+            the baseline, which is compared with nothing).
+    """
+    if kind == "csv":
+        return _csv(comparison)
+    tables = [_run_table(comparison)]
+    if len(comparison.pairs) >= len(comparison.names):
+        tables.append(_pair_table(comparison))
+    if kind == "terminal":
+        blocks = ["\n".join(table(*t)) for t in tables]
+    elif kind == "markdown":
+        blocks = [markdown(*t) for t in tables]
+    else:
+        blocks = [_tabular(*t) for t in tables]
+        notes = " ".join(_latex(note) for note in comparison.notes)
+        return "\n".join([r"\begin{table}", r"\centering", *blocks, rf"\caption{{{notes}}}", r"\end{table}"])
+    return "\n\n".join([*blocks, ("\n\n" if kind == "markdown" else "\n").join(comparison.notes)])
+
+
+def _run_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
+    against, percent = c.reference + 1, f"{100 * c.confidence:g} %"
+    header = ["#", "run", c.score, percent, f"minus #{against}", percent, "p", "p Holm", f"like #{against}"]
+    tested = {pair.a: pair for pair in c.pairs if pair.b == c.reference}
+    rows = [
+        [
+            str(i + 1),
+            name,
+            f"{value:.4f}",
+            _range(low, high),
+            *(_cells(tested[i]) if i in tested else [""] * 5),
+        ]
+        for i, (name, (value, low, high)) in enumerate(zip(c.names, c.rows, strict=True))
+    ]
+    return header, rows
+
+
+def _pair_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
+    header = ["run", "minus", "difference", f"{100 * c.confidence:g} %", "p", "p Holm", "alike"]
+    names = [f"{i} {name}" for i, name in enumerate(c.names, 1)]
+    return header, [[names[pair.a], names[pair.b], *_cells(pair)] for pair in c.pairs]
+
+
+def _cells(pair: Pair) -> list[str]:
+    numbers = [f"{pair.difference:.4f}", _range(pair.low, pair.high), f"{pair.p:.4f}", f"{pair.adjusted:.4f}"]
+    return [*numbers, "=" if pair.alike else ""]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _csv(c: Comparison) -> str:
+    header = (
+        "number,run,score,value,low,high,minus_number,minus_run,difference,difference_low,difference_high,"
+        "p,p_holm,not_different,source"
+    )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header.split(","))
+
+    def row(i: int, against: list[Any]) -> None:
+        writer.writerow([i + 1, c.names[i], c.score, *c.rows[i], *against, c.sources[i]])
+
+    row(c.reference, [""] * 8)
+    for pair in c.pairs:
+        found = [pair.difference, pair.low, pair.high, pair.p, pair.adjusted, str(pair.alike).lower()]
+        row(pair.a, [pair.b + 1, c.names[pair.b], *found])
+    return text.getvalue().rstrip("\n")
+
+
+def _tabular(header: list[str], rows: list[list[str]]) -> str:
+    lines = [" & ".join(map(_latex, line)) + r" \\" for line in [header, *rows]]
+    columns = "l" * len(header)
+    ruled = [r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *ruled, r"\end{tabular}"])
+
+
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}"}
+    return re.sub(r"[\\~^<>&%$#_{}]", lambda m: special.get(m[0], "\\" + m[0]), text)
+
+
+def track_comparison(
+    comparison: Comparison, uri: str, outputs: Path, experiment: str, params: dict[str, str]
+) -> None:
+    """Log the comparison to MLflow; where that is away, say so in a line."""
+    from medretrieval.track.mlflow_tracker import connect
+
+    try:
+        client, where = connect(
+            TrackingConfig(True, uri, experiment, log_index=False, system_metrics=False),
+            outputs,
+        )
+        run_id = _log(client, where, comparison, params)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a server, a database or a disk may raise
+        line = f"MLflow at {uri} is away ({first_line(error)}); this comparison is not logged there"
+        print(line, file=sys.stderr)
+    else:
+        print(f"in MLflow at {uri}: run {run_id}", file=sys.stderr)
+
+
+def _log(client: Any, experiment: str, c: Comparison, params: dict[str, str]) -> str:
+    from mlflow.entities import Metric, Param
+
+    tags = {
+        "comparison": c.score,
+        "compared": " ".join(c.sources)[:5000],
+        "mlflow.note.content": render(c, "markdown")[:5000],
+        "mlflow.source.name": "medretrieval",
+    }
+    name = f"compare {len(c.names)} runs {c.score}"
+    run_id: str = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    params = {"score": c.score, **params}
+    client.log_batch(run_id, params=[Param(key, value[:6000]) for key, value in params.items()])
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(_metric_name(kind, pair, c.names), value, now, 0)
+        for pair in c.pairs
+        for kind, value in (("difference", pair.difference), ("p", pair.p), ("p_holm", pair.adjusted))
+    ]
+    for begin in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[begin : begin + BATCH])
+    for kind, suffix in SUFFIXES.items():
+        client.log_text(run_id, render(c, kind) + "\n", f"comparison.{suffix}")
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _metric_name(kind: str, pair: Pair, names: list[str]) -> str:
+    # The numbers keep names apart that MLflow's alphabet makes alike.
+    readable = f"{kind}/{pair.a + 1} {names[pair.a]} minus {pair.b + 1} {names[pair.b]}"
+    return re.sub(r"[^\w./ -]", "-", readable, flags=re.ASCII)[:250]

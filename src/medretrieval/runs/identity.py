@@ -1,0 +1,66 @@
+"""What a run is called, in folders, in MLflow and for telling whether it has finished before."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+from medretrieval.cache.store import content_key
+from medretrieval.config import Config, slugged
+from medretrieval.datasets.base import Split
+from medretrieval.datasets.groups import groups_sha256
+from medretrieval.encoders.base import Encoder
+from medretrieval.protocol.exclusions import active
+from medretrieval.protocol.task import Task
+from medretrieval.runs.folder import FORMAT
+
+
+def fingerprint_of(
+    settings: Config, task: Task, identity: Mapping[str, Any], centre: Split | None = None
+) -> str:
+    """What makes two runs the same: configuration, data and weights, but not where files lie."""
+    config = dataclasses.asdict(settings)
+    for key in ("paths", "force"):
+        del config[key]
+    for key in ("root", "groups"):
+        config["dataset"].pop(key, None)
+    fitted = {} if centre is None else {"centre": centre.images_sha256}
+    return content_key(
+        fitted
+        | {
+            "config": config,
+            "images": [task.queries.content_sha256, task.gallery.images_sha256],
+            "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+            "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
+            "encoder": dict(identity),
+            "version": importlib.metadata.version("medretrieval"),
+            "format": FORMAT,
+        }
+    )
+
+
+def slug(settings: Config) -> str:
+    """A name for a run's folder."""
+    parts = (
+        settings.dataset["name"],
+        settings.encoder["name"],
+        settings.index.name,
+        settings.metric.name,
+        settings.protocol.name,
+    )
+    return "_".join(slugged(str(part)) for part in parts)
+
+
+def title(settings: Config, encoder: Encoder) -> str:
+    """One line that says what was run."""
+    marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
+    protocol = settings.protocol
+    asks = protocol.query or f"prompts, {protocol.prompts},"
+    who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"
+    itself = "" if protocol.exclude_self else ", the query itself counted"
+    itself += f", centred on {protocol.center}" if protocol.center else ""
+    itself += "".join(f", {option.replace('_', ' ')}" for option in active(protocol))
+    return (
+        f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
+        f"{settings.metric.name} · {protocol.name} ({who}{itself})"
+    )

@@ -1,0 +1,224 @@
+"""A finished run opened again: what verbs that take a run start from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+
+from medretrieval.cache import entry
+from medretrieval.cache.store import Cache
+from medretrieval.config import Config
+from medretrieval.embed.images import identify
+from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError, first_line
+from medretrieval.index.faiss_index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.instantiate import instantiate
+from medretrieval.protocol.ranking import Ranking
+from medretrieval.runs import folder as run_folder
+
+INDEX = "index.faiss"
+# Parts of an encoder's identity that change the last bits of its vectors and not the space they are in.
+SAME_SPACE = ("versions", "runtime", "precision", "compile")
+TABLE = 2**12  # codes of a product quantiser, at most: FAISS goes up to 12 bits in practice
+LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", INDEX)
+
+
+def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of a finished run, typed, with overrides on top.
+
+    Raises:
+        UserError: no finished run in the folder, or an unknown key.
+    """
+    for name in (run_folder.SCORES, run_folder.MANIFEST):
+        _require_json(folder, name)
+    config = json.loads((folder / run_folder.MANIFEST).read_text())["config"]
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        OmegaConf.update(cfg, key, _typed(value), force_add=False)
+        if key == "paths.data" and "root" in cfg.dataset:
+            cfg.dataset.root = value
+        if key == "device" and "device" in cfg.encoder:  # what was interpolated is a value by now
+            cfg.encoder.device = value
+    return cast(DictConfig, cfg)
+
+
+def _require_json(folder: Path, name: str) -> None:
+    path = folder / name
+    if not path.exists():
+        raise UserError(f"{folder}: no finished run in it (it holds no {name})")
+    try:
+        whole = isinstance(json.loads(path.read_text()), dict)
+    except ValueError:  # UnicodeDecodeError is one
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged, no JSON; do the run again from {folder / run_folder.CONFIG}")
+
+
+def _typed(value: str) -> Any:
+    """A number, a truth value, null or a list where the text is one, else the text itself."""
+    try:
+        return OmegaConf.from_dotlist([f"v={value}"]).v
+    except Exception:  # no YAML, such as a path with a bracket
+        return value
+
+
+def require_links(folder: Path, names: Sequence[str] = LINKS) -> None:
+    """Refuse a run whose embeddings or index are not there any more.
+
+    Args:
+        folder: the run's folder.
+        names: the files that are wanted.
+
+    Raises:
+        UserError: naming the file and how to make it anew.
+    """
+    if gone := [name for name in names if not (folder / name).exists()]:
+        raise UserError(
+            f"{folder / gone[0]}: gone (was the cache cleaned, or the run's folder?); "
+            f"make it anew with: medretrieval again {folder}"
+        )
+
+
+def require_whole(folder: Path, name: str) -> None:
+    """Compare a file that a run links to with the SHA-256 that the cache keeps of it, where it does.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = (folder / name).resolve()
+    if (path.parent / entry.SUMS).exists():
+        try:
+            entry.read(path.parent, (path.name,))
+        except entry.Damaged as error:
+            raise _damaged(folder / name, folder, first_line(error)) from error
+
+
+def saved_ranking(folder: Path) -> Ranking:
+    """A run's ranking, with the ids and labels of both sides.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return Ranking.load(folder / run_folder.RANKING)
+    except Exception as error:  # a damaged archive makes NumPy raise anything
+        raise _damaged(folder / run_folder.RANKING, folder, first_line(error)) from error
+
+
+def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
+    """Embeddings of a run, memory-mapped (float32 [n, d]).
+
+    Args:
+        folder: the run's folder.
+        role: "query" or "gallery".
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / f"embeddings_{role}.npy"
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, folder, first_line(error)) from error
+
+
+def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> VectorIndex:
+    """A run's index, searched as the run searched it.
+
+    Args:
+        folder: the run's folder.
+        settings: its configuration.
+        report: the content of its scores.json.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    require_whole(folder, INDEX)
+    try:
+        index = _read(folder / INDEX)
+    except Exception as error:  # a damaged file makes FAISS raise anything
+        raise _damaged(folder / INDEX, folder, "FAISS refuses it") from error
+    set_parameters(index, report["index"]["search"], "index.search")
+    spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
+    return VectorIndex(index, spec, settings.metric, folder / INDEX, 0.0, True, is_exhaustive(index))
+
+
+def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder, list[str]]:
+    """A run's encoder, and what about it is not as it was.
+
+    Args:
+        folder: the run's folder.
+        settings: its configuration.
+        cache: where identities are kept.
+
+    Raises:
+        UserError: its vectors would be of another space than the run's.
+    """
+    encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
+    was = json.loads((folder / run_folder.MANIFEST).read_text())["encoder"]
+    now = json.loads(json.dumps(identify(encoder, cache)))
+    changed = [key for key in sorted(was | now) if _plain(was.get(key)) != _plain(now.get(key))]
+    said = {key: _differing(_plain(was.get(key)), _plain(now.get(key))) for key in changed}
+    if apart := [key for key in changed if key not in SAME_SPACE]:
+        raise UserError(
+            f"encoder={encoder.name}: its {apart[0]} {said[apart[0]]}; a query must be embedded as the "
+            "run's gallery was"
+        )
+    return encoder, [
+        f"the encoder's {key} {text}: distances may differ in the last digits" for key, text in said.items()
+    ]
+
+
+def require_not_centred(folder: Path, settings: Config) -> None:
+    """Refuse a run whose vectors are freed of means, which those of a new query are not.
+
+    Raises:
+        UserError: protocol.center is set.
+    """
+    if settings.protocol.center is not None:
+        raise UserError(
+            f"{folder}: its images are freed of their mean (protocol.center={settings.protocol.center}), "
+            "which a query is not; ask a run with protocol.center=null"
+        )
+
+
+def _read(path: Path) -> faiss.Index:
+    """Read an index; a damaged length in the file must not make FAISS ask for memory without measure.
+
+    The limit holds for the table that FAISS adds to IVFPQ too: at most 2^bits times the cells' centroids.
+    """
+    library: Any = faiss
+    if not hasattr(library, "set_deserialization_vector_byte_limit"):  # before FAISS 1.14
+        return library.read_index(str(path))
+    before = library.get_deserialization_vector_byte_limit()
+    library.set_deserialization_vector_byte_limit(path.stat().st_size * TABLE)
+    try:
+        return library.read_index(str(path))
+    finally:
+        library.set_deserialization_vector_byte_limit(before)
+
+
+def _plain(part: Any) -> Any:
+    """A part of an identity without what changes last bits only."""
+    return {k: v for k, v in part.items() if k != "implementation"} if isinstance(part, dict) else part
+
+
+def _differing(was: Any, now: Any) -> str:
+    """In words: is this, was that; of mappings what differs in them."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return f"is {str(now)[:40]}, was {str(was)[:40]}"
+    keys = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
+    return ", ".join(f"({key}) {_differing(was.get(key), now.get(key))}" for key in keys)
+
+
+def _damaged(path: Path, folder: Path, why: str) -> UserError:
+    return UserError(
+        f"{path}: damaged, cannot be read ({why}); `medretrieval cache verify` says what else "
+        f"is, `medretrieval again {folder}` makes it anew"
+    )

@@ -1,0 +1,1 @@
+"""Where runs are recorded: the tracker protocol, MLflow, and finding runs again."""

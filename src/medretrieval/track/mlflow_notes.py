@@ -1,0 +1,133 @@
+"""What MLflow shows beside numbers: the notes of runs and sweeps, and which columns its table has."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medretrieval.runs.tables import AXES, differing, markdown, ranked_together
+
+MOST = 4800  # characters of a note: MLflow takes 5,000 in older versions
+VIEW = "mlflow.sharedViewState."  # experiment tag under which MLflow 3 keeps a view that a link can open
+
+
+def run_note(content: Mapping[str, Any]) -> str:
+    """A run in Markdown: its score with its interval, beside chance and beside raw pixels, and its notes.
+
+    Args:
+        content: of scores.json.
+    """
+    name, value = content["objective"]["name"], content["objective"]["value"]
+    ends = content["intervals"].get(name)
+    lines = [f"**{name} {value:.4f}**{f' (interval {_range(ends)})' if ends else ''}: {content['title']}"]
+    points = [*_beside_chance(content, name, ends), *_beside_pixels(content, name), *content["notes"]]
+    return "\n".join([*lines, "", *(f"- {point}" for point in points)])[:MOST]
+
+
+def _beside_chance(content: Mapping[str, Any], name: str, ends: Sequence[float] | None) -> list[str]:
+    random = content["chance"].get(name)
+    if random is None:
+        return []
+    lift = f", lift {content['lift'][name]:.2f}" if name in content["lift"] else ""
+    reached = ends is not None and ends[0] <= random <= ends[1]
+    return [
+        f"A random ranking scores {random:.4f}{lift}{'; it lies within the interval' if reached else ''}."
+    ]
+
+
+def _beside_pixels(content: Mapping[str, Any], name: str) -> list[str]:
+    line = content["baseline"]
+    if name not in line["scores"]:
+        return []
+    said = f"Raw {line['encoder']} score {line['scores'][name]:.4f}"
+    # Where this run is not above them, its own notes say so, with the difference.
+    if line["difference"] is None or line["difference"][1] <= 0:
+        return [f"{said}."]
+    difference, low, high = line["difference"]
+    return [f"{said}; this run is above them: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."]
+
+
+def sweep_note(sweep: str, experiment: str, reports: Sequence[dict[str, Any]]) -> str:
+    """A sweep in Markdown: where its runs are shown best first, and a table for each dataset and protocol.
+
+    Args:
+        sweep: its id.
+        experiment: the id of its MLflow experiment.
+        reports: contents of scores.json.
+    """
+    text = f"[The runs in columns, best first](#/experiments/{experiment}/runs?viewStateShareKey={sweep})\n\n"
+    text += f"A report to send: `medretrieval report {sweep}`\n"
+    left = len(reports)
+    for place, runs in ranked_together(reports).items():
+        text += f"\n**{', '.join(place)}**\n\n"
+        lines = markdown(*_rows(place[2], runs)).split("\n")
+        kept = max(
+            (n for n in range(len(lines) + 1) if len(text + "\n".join(lines[:n])) < MOST - 60), default=0
+        )
+        if kept > 2:
+            text += "\n".join(lines[:kept]) + "\n"
+            left -= kept - 2
+        if kept < len(lines):
+            return f"{text}\n{left} more runs are in sweep.txt."
+    return text
+
+
+def _rows(name: str, runs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    shown = differing(runs)
+    if "index" in shown:  # narrow: how the index is searched goes with it
+        shown.pop("search", None)
+    header = [*shown, name, "interval", "chance", "pixels", "minus pixels", "p50 ms"]
+    rows = [
+        [
+            *(_axis(axis, run) for axis in shown),
+            f"{run['objective']['value']:.4f}",
+            _range(run["intervals"].get(name), ".."),
+            _number(run["chance"].get(name)),
+            _number(run["baseline"]["scores"].get(name)),
+            _difference(run["baseline"]["difference"]),
+            f"{run['speed']['latency_ms']['p50']:.2f}",
+        ]
+        for run in sorted(runs, key=lambda run: -run["objective"]["value"])
+    ]
+    return header, rows
+
+
+def sweep_view(sweep: str, reports: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The experiment tag by which MLflow's table of runs shows a sweep best first, headline scores first.
+
+    MLflow 3 shows no metric unless told so, and then in alphabetical order. A version that does not know
+    the tag shows its usual table.
+
+    Args:
+        sweep: its id.
+        reports: contents of scores.json.
+    """
+    name = reports[0]["objective"]["name"]
+    shown = [name, f"interval/{name}_low", f"interval/{name}_high", f"chance/{name}", f"baseline/{name}"]
+    others = [other for other in ("map", "vote_accuracy") if any(other in run["scores"] for run in reports)]
+    costs = ["search/latency_ms_p50", "search/bytes_per_vector", "time/total_s"]
+    columns = [f"metrics.`{metric}`" for metric in (*shown, *others, *costs)]
+    view = {
+        "searchFilter": f"tags.sweep LIKE '%{sweep}%' AND tags.encoder LIKE '%'",
+        "orderByKey": columns[0],
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+    }
+    return {f"{VIEW}{sweep}": json.dumps(view)}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _axis(axis: str, run: dict[str, Any]) -> str:
+    search = AXES["search"](run) if axis == "index" else ""
+    return f"{AXES[axis](run)} {search}".strip()
+
+
+def _range(ends: Sequence[float] | None, between: str = " to ") -> str:
+    return "-" if ends is None else f"{ends[0]:.4f}{between}{ends[1]:.4f}"
+
+
+def _difference(found: Sequence[float] | None) -> str:
+    return "-" if found is None else f"{found[0]:+.4f} ({found[1]:+.4f}..{found[2]:+.4f})"

@@ -1,0 +1,67 @@
+"""What a tracker is told of a run besides its scores: name, tags, parameters, data."""
+
+import dataclasses
+
+from medretrieval.config import Config, leaves
+from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.protocol.exclusions import active
+from medretrieval.protocol.task import Task
+from medretrieval.runs.manifest import git_state
+from medretrieval.track.mlflow_tracker import SWEEP_TAG, About
+
+# Configuration that says nothing about a run that its other parameters do not say.
+NO_PARAMETERS = {
+    "dataset.channels",
+    "dataset.classes",
+    "dataset.root",
+    "dataset.task",
+    "encoder.batch_size",
+    "encoder.device",
+    "index.build",
+    "index.search",
+}
+
+
+def about(settings: Config, sweep: str | None) -> About:
+    """Name, tags and parameters of a run for MLflow."""
+    encoder = str(settings.encoder["name"])
+    tags = {
+        "dataset": str(settings.dataset["name"]),
+        "encoder": encoder,
+        "index": settings.index.name,
+        "metric": settings.metric.name,
+        "protocol": settings.protocol.name,
+        "git_commit": str(git_state()["commit"]),
+        "mlflow.source.name": "medretrieval",
+    }
+    if sweep is not None:
+        tags[SWEEP_TAG] = sweep
+    config = dataclasses.asdict(settings)
+    # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
+    # Prompts are in prompts.json.
+    for key in ("paths", "tracking", "force", "prompts"):
+        del config[key]
+    params = {
+        key.removesuffix(".name"): str(value)
+        for key, value in leaves(config).items()
+        if value is not None and key not in NO_PARAMETERS and not key.endswith("_target_")
+    }
+    names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
+    names += active(settings.protocol)
+    return About(" ".join(names), tags, params)
+
+
+def dataset_inputs(settings: Config, dataset: Dataset, task: Task) -> dict[str, dict[str, str]]:
+    """The splits of a run as MLflow's dataset inputs, by role."""
+    sides: tuple[tuple[str, Queries], ...] = (("query", task.queries), ("gallery", task.gallery))
+    return {
+        role: {
+            "name": f"{dataset.name}/{side.name}",
+            "digest": side.content_sha256[:32],
+            "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
+            "profile": f'{{"images": {len(side)}, "size": {dataset.size}}}'
+            if isinstance(side, Split)
+            else f'{{"prompts": {len(side)}}}',
+        }
+        for role, side in sides
+    }

@@ -1,0 +1,166 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from medretrieval import run
+from medretrieval.commands.compare import parse
+from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes, read_groups
+from medretrieval.errors import UserError
+from medretrieval.report.compare import compare
+from medretrieval.runs.tables import run_table
+from medretrieval.track.find_runs import load_run
+
+BASE = ("dataset=breastmnist", "encoder=random", "evaluation.ks=[1,3]", "evaluation.resamples=500")
+
+
+@pytest.fixture
+def write_groups(tmp_path):
+    """Two images a patient, the same patients in all splits."""
+
+    def write(n=40, rows=None, header="split,index,group", encoding="utf-8"):
+        lines = rows or [f"{s},{i},p{i // 2}" for s in ("train", "val", "test") for i in range(n)]
+        path = tmp_path / "groups.csv"
+        path.write_text("\n".join([header, *lines]) + "\n", encoding=encoding)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_groups_are_read_by_split_and_position(write_groups, encoding):
+    rows = ["test,1,b", "train,0,c", "test,0, a "]
+    assert read_groups(write_groups(rows=rows, encoding=encoding), "test", 2).tolist() == ["a", "b"]
+    assert read_groups(
+        write_groups(rows=["x,b,1,test", "y,a,0,test"], header="age,group,index,split"), "test", 2
+    ).tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["test,0,a"], r"1 of the 2 images of split 'test' have no row \(first test/1\)"),
+        (["test,0,a", "test,1,b", "test,1,c"], r"line 4: a second row for image test/1"),
+        (["test,0,a", "test,2,b"], r"line 3: index '2' is no image of split 'test'; .* 0 to 1"),
+        (["test,0,a", "test,-1,b"], r"line 3: index '-1' is no image"),
+        (["test,0,a", "test,1_0,b"], r"line 3: index '1_0' is no image"),
+        (["test,0,a", "test,1,"], r"line 3: image test/1 has an empty group"),
+        (["tset,0,a"], r"line 2: no split 'tset'; choose from: train, val, test"),
+        (["test,0,a,x"], r"line 2 has 4 fields, the header 3"),
+        (['test,0,"a'], r"not a CSV file"),
+    ],
+)
+def test_a_file_that_says_no_groups_is_refused_by_line(write_groups, rows, message):
+    with pytest.raises(UserError, match=r"dataset\.groups=.*groups\.csv: " + message):
+        read_groups(write_groups(rows=rows), "test", 2)
+
+
+def test_other_files_are_refused_by_name(write_groups, tmp_path):
+    with pytest.raises(UserError, match="must name the columns split,index,group"):
+        read_groups(write_groups(header="split,index,patient"), "test", 2)
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_groups(write_groups(rows=["test,0,Müller"], encoding="latin-1"), "test", 1)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_groups(tmp_path / "none.csv", "test", 2)
+
+
+def test_codes_are_equal_where_names_or_bytes_are():
+    left, right = common_codes(np.array(["b", "a"]), np.array(["a", "c", "b"]))
+    assert (left[:, None] == right).tolist() == [[False, False, True], [True, False, False]]
+    images = np.random.default_rng(0).integers(0, 2, (20, 2, 2)).astype(np.uint8)
+    first, second = identical_codes(images, images[::-1])
+    same = (images[:, None] == images[::-1][None]).all(axis=(2, 3))
+    assert np.array_equal(first[:, None] == second, same)
+
+
+def test_the_hash_of_groups_knows_where_a_name_ends():
+    assert groups_sha256(np.array(["a1", "2"])) != groups_sha256(np.array(["a", "12"]))
+    assert groups_sha256(None) is None
+
+
+def test_a_run_with_groups_draws_whole_groups_and_says_so(config, write_npz, write_groups):
+    write_npz(n=40)
+    path = write_groups()
+    alone = run(config(*BASE)).report
+    found = run(config(*BASE, f"dataset.groups={path}"))
+    assert (alone["resampled"], found.report["resampled"]) == ("queries", "groups")
+    assert found.report["scores"] == alone["scores"]
+    assert found.report["intervals"] != alone["intervals"]
+    assert found.report["audit"]["groups_on_both_sides"] == 20
+    assert found.report["audit"]["same_group"] == 40
+    assert any(note.startswith("20 groups have images on both sides") for note in found.report["notes"])
+    frame = pd.read_parquet(found.folder / "per_query.parquet")
+    assert frame["group"].tolist() == [f"p{i // 2}" for i in range(40)]
+    kinds = pd.read_parquet(found.folder / "audit.parquet")["kind"]
+    assert (kinds == "same_group").sum() == 80
+
+
+def test_other_groups_in_the_same_file_are_another_run(config, write_npz, write_groups):
+    write_npz(n=40)
+    override = f"dataset.groups={write_groups()}"
+    assert not run(config(*BASE, override)).skipped
+    assert run(config(*BASE, override)).skipped
+    write_groups(rows=[f"{s},{i},p{i}" for s in ("train", "val", "test") for i in range(40)])
+    assert not run(config(*BASE, override)).skipped
+
+
+def test_leaving_out_a_patient_changes_the_score_and_the_change_is_said(config, write_npz, write_groups):
+    # The twin of each image is the only one that looks like it.
+    rng = np.random.default_rng(0)
+    labels = (rng.random(20) < 0.5).astype(np.uint8).repeat(2)
+    images = rng.integers(0, 200, (20, 28, 28)).repeat(2, axis=0)
+    images = (images + rng.integers(0, 9, images.shape)).astype(np.uint8)
+    arrays = {f"{s}_{what}": array for s in ("train", "val", "test")
+              for what, array in (("images", images), ("labels", labels[:, None]))}  # fmt: skip
+    write_npz(n=40, **arrays)
+    base = (*BASE, "encoder=pixels", "protocol=leave_one_out", "evaluation.objective=precision_at_1")
+    base = (*base, f"dataset.groups={write_groups()}")
+    plain, strict = run(config(*base)), run(config(*base, "protocol.exclude_same_group=true"))
+    assert plain.report["scores"]["precision_at_1"] == 1.0
+    assert plain.report["left_out"] is None
+    left_out = strict.report["left_out"]
+    assert strict.report["scores"]["precision_at_1"] < 0.8
+    assert left_out["options"] == ["exclude_same_group"]
+    assert left_out["without"] == 1.0
+    change, low, high = left_out["change"]
+    assert change == pytest.approx(strict.report["scores"]["precision_at_1"] - 1.0)
+    assert low < change < high
+    assert any("Leaving out same group changes precision_at_1 by -" in n for n in strict.report["notes"])
+    assert "exclude same group" in strict.report["title"]
+    assert not any("exclude_same_group=true" in note for note in strict.report["notes"])
+    # The baseline and chance play by the same rules.
+    assert strict.report["chance"]["precision_at_1"] < plain.report["chance"]["precision_at_1"]
+
+
+def test_dropping_duplicates_leaves_no_copy_to_find(config, write_npz):
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 255, (20, 28, 28)).astype(np.uint8)
+    write_npz(n=20, test_images=images, train_images=np.concatenate([images[:10]] * 2))
+    base = (*BASE, "encoder=pixels", "evaluation.objective=hit_rate_at_1", "protocol.drop_duplicates=true")
+    found = run(config(*base)).report
+    assert found["counts"]["depth"] == 9  # ten pictures, and a query's own is not among them
+    assert found["left_out"]["dropped"] == 10
+    assert found["left_out"]["pairs"] == 10
+
+
+def test_compare_draws_groups_and_refuses_runs_of_other_groups(config, write_npz, write_groups):
+    write_npz(n=40)
+    override = f"dataset.groups={write_groups()}"
+    folders = [run(config(*BASE, override, f"encoder.seed={i}")).folder for i in range(2)]
+    runs = [load_run(folder, str(folder)) for folder in folders]
+    found = compare(runs, parse([str(f) for f in folders]))
+    assert "whole groups of queries (20 groups) are resampled" in found.notes[0]
+    other = run(config(*BASE, "encoder.seed=2")).folder
+    with pytest.raises(UserError, match="groups_sha256"):
+        compare([*runs, load_run(other, "other")], parse([str(f) for f in folders]))
+
+
+def test_one_patient_is_too_few_to_say_anything_of_the_spread_and_no_crash(config, write_npz, write_groups):
+    write_npz(n=40)
+    rows = [f"{s},{i},{'p' if s == 'test' else i}" for s in ("train", "val", "test") for i in range(40)]
+    base = (*BASE, f"dataset.groups={write_groups(rows=rows)}", "index=hnsw", "protocol.drop_duplicates=true")
+    result = run(config(*base))
+    assert result.report["intervals"] == {}
+    assert result.report["approximation"]["changes"] == {}
+    assert result.report["baseline"]["difference"] is None
+    assert result.report["left_out"]["change"] is None
+    assert "against exact search: recall@3" in run_table(result.report, result.folder)

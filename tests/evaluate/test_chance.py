@@ -1,0 +1,137 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+from tests.oracles import our_scores
+from tests.tasks import task_of
+
+from medretrieval.config import EvaluationConfig
+from medretrieval.datasets.base import Split
+from medretrieval.evaluate import chance
+from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.protocol.relevance import Relevance
+
+# k = 1, inside, at and beyond the largest gallery below.
+KS = [1, 2, 3, 5, 6, 9]
+GALLERIES = [(r, n) for n in range(1, 7) for r in range(1, n + 1)]
+
+
+def all_orders(r, n):
+    """Hits of every way to place r relevant items among n places: all equally likely (bool [orders, n])."""
+    placings = list(combinations(range(n), r))
+    hits = np.zeros((len(placings), n), bool)
+    for row, places in zip(hits, placings, strict=True):
+        row[list(places)] = True
+    return hits
+
+
+def enumerated(r, n):
+    hits = all_orders(r, n)
+    found = our_scores(hits, np.full(len(hits), r), KS)
+    return {name: values.mean() for name, values in found.items()}
+
+
+def expected(r, n):
+    """Means over the queries that have something to find."""
+    found = chance.expected(KS, np.atleast_1d(r), np.atleast_1d(n))
+    return {name: np.nanmean(values) for name, values in found.items() if np.isfinite(values).any()}
+
+
+@pytest.mark.parametrize(("r", "n"), GALLERIES)
+def test_closed_forms_equal_the_mean_over_all_orders(r, n):
+    found = expected(r, n)
+    assert found.pop("chance_precision") == pytest.approx(r / n)
+    assert found == pytest.approx(enumerated(r, n), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_where_everything_is_relevant_chance_is_perfect(n):
+    found = expected(n, n)
+    beyond = {f"precision_at_{k}" for k in KS if k > n}
+    below = {f"recall_at_{k}" for k in KS if k < n}
+    assert all(value == pytest.approx(1) for name, value in found.items() if name not in beyond | below)
+    assert found["precision_at_9"] == pytest.approx(n / 9)
+
+
+def test_chance_precision_is_the_mean_share_of_relevant_items():
+    relevant, size = np.array([3, 5, 5, 1]), np.array([10, 10, 10, 9])
+    found = expected(relevant, size)
+    assert found["chance_precision"] == pytest.approx((0.3 + 0.5 + 0.5 + 1 / 9) / 4)
+    # All ks up to 9 lie inside galleries of 9 or more: precision is expected the same at each.
+    assert {round(found[f"precision_at_{k}"], 12) for k in KS} == {round(found["chance_precision"], 12)}
+
+
+def test_the_expectation_over_queries_is_the_mean_of_their_expectations():
+    relevant, size = np.array([1, 4, 4, 2]), np.array([6, 6, 6, 5])
+    single = [expected(r, n) for r, n in zip(relevant, size, strict=True)]
+    means = {name: np.mean([one[name] for one in single]) for name in single[0]}
+    assert expected(relevant, size) == pytest.approx(means)
+
+
+def test_queries_without_relevant_items_are_left_out():
+    assert expected([2, 0, 0], [6, 6, 5]) == pytest.approx(expected(2, 6))
+    assert expected([0, 0], [6, 6]) == {}
+
+
+def test_a_large_gallery_gives_finite_numbers_between_zero_and_one():
+    found = chance.expected([1, 10, 1000], np.array([1, 500, 99_999]), np.array([100_000] * 3))
+    assert all(((values > 0) & (values <= 1 + 1e-12)).all() for values in found.values())
+
+
+def random_evaluation(labels, relevance=None, seed=0):
+    rng, n = np.random.default_rng(seed), len(labels)
+    only = Split("test", np.arange(n, dtype=np.uint8)[:, None, None], labels)
+    task = task_of(only, only, relevance)
+    ids = rng.permuted(np.tile(np.arange(n), (n, 1)), axis=1)
+    # Distances of uneven steps, so that votes weigh unevenly.
+    distances = np.sort(rng.random((n, n)).astype(np.float32) ** 2, axis=1)
+    config = EvaluationConfig(ks=[1, 4], save_depth=None, vote_k=6)
+    return task, evaluate(
+        lambda rows, depth: (ids[rows, :depth], distances[rows, :depth]), task, n - 1, config
+    )
+
+
+@pytest.mark.parametrize("kind", ["multi", "ordinal"])
+def test_graded_ndcg_of_random_rankings_is_what_chance_expects(kind):
+    rng = np.random.default_rng(3)
+    labels = rng.random((40, 4)) < 0.35 if kind == "multi" else rng.integers(0, 4, 40)
+    relevance = Relevance(grades=4 if kind == "ordinal" else None)
+    runs = [random_evaluation(labels, relevance, seed)[1] for seed in range(60)]
+    for name in ("graded_ndcg_at_1", "graded_ndcg_at_4", "macro_graded_ndcg_at_4"):
+        means = np.array([run.scores[name] for run in runs])
+        error = means.std(ddof=1) / np.sqrt(len(means))
+        assert abs(means.mean() - runs[0].chance[name]) < 4 * error, name
+
+
+def test_votes_of_random_rankings_are_what_drawing_expects():
+    labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
+    runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
+    task, first = runs[0]
+    drawn = chance.permuted(
+        labels,
+        labels,
+        first.vote_distances,
+        lambda rng: task.exclusions.random_results(rng, 60, 6),
+        [1, 4],
+        6,
+        0,
+    )
+    assert drawn.keys() == {name for name in first.scores if "vote" in name}
+    for name, value in drawn.items():
+        means = np.array([found.scores[name] for _, found in runs])
+        # Both are means of random rankings: 60 here and 50 there.
+        error = means.std(ddof=1) * np.sqrt(1 / 60 + 1 / 50)
+        assert abs(means.mean() - value) < 4 * error, name
+
+
+def test_drawing_is_the_same_for_one_seed():
+    labels = np.arange(30) % 3
+    task, found = random_evaluation(labels)
+
+    def draw(rng):
+        return task.exclusions.random_results(rng, 30, 6)
+
+    def drawn(seed):
+        return chance.permuted(labels, labels, found.vote_distances, draw, [1], 6, seed)
+
+    assert drawn(1) == drawn(1) != drawn(2)

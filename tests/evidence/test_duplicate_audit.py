@@ -1,0 +1,184 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tests.tasks import task_of
+
+from medretrieval import run
+from medretrieval.config import AuditConfig
+from medretrieval.datasets.base import Split
+from medretrieval.datasets.phantom import ChestPhantom
+from medretrieval.evidence import duplicate_audit as auditing
+from medretrieval.evidence.duplicate_audit import audit, image_hashes, write_pairs
+from medretrieval.figures.galleries import audit_picture
+
+CONFIG = AuditConfig(enabled=True, near_cosine=0.999, near_hash=2, max_pairs=50)
+
+
+def phantoms(n, split="test", size=64):
+    dataset = ChestPhantom(name="p", size=size, n_train=n, n_val=n, n_test=n, difficulty=0.5, seed=0)
+    return dataset.load(split)
+
+
+def replaced(split, images=None, labels=None):
+    images = split.images if images is None else images
+    return Split(split.name, images, split.labels if labels is None else labels)
+
+
+def found(queries, gallery, config=CONFIG, vectors=None):
+    task = task_of(queries, gallery)
+    n = len(queries)  # without other vectors, all are at right angles
+    q, g = vectors or np.split(np.eye(n + len(gallery), dtype=np.float32), [n])
+    return audit(task, q, g, config), task
+
+
+def test_different_images_are_no_pairs():
+    result, _ = found(phantoms(20), phantoms(20, "train"))
+    assert result.counts.pop("audited_queries") == 20
+    assert set(result.counts.values()) == {0}
+    assert result.pairs == []
+
+
+def test_copies_are_counted_on_each_side_and_between():
+    queries, gallery = phantoms(20), phantoms(20, "train")
+    images, others = queries.images.copy(), gallery.images.copy()
+    images[7] = images[8] = images[3]  # two copies within the queries
+    others[0] = others[1] = images[3]  # one copy within the gallery, three queries have it there
+    labels = gallery.labels.copy()
+    labels[:2] = (queries.labels[3] + 1) % 5
+    labels[1] = queries.labels[3]
+    own = queries.labels.copy()
+    own[7:9] = queries.labels[3]
+    result, _ = found(replaced(queries, images, own), replaced(gallery, others, labels))
+    assert result.counts["identical_within_query"] == 2
+    assert result.counts["identical_within_gallery"] == 1
+    assert result.counts["identical_between"] == 3
+    assert result.counts["label_conflicts"] == 3
+    assert [p.same_label for p in result.pairs if p.kind == "identical"] == [False] * 3 + [True] * 3
+
+
+def test_in_one_split_an_image_is_no_pair_of_itself():
+    split = phantoms(20)
+    images = split.images.copy()
+    images[9] = images[2]
+    vectors = np.eye(20, dtype=np.float32)
+    result, _ = found(*[replaced(split, images)] * 2, vectors=(vectors, vectors))
+    assert result.counts["identical_between"] == 2
+    assert {(p.query, p.gallery) for p in result.pairs if p.kind == "identical"} == {(2, 9), (9, 2)}
+
+
+def test_a_brighter_and_noisier_copy_is_near_by_hash_and_not_identical():
+    queries, gallery = phantoms(20), phantoms(20, "train")
+    noise = np.random.default_rng(0).normal(0, 2, queries.images[4].shape)
+    others = gallery.images.copy()
+    others[11] = np.clip(queries.images[4] * 0.9 + 12 + noise, 0, 255).astype(np.uint8)
+    result, _ = found(queries, replaced(gallery, others))
+    assert result.counts["near_hash"] >= 1
+    assert result.counts["identical_between"] == 0
+    assert (4, 11) in {(p.query, p.gallery) for p in result.pairs if p.kind == "near_hash"}
+
+
+def test_hashes_of_resized_images_are_near_and_of_others_far():
+    small, large = phantoms(30), phantoms(30, size=128)
+    apart = np.bitwise_count(image_hashes(small)[:, None] ^ image_hashes(large)[None])
+    assert np.median(np.diag(apart)) <= 4
+    assert np.median(apart[~np.eye(30, dtype=bool)]) > 10
+
+
+def test_hashes_are_signs_of_the_cosine_transform():
+    fft = pytest.importorskip("scipy.fft")
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32)).astype(np.uint8)
+    low = fft.dctn(images.astype(np.float64), axes=(1, 2))[:, :8, :8].reshape(9, -1)
+    wanted = np.packbits(low > np.median(low[:, 1:], axis=1, keepdims=True), axis=1).view(np.uint64).ravel()
+    assert np.array_equal(image_hashes(Split("test", images, np.zeros(9, np.int64))), wanted)
+
+
+def test_vectors_of_one_direction_are_near_by_embedding():
+    queries, gallery = phantoms(5), phantoms(6, "train")
+    q = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
+    g = np.random.default_rng(1).standard_normal((6, 64)).astype(np.float32)
+    g[3] = 2 * q[1]
+    result, _ = found(queries, gallery, vectors=(q, g))
+    assert result.counts["near_embedding"] == 1
+    assert [(p.query, p.gallery) for p in result.pairs] == [(1, 3)]
+
+
+def test_chunks_change_nothing(monkeypatch):
+    split = phantoms(30)
+    images = split.images.copy()
+    images[::3] = images[0]
+    task = task_of(*[replaced(split, images)] * 2)
+    vectors = images.reshape(30, -1).astype(np.float32)
+    loose = AuditConfig(True, 0.9, 20, 40)
+    whole = audit(task, vectors, vectors, loose)
+    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.CELLS", 70)
+    assert audit(task, vectors, vectors, loose) == whole
+    assert len([p for p in whole.pairs if p.kind == "identical"]) == 40
+
+
+def test_of_very_many_queries_a_sample_is_compared_and_its_size_said(monkeypatch):
+    split = phantoms(30)
+    images = split.images.copy()
+    images[:] = images[0]
+    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.MOST_CELLS", 30 * 7)
+    result, _ = found(*[replaced(split, images)] * 2, vectors=(np.eye(30, dtype=np.float32),) * 2)
+    assert result.counts["audited_queries"] == result.counts["identical_between"] == 7
+    assert result.counts["identical_within_gallery"] == 29
+
+
+def test_pairs_and_picture_are_written(tmp_path):
+    queries, gallery = phantoms(5), phantoms(5, "train")
+    others = gallery.images.copy()
+    others[2] = queries.images[4]
+    result, task = found(queries, replaced(gallery, others))
+    write_pairs(tmp_path / "a.parquet", result, task)
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert table.loc[0, ["kind", "query_id", "gallery_id"]].tolist() == ["identical", "test/4", "train/2"]
+    audit_picture(tmp_path / "a.png", result, task)
+    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    tile = np.asarray(Image.fromarray(queries.images[4]).resize((112, 112), Image.Resampling.NEAREST))
+    assert np.array_equal(drawn[28:140, 8:120], tile)
+    assert np.array_equal(drawn[28:140, 128:240], tile)
+
+
+def test_a_run_reports_its_look_alikes(config, write_npz):
+    black = np.zeros((12, 28, 28), np.uint8)
+    write_npz(test_images=black, train_images=black)
+    result = run(config("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1]"))
+    assert result.report["audit"]["identical_between"] == 12
+    assert result.report["audit"]["identical_within_query"] == 11
+    assert any("12 query images have a byte-identical other image" in note for note in result.report["notes"])
+    assert (result.folder / "audit.png").exists()
+    assert (result.folder / "audit.parquet").exists()
+
+
+def test_no_audit_where_none_is_wanted(config, write_npz):
+    write_npz()
+    result = run(config("dataset=breastmnist", "encoder=pixels", "evaluation.ks=[1]", "audit.enabled=false"))
+    assert result.report["audit"] == {}
+    assert not (result.folder / "audit.parquet").exists()
+
+
+@pytest.mark.realdata
+def test_the_known_copies_of_pneumoniamnist_are_found(config, real_root):
+    places = ("dataset=pneumoniamnist", "encoder=random", f"paths.data={real_root}")
+    train = run(config(*places)).report["audit"]
+    names = ("identical_within_query", "identical_within_gallery", "identical_between")
+    assert [train[name] for name in names] == [3, 18, 0]
+    val = run(config(*places, "protocol.query=val")).report["audit"]
+    assert val["identical_between"] == 8
+
+
+def test_an_audit_is_made_once_for_all_indexes_and_anew_for_other_thresholds(config, write_npz, monkeypatch):
+    write_npz()
+    base = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
+    first = run(config(*base))
+    inner, made = auditing.audit, []
+    monkeypatch.setattr(auditing, "audit", lambda *a: made.append(1) or inner(*a))
+    again = run(config(*base, "index=ivf"))
+    assert made == []
+    assert again.report["audit"] == first.report["audit"]
+    pairs = [pd.read_parquet(r.folder / "audit.parquet") for r in (first, again)]
+    assert pairs[0].equals(pairs[1])
+    run(config(*base, "audit.near_hash=0"))
+    assert made == [1]

@@ -1,0 +1,431 @@
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from mlflow import MlflowClient
+from pyarrow import parquet
+
+from medretrieval import run
+from medretrieval.commands.compare import main
+from medretrieval.errors import UserError
+from medretrieval.evidence.bootstrap import holm, intervals, paired_difference, paired_permutation
+
+BASE = ("dataset=breastmnist", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100")
+FEW = ("track=false", "resamples=500", "permutations=500")
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def make(config, write_npz):
+    """A finished run of 24 queries; the classes are easy for pixels and luck for random vectors."""
+    write_npz(n=24)
+
+    def made(*overrides):
+        return run(config(*BASE, *overrides)).folder
+
+    return made
+
+
+@pytest.fixture
+def good(make):
+    return make("encoder=pixels")
+
+
+@pytest.fixture
+def bad(make):
+    return make("encoder=random")
+
+
+def rows_of(capsys):
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def values_of(folder, score="precision_at_3"):
+    return parquet.read_table(folder / "per_query.parquet").sort_by("id")[score].to_numpy()
+
+
+def rewrite(folder, **columns):
+    found = parquet.read_table(folder / "per_query.parquet")
+    for name, values in columns.items():
+        found = found.set_column(found.schema.get_field_index(name), name, pa.array(values))
+    parquet.write_table(found, folder / "per_query.parquet")
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def copy_of(folder, name, values, label=None):
+    """A run that differs from another in one score, and in its encoder's name."""
+    target = folder.parent / name
+    shutil.copytree(folder, target, symlinks=True)
+    rewrite(target, precision_at_3=values)
+    edit_json(target / "scores.json", lambda c: c.update(fingerprint=name))
+    edit_json(target / "scores.json", lambda c: c["encoder"].update(name=label or name))
+    return target
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as caught:
+        main([str(a) for a in arguments])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_numbers_are_those_of_the_scores_of_each_query(good, bad, capsys):
+    assert main([str(bad), str(good), "format=csv", "score=precision_at_3", *FEW]) == 0
+    best, other = rows_of(capsys)
+    assert [best["run"], other["run"]] == ["pixels", "random"]
+    assert float(best["value"]) == 1.0
+    assert (float(best["low"]), float(best["high"])) == (1, 1)
+    a, b = values_of(bad), values_of(good)
+    difference = [float(other[f"difference{end}"]) for end in ("", "_low", "_high")]
+    assert difference == pytest.approx(paired_difference(a, b, 500, 0.95, 0))
+    assert [float(other["low"]), float(other["high"])] == pytest.approx(
+        intervals({"x": a}, 500, 0.95, 0)["x"]
+    )
+    assert float(other["p"]) == float(other["p_holm"]) == paired_permutation(a, b, 500, 0)
+    assert other["not_different"] == "false"
+    assert best["p"] == best["difference"] == ""
+
+
+def test_the_default_score_is_the_objective_of_the_first_run(make, capsys):
+    first = make("encoder=pixels", "evaluation.objective=macro_map_at_3")
+    main([str(first), str(make("encoder=random")), "format=csv", *FEW])
+    rows = rows_of(capsys)
+    assert {row["score"] for row in rows} == {"macro_map_at_3"}
+    for row in rows:
+        report = json.loads((first.parent / row["source"] / "scores.json").read_text())
+        assert float(row["value"]) == pytest.approx(report["scores"]["macro_map_at_3"])
+
+
+def test_holm_corrects_for_the_comparisons_made(good, capsys):
+    rng = np.random.default_rng(0)
+    runs = [good] + [copy_of(good, f"e{i}", 1.0 - (rng.random(24) < i / 12)) for i in (1, 2, 4)]
+    names = [str(r) for r in runs]
+    main([*names, "score=precision_at_3", "baseline=pixels", "format=csv", *FEW])
+    rows = rows_of(capsys)
+    p = [float(row["p"]) for row in rows[1:]]
+    assert [float(row["p_holm"]) for row in rows[1:]] == pytest.approx(holm(p))
+    # Without a baseline the best is chosen on the same queries: corrected as part of all pairs.
+    main([*names, "score=precision_at_3", "format=csv", *FEW])
+    picked = [float(row["p_holm"]) for row in rows_of(capsys)[1:]]
+    main([*names, "score=precision_at_3", "pairs=all", "format=csv", *FEW])
+    rows = rows_of(capsys)
+    assert len(rows) == 1 + 6
+    assert [float(row["p_holm"]) for row in rows[1:]] == pytest.approx(
+        holm([float(r["p"]) for r in rows[1:]])
+    )
+    assert [float(row["p"]) for row in rows[1:4]] == p
+    assert [float(row["p_holm"]) for row in rows[1:4]] == picked
+    means = dict(zip(["pixels", "e1", "e2", "e4"], (values_of(r).mean() for r in runs), strict=True))
+    for row in rows[1:]:
+        a, b = (means[row[side]] for side in ("run", "minus_run"))
+        assert float(row["difference"]) == pytest.approx(a - b)
+        assert float(row["difference"]) <= 0
+
+
+def test_a_baseline_by_name_and_by_number(good, bad, capsys):
+    middle = copy_of(good, "middle", np.r_[np.zeros(3), np.ones(21)])
+    names = [str(bad), str(good), str(middle)]
+    main([*names, "baseline=middle", "score=precision_at_3", "format=csv", *FEW])
+    rows = rows_of(capsys)
+    assert [r["run"] for r in rows] == ["middle", "pixels", "random"]
+    assert {r["minus_run"] for r in rows[1:]} == {"middle"}
+    assert float(rows[1]["difference"]) > 0 > float(rows[2]["difference"])
+    assert rows[1]["not_different"] == "true"  # three queries are not enough: p = 0.25
+    main([*names, "baseline=2", "score=precision_at_3", "format=csv", *FEW])
+    assert rows_of(capsys) == rows
+    main([*names, "baseline=3", "score=precision_at_3", *FEW])
+    assert "run minus the baseline (number 3, random)" in capsys.readouterr().out
+    line = refusal(*names, "baseline=d", "score=precision_at_3", *FEW)
+    assert "baseline=d: fits 2 runs; choose one of: 1 pixels; 2 middle; 3 random" in line
+    assert "fits 0 runs" in refusal(*names, "baseline=4", "score=precision_at_3", *FEW)
+
+
+def test_the_terminal_says_what_was_resampled_counted_and_corrected(good, bad, capsys):
+    twin = copy_of(good, "twin", values_of(good) * 0.999)
+    main([str(good), str(bad), str(twin), "score=precision_at_3", *FEW])
+    out = capsys.readouterr().out
+    assert "precision_at_3 over 24 queries. The gallery is held fixed and queries are resampled" in out
+    assert "run minus the best (number 1, pixels)" in out
+    assert "Holm's correction for 3 comparisons" in out
+    assert "The best was chosen on these same queries" in out
+    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d$", out, re.M)
+    main([str(good), str(bad), "score=precision_at_3", "confidence=0.999", "permutations=500", "track=false"])
+    assert "no corrected p can be below 0.002; give permutations=1001" in capsys.readouterr().out
+
+
+def test_a_run_that_does_not_differ_is_marked(good, bad, capsys):
+    close = copy_of(good, "close", np.r_[0.9, np.ones(23)])
+    main([str(good), str(bad), str(close), "score=precision_at_3", *FEW])
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1]: line.endswith("=") for line in lines[2:5]} == {
+        "pixels": False, "close": True, "random": False
+    }  # fmt: skip
+
+
+def test_queries_without_a_relevant_image_are_left_out_and_counted(good, bad, capsys):
+    for folder in (good, bad):
+        counts = parquet.read_table(folder / "per_query.parquet")["relevant"].to_numpy().copy()
+        counts[:4] = 0
+        scores = [None] * 4 + values_of_file_order(folder)[4:]
+        rewrite(folder, relevant=counts, precision_at_3=scores)
+    main([str(good), str(bad), "score=precision_at_3", *FEW])
+    assert "over 20 queries (4 without a relevant image left out)" in capsys.readouterr().out
+
+
+def values_of_file_order(folder):
+    return parquet.read_table(folder / "per_query.parquet")["precision_at_3"].to_pylist()
+
+
+def test_queries_are_matched_by_id(good, bad, capsys):
+    arguments = [str(good), str(bad), "score=precision_at_3", "format=csv", *FEW]
+    main(arguments)
+    before = rows_of(capsys)
+    path = bad / "per_query.parquet"
+    found = parquet.read_table(path)
+    parquet.write_table(found.take(np.random.default_rng(0).permutation(len(found))), path)
+    main(arguments)
+    assert rows_of(capsys) == before
+
+
+def test_findings_of_multi_label_sets_give_macro_means(good, bad, capsys):
+    for folder in (good, bad):
+        rewrite(folder, label=pa.array([[0], [0, 2], [2]] * 8, type=pa.list_(pa.int64())))
+    rewrite(good, precision_at_3=np.random.default_rng(0).random(24) + 0.1)
+    rewrite(bad, precision_at_3=np.random.default_rng(1).random(24))
+    main([str(good), str(bad), "score=macro_precision_at_3", "format=csv", *FEW])
+    rows = rows_of(capsys)
+    scores = np.array(values_of_file_order(bad))
+    members = np.tile([[1, 0], [1, 1], [0, 1]], (8, 1)).astype(bool)
+    assert float(rows[1]["value"]) == pytest.approx(np.mean([scores[m].mean() for m in members.T]))
+    shares = (members / members.sum(axis=0)).mean(axis=1)
+    by_id = np.argsort(parquet.read_table(bad / "per_query.parquet")["id"].to_pylist())
+    good_scores = np.array(values_of_file_order(good))
+    p = paired_permutation((scores * shares)[by_id], (good_scores * shares)[by_id], 500, 0)
+    assert float(rows[1]["p"]) == p
+
+
+def test_folders_of_runs_skipped_jobs_and_duplicates_of_a_run(good, bad, tmp_path, capsys):
+    job = tmp_path / "outputs" / "sweeps" / "20260101" / "0_job"
+    job.mkdir(parents=True)
+    (job / "skipped.json").write_text(json.dumps({"run": str(bad)}))
+    main(["20260101", str(good), str(bad), str(good.parent), "format=csv", *FEW])
+    assert [r["run"] for r in rows_of(capsys)] == ["pixels", "random"]
+    shutil.copytree(good, tmp_path / "elsewhere", symlinks=True)
+    main([str(good), "elsewhere", str(bad), "format=csv", *FEW])
+    assert len(rows_of(capsys)) == 2
+    assert "is the only run given" in refusal(good, "elsewhere", *FEW)
+    again = copy_of(good, "again", values_of_file_order(good))
+    (again / "skipped.json").write_text(json.dumps({"run": "gone"}))  # skipped once, then forced
+    main([str(again), str(bad), "format=csv", *FEW])
+    assert len(rows_of(capsys)) == 2
+    shutil.rmtree(bad)
+    assert "20260101: no finished run in it" in refusal(good, "20260101", *FEW)
+
+
+def test_the_sweep_of_the_command_line(command, write_npz, tmp_path, capsys):
+    write_npz(n=24)
+    done = command("-m", *BASE, "tracking=none", "encoder=pixels,random", "index=flat,ivf")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    main([sweep.name, "format=csv", *FEW])
+    names = ["pixels flat", "pixels ivf nprobe=1", "random flat", "random ivf nprobe=1"]
+    assert sorted(r["run"] for r in rows_of(capsys)) == names
+
+
+def test_runs_whose_reports_are_alike_are_named_by_their_configuration(make, capsys):
+    seeds = [str(make("encoder=random", f"seed={seed}")) for seed in (1, 2)]
+    main([*seeds, "format=csv", *FEW])
+    assert sorted(r["run"] for r in rows_of(capsys)) == ["random seed=1", "random seed=2"]
+
+
+@pytest.fixture
+def tracked_runs(config, write_npz, tmp_path, monkeypatch):
+    write_npz(n=24)
+    uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    # MLflow keeps its connections by URI: a relative one would be the last test's database.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    on = ("tracking.enabled=true", f"tracking.uri={uri}", "tracking.experiment=study")
+    found = [run(config(*BASE, *on, f"encoder={e}"), sweep="s1").folder for e in ("pixels", "random")]
+    run(config(*BASE, *on, "tracking.experiment=other", "encoder=random", "seed=1"), sweep="s10")
+    return found, MlflowClient(tracking_uri=uri)
+
+
+def test_runs_from_mlflow_and_the_comparison_logged_there(tracked_runs, capsys):
+    folders, client = tracked_runs
+    ids = [json.loads((f / "tracking.json").read_text())["run_id"] for f in folders]
+    expected = None
+    for words in (["study"], ["s1"], ids, [ids[0], str(folders[1])]):
+        track = "track=true" if words == ["study"] else "track=false"
+        assert main([*words, "score=precision_at_3", "format=csv", *FEW[1:], track]) == 0
+        rows = [{k: v for k, v in row.items() if k != "source"} for row in rows_of(capsys)]
+        assert rows == (expected := expected or rows)
+    (found,) = client.search_runs(
+        [client.get_experiment_by_name("study").experiment_id], "tags.comparison = 'precision_at_3'"
+    )
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "compare 2 runs precision_at_3"
+    assert found.data.params["permutations"] == "500"
+    pair = "2 random minus 1 pixels"
+    assert found.data.metrics[f"difference/{pair}"] == float(expected[1]["difference"])
+    assert found.data.metrics[f"p/{pair}"] == float(expected[1]["p"])
+    files = {f.path for f in client.list_artifacts(found.info.run_id)}
+    assert files == {f"comparison.{suffix}" for suffix in ("txt", "md", "csv", "tex")}
+    assert "| 1 | pixels |" in found.data.tags["mlflow.note.content"]
+    assert main(["study", *FEW]) == 0  # a comparison is not a run to compare
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 2 + 1 + 3
+
+
+def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, capsys):
+    folders, client = tracked_runs
+    monkeypatch.setattr("medretrieval.report.compare_tables.BATCH", 4)
+    third = copy_of(folders[0], "a(b)*", np.r_[0.5, np.ones(23)])
+    main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", *FEW[1:]])
+    captured = capsys.readouterr()
+    assert "RANDOM WEIGHTS" not in captured.out
+    assert "in MLflow at" in captured.err
+    experiment = client.get_experiment_by_name("study").experiment_id
+    (found,) = client.search_runs([experiment], "tags.comparison = 'precision_at_3'")
+    assert len(found.data.metrics) == 3 * 3
+    assert "difference/2 a-b-- minus 1 pixels" in found.data.metrics
+
+
+def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys):
+    blocked = "uri=sqlite:////proc/nowhere/mlflow.db"
+    assert main([str(good), str(bad), blocked, *FEW[1:]]) == 0
+    captured = capsys.readouterr()
+    assert "pixels" in captured.out
+    assert re.fullmatch(
+        r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there\n", captured.err
+    )
+
+
+def test_another_protocol_and_another_split_are_refused(make, good, bad):
+    line = refusal(good, make("protocol=leave_one_out", "encoder=pixels"), *FEW)
+    assert "protocol.gallery is train in" in line
+    assert "but test in" in line
+    line = refusal(good, bad, make("protocol.query=val", "encoder=pixels"), *FEW)
+    assert f"protocol.query is test in {good} but val in" in line
+    own = make("protocol=leave_one_out", "protocol.exclude_self=false", "encoder=pixels")
+    line = refusal(make("protocol=leave_one_out", "encoder=pixels"), own, *FEW)
+    assert "protocol.exclude_self is True in" in line
+
+
+def test_other_data_are_refused(make, good, write_npz):
+    write_npz(n=24, train_images=np.zeros((24, 28, 28), np.uint8))
+    line = refusal(good, make("encoder=pixels"), *FEW)
+    assert "the data (gallery images_sha256) is" in line
+    write_npz(n=24, test_labels=np.array([[0], [1], [1]] * 8, np.uint8))
+    assert "the data (query labels_sha256) is" in refusal(good, make("encoder=pixels"), *FEW)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "what"),
+    [
+        ("id", [f"x/{i}" for i in range(24)], "query ids"),
+        ("label", [0] * 24, "labels"),
+        ("relevant", [5] * 24, "counts of relevant images"),
+    ],
+)
+def test_other_queries_are_refused(good, bad, column, values, what):
+    rewrite(bad, **{column: values})
+    assert f"{good} and {bad} differ in their {what} (column '{column}'" in refusal(good, bad, *FEW)
+
+
+def test_a_score_that_a_run_lacks_is_refused_with_those_it_has(good, bad):
+    found = parquet.read_table(bad / "per_query.parquet")
+    parquet.write_table(found.drop_columns(["map"]), bad / "per_query.parquet")
+    line = refusal(good, bad, "score=map", *FEW)
+    assert line.startswith(f"compare: score=map: {bad} has no such score; choose from")
+    assert "precision_at_3" in line
+    assert " map," not in line
+    assert "score=macro_nonsense" in refusal(good, bad, "score=macro_nonsense", *FEW)
+
+
+def test_a_damaged_run_is_refused(good, bad):
+    rewrite(bad, precision_at_3=np.r_[np.nan, np.ones(23)])
+    assert "precision_at_3 is missing for some queries" in refusal(good, bad, "score=precision_at_3", *FEW)
+    edit_json(bad / "scores.json", lambda c: c.pop("protocol"))
+    assert "'protocol' is missing in its files" in refusal(good, bad, *FEW)
+    (bad / "scores.json").write_text("{")
+    assert f"{bad}: no finished run" in refusal(good, bad, *FEW)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("scores=map", "scores=: no such key; choose from: baseline, confidence, format, outputs"),
+        ("format=html", "format=html: choose from: csv, latex, markdown, terminal"),
+        ("track=maybe", "track=maybe: choose from: false, true"),
+        ("resamples=many", "resamples=many: give a number, 100 or more"),
+        ("permutations=10", "permutations=10: give a number, 100 or more"),
+        ("confidence=95", "confidence=95: give a number, 0.5 to 0.9999"),
+        ("seed=", "seed=: give one value, once"),
+    ],
+)
+def test_mistyped_keys_are_refused(word, says):
+    assert says in refusal("somewhere", word)
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty: no finished run in it" in refusal("empty", *FEW)
+    line = refusal("nowhere", *FEW)
+    assert line.startswith("nowhere: no folder, no sweep in outputs/sweeps, and no finished run")
+    assert not (tmp_path / "outputs").exists()  # looking made nothing
+    assert "compare wants runs" in refusal("format=csv")
+    assert "once" in refusal("x", "seed=1", "seed=2")
+
+
+def test_an_mlflow_server_that_is_away_is_named():
+    line = refusal("nowhere", "uri=http://127.0.0.1:9", *FEW)
+    assert line.startswith("nowhere: no such folder, and MLflow at http://127.0.0.1:9 cannot be read")
+
+
+def test_random_weights_are_said(good, bad, capsys):
+    edit_json(bad / "scores.json", lambda c: c["encoder"].update(random_weights=True))
+    main([str(good), str(bad), *FEW])
+    out = capsys.readouterr().out
+    assert "random*" in out
+    assert "* RANDOM WEIGHTS" in out
+
+
+def test_help(capsys):
+    assert main([]) == main(["--help"]) == 0
+    assert "baseline=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pairs", ["best", "all"])
+def test_markdown_and_latex_have_the_columns_they_announce(good, bad, capsys, pairs):
+    names = [str(good), str(bad), str(copy_of(good, "odd", np.r_[0.5, np.ones(23)], label="a|b_c & d"))]
+    arguments = [*names, "score=precision_at_3", f"pairs={pairs}", *FEW]
+    main([*arguments, "format=markdown"])
+    tables = re.findall(r"(?:^\|.*\n)+", capsys.readouterr().out, re.M)
+    assert len(tables) == (1 if pairs == "best" else 2)
+    for lines in tables:
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines.splitlines()}) == 1
+        assert len(lines.splitlines()) == 2 + 3
+    assert r"a\|b_c & d" in tables[0]
+    main([*arguments, "format=latex"])
+    out = capsys.readouterr().out
+    tables = re.findall(r"\\begin\{tabular\}\{(l+)\}\n(.*?)\\end\{tabular\}", out, re.S)
+    assert len(tables) == (1 if pairs == "best" else 2)
+    for columns, body in tables:
+        lines = [line for line in body.splitlines() if line != r"\hline"]
+        assert all(len(re.split(r"(?<!\\)&", line)) == len(columns) for line in lines)
+        assert all(line.endswith(r" \\") for line in lines)
+    assert r"a|b\_c \& d" in out
+    assert not re.search(r"(?<!\\)[_#%]", out)

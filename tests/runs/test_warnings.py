@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from medretrieval import run
+from medretrieval.errors import UserError
+
+BASE = ("dataset=breastmnist", "encoder=random", "evaluation.resamples=200", "audit.enabled=false")
+
+
+def notes(config, *overrides):
+    return run(config(*BASE, *overrides)).report["notes"]
+
+
+def test_a_k_beyond_the_relevant_images_is_told(config, write_npz):
+    write_npz(n=20, train_labels=np.array([0] * 17 + [1] * 3, np.uint8)[:, None])
+    told = [n for n in notes(config, "evaluation.ks=[1,5]") if n.startswith("k=5 is more than")]
+    assert told == [
+        "k=5 is more than the relevant images there are for 10 queries (the fewest: 3): their precision_at_5 "
+        "cannot reach 1."
+    ]
+    assert not any(n.startswith("k=") for n in notes(config, "evaluation.ks=[1,3]"))
+
+
+@pytest.mark.parametrize(("rate", "told"), [(1e12, False), (1.0, True)])
+def test_exact_search_that_is_faster_is_told(config, write_npz, monkeypatch, rate, told):
+    write_npz(n=60)
+    monkeypatch.setattr("medretrieval.index.speed._rate", lambda *a: rate)  # of the index
+    found = notes(config, "index=hnsw", "evaluation.ks=[1]")
+    assert any("index=flat is faster and loses nothing" in n for n in found) == told
+
+
+def test_scores_that_chance_reaches_are_named(config, write_npz):
+    write_npz(n=60)
+    start = "A random ranking does as well, within the interval, in: "
+    (found,) = [n for n in notes(config, "evaluation.ks=[1,10]") if n.startswith(start)]
+    assert "precision_at_10, " in found
+    plain = notes(config, "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
+    assert not any("A random ranking" in note for note in plain)
+
+
+def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 60).astype(np.uint8)[:, None]
+    images = np.broadcast_to(labels[:, None, None] * 40, (60, 28, 28, 3)).astype(np.uint8)
+    arrays = {f"{s}_{what}": array for s in ("train", "val", "test")
+              for what, array in (("images", images), ("labels", labels))}  # fmt: skip
+    write_npz("retinamnist", n=60, **arrays)
+    overrides = ("dataset=retinamnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,5]")
+    report = run(config(*BASE, *overrides, "evaluation.objective=macro_graded_ndcg_at_5")).report
+    assert report["objective"] == {"name": "macro_graded_ndcg_at_5", "value": pytest.approx(1.0)}
+    assert 0.4 < report["chance"]["graded_ndcg_at_5"] < 0.8  # neighbouring grades count in part
+    assert report["chance"]["ndcg_at_5"] == pytest.approx(0.2, abs=0.05)
+    assert report["lift"]["graded_ndcg_at_5"] == pytest.approx(1 / report["chance"]["graded_ndcg_at_5"])
+    assert report["intervals"]["macro_graded_ndcg_at_5"] == pytest.approx([1, 1])
+
+
+def test_findings_that_must_overlap_more_are_relevant_less_often(config, write_npz):
+    labels = (np.random.default_rng(0).random((60, 14)) < 0.3).astype(np.uint8)
+    write_npz("chestmnist", n=60, **{f"{s}_labels": labels for s in ("train", "val", "test")})
+    base = ("dataset=chestmnist", "evaluation.ks=[5]")
+    loose = run(config(*BASE, *base)).report
+    strict = run(config(*BASE, *base, "evaluation.min_jaccard=0.5")).report
+    assert strict["scores"]["precision_at_5"] < loose["scores"]["precision_at_5"] / 2
+    assert strict["chance"]["precision_at_5"] < loose["chance"]["precision_at_5"] / 2
+    assert strict["scores"]["graded_ndcg_at_5"] == pytest.approx(loose["scores"]["graded_ndcg_at_5"], abs=0.1)
+
+
+def test_an_overlap_is_refused_where_an_image_has_one_class_and_beyond_its_range(config, write_npz):
+    write_npz(n=20)
+    with pytest.raises(UserError, match=r"min_jaccard=0\.5: dataset=breastmnist has one class an image"):
+        run(config(*BASE, "evaluation.min_jaccard=0.5"))
+    for wrong in (0, 1.1, -1):
+        with pytest.raises(UserError, match=r"evaluation\.min_jaccard=.*: above 0 and at most 1"):
+            run(config(*BASE, f"evaluation.min_jaccard={wrong}"))

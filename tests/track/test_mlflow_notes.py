@@ -1,0 +1,113 @@
+import copy
+import json
+
+import pytest
+from mlflow import MlflowClient
+
+from medretrieval import compose
+from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
+from medretrieval.track.mlflow_tracker import _flat, log_sweep
+
+
+@pytest.fixture(scope="module")
+def reports(finished_sweep):
+    places = [*sorted((finished_sweep / "sweeps" / "s1").glob("[0-9]")), finished_sweep / "other"]
+    return [json.loads((place / "scores.json").read_text()) for place in places]
+
+
+@pytest.fixture
+def random(reports):
+    """Of the encoder that draws its vectors."""
+    return copy.deepcopy(reports[2])
+
+
+def test_a_run_stands_beside_chance_and_beside_pixels_with_its_interval(random):
+    random["objective"]["value"] = 0.3
+    random["intervals"]["precision_at_3"] = [0.25, 0.35]
+    random["chance"]["precision_at_3"], random["lift"]["precision_at_3"] = 0.2, 1.5
+    random["baseline"] = {
+        "encoder": "pixels", "scores": {"precision_at_3": 0.35}, "difference": [-0.05, -0.1, -0.01],
+    }  # fmt: skip
+    random["notes"] = ["Take care."]
+    assert run_note(random).split("\n") == [
+        f"**precision_at_3 0.3000** (interval 0.2500 to 0.3500): {random['title']}",
+        "",
+        "- A random ranking scores 0.2000, lift 1.50.",
+        "- Raw pixels score 0.3500.",  # the rest is among the notes
+        "- Take care.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("difference", "above"),
+    [([0.1, 0.05, 0.2], True), ([0.1, -0.05, 0.2], False), ([0.1, 0.0, 0.2], False), (None, False)],
+)
+def test_what_is_said_of_pixels_is_what_the_interval_allows(random, difference, above):
+    random["baseline"]["difference"] = difference
+    note = run_note(random)
+    assert "Raw pixels score" in note
+    assert ("this run is above them" in note) is above
+
+
+def test_a_note_that_is_cut_counts_what_is_left_of_all_tables(reports):
+    other = [report | {"dataset": "other"} for report in reports[:4]]
+    note = sweep_note("s1", "7", reports[:4] * 50 + other * 50)
+    shown = len([line for line in note.splitlines() if line.startswith("|")]) - 2
+    assert note.endswith(f"{400 - shown} more runs are in sweep.txt.")
+
+
+def test_chance_within_the_interval_is_said(random):
+    random["intervals"]["precision_at_3"] = [0.1, 0.3]
+    random["chance"]["precision_at_3"] = 0.3
+    assert "it lies within the interval" in run_note(random)
+    random["chance"]["precision_at_3"] = 0.31
+    assert "it lies within the interval" not in run_note(random)
+
+
+def test_a_sweeps_note_has_a_table_for_each_protocol_best_first(reports):
+    note = sweep_note("s1", "7", reports)
+    assert "(#/experiments/7/runs?viewStateShareKey=s1)" in note
+    first, second = note.split("**chest_phantom, ")[1:]
+    assert first.startswith("query_gallery, precision_at_3**")
+    assert second.startswith("leave_one_out, precision_at_3**")
+    rows = [line.strip("| ").split(" | ") for line in first.splitlines() if line.startswith("|")]
+    values = [row[rows[0].index("precision_at_3")] for row in rows[2:]]
+    assert values == sorted((f"{r['objective']['value']:.4f}" for r in reports[:4]), reverse=True)
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert any(cell.startswith("ivf nprobe=") for row in rows[2:] for cell in row)
+
+
+def test_a_long_note_is_cut_between_rows_and_says_so(reports):
+    note = sweep_note("s1", "7", reports[:4] * 50)
+    assert 3000 < len(note) <= 5000
+    table = [line for line in note.splitlines() if line.startswith("|")]
+    assert note.endswith(f"{200 + 2 - len(table)} more runs are in sweep.txt.")
+    assert all(line.endswith(" |") for line in table)
+
+
+def test_the_view_names_metrics_that_the_runs_have_the_objective_first(reports):
+    ((_, text),) = sweep_view("s1", reports[2:4]).items()
+    view = json.loads(text)
+    logged = set().union(*(_flat(copy.deepcopy(report)) for report in reports[2:4]))
+    names = [column.removeprefix("metrics.`").removesuffix("`") for column in view["selectedColumns"]]
+    assert names[0] == "precision_at_3"
+    assert set(names) <= logged
+    assert view["orderByKey"] == view["columnOrder"][0] == "metrics.`precision_at_3`"
+
+
+def test_the_objective_is_logged_first(random):
+    assert next(iter(_flat(random))) == "precision_at_3"
+
+
+def test_a_sweep_is_logged_with_its_note_and_its_view(reports, empty_database, tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(empty_database)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    log_sweep("s1", compose(f"tracking.uri={uri}").tracking, tmp_path, reports, [])
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("medretrieval")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.data.tags["mlflow.note.content"] == sweep_note("s1", experiment.experiment_id, reports)
+    assert (
+        experiment.tags["mlflow.sharedViewState.s1"] == sweep_view("s1", reports)["mlflow.sharedViewState.s1"]
+    )
+    assert [f.path for f in client.list_artifacts(found.info.run_id)] == ["sweep.txt"]
