@@ -35,10 +35,10 @@ MODEL = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 12, "patch_size": None},
     "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4},
 }
-GREY = 0.5, 0.25  # mean and standard deviation that pixels are normalised with
+GRAY = 0.5, 0.25  # mean and standard deviation that pixels are normalized with
 PREPROCESS = {
-    "mean": [GREY[0]] * 3,
-    "std": [GREY[1]] * 3,
+    "mean": [GRAY[0]] * 3,
+    "std": [GRAY[1]] * 3,
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
@@ -147,8 +147,8 @@ def augmented(images: NDArray[np.uint8], rng: np.random.Generator) -> torch.Tens
     moved = [image[y : y + side, x : x + side] for image, (y, x) in zip(padded, places, strict=True)]
     pixels = torch.from_numpy(np.stack(moved)).float() / 255
     gain, shift = torch.from_numpy(rng.normal((1, 0), (0.1, 0.05), (n, 2))).float().T[..., None, None]
-    pixels = ((pixels - GREY[0]) * gain + GREY[0] + shift).clamp(0, 1)
-    pixels = ((pixels - GREY[0]) / GREY[1])[:, None].expand(-1, 3, -1, -1)
+    pixels = ((pixels - GRAY[0]) * gain + GRAY[0] + shift).clamp(0, 1)
+    pixels = ((pixels - GRAY[0]) / GRAY[1])[:, None].expand(-1, 3, -1, -1)
     return pixels.contiguous(memory_format=torch.channels_last)
 
 

@@ -15,7 +15,7 @@ from medretrieval import compose
 from medretrieval.cli import VERBS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NO_PICTURES = "report.figures=none"  # where a test does not look at them; a later override wins
+NO_PICTURES = "figures.enabled=false"  # where a test does not look at them; a later override wins
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def painted(labels: NDArray[np.int64], size: int = 28, spread: int = 4, seed: int = 0) -> NDArray[np.uint8]:
-    """Grey images whose brightness is their class: any sensible encoder retrieves them without a fault."""
+    """Gray images whose brightness is their class: any sensible encoder retrieves them without a fault."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, spread + 1, (len(labels), size, size))
     return (20 + 40 * labels[:, None, None] + noise).astype(np.uint8)
@@ -45,7 +45,7 @@ def painted(labels: NDArray[np.int64], size: int = 28, spread: int = 4, seed: in
 
 @pytest.fixture
 def write_npz(tmp_path: Path) -> Callable[..., Path]:
-    """Write a file like BreastMNIST's (2 classes, grey) into the data folder; arrays can be replaced."""
+    """Write a file like BreastMNIST's (2 classes, gray) into the data folder; arrays can be replaced."""
 
     def write(name: str = "breastmnist", n: int = 12, **arrays: NDArray[np.generic] | None) -> Path:
         content: dict[str, NDArray[np.generic] | None] = {}
@@ -77,7 +77,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in tmp_path, as a user would."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        if arguments[0] not in (*VERBS, "--help") and not any(a.startswith("report.") for a in arguments):
+        if arguments[0] not in (*VERBS, "--help") and not any(a.startswith("figures.") for a in arguments):
             arguments = (*arguments, NO_PICTURES)
         return subprocess.run(
             [sys.executable, "-m", "medretrieval", *arguments],

@@ -1,4 +1,4 @@
-"""Files as a run with report.figures=all leaves them in figures/: examples.json and curves.json."""
+"""Files as a run with figures.enabled=true leaves them in figures/: examples.json and curves.json."""
 
 import base64
 import io

@@ -8,7 +8,7 @@ SIDE = 32
 FAST = {"resamples": 500, "permutations": 500}
 BASE = (
     "tracking=none", f"dataset.size={SIDE}", "dataset.n_train=60", "dataset.n_val=5", "dataset.n_test=40",
-    "evaluation.ks=[1,3]", "evaluation.resamples=500", "report.figures=none",
+    "evaluation.ks=[1,3]", "evaluation.resamples=500", "figures.enabled=false",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from medretrieval.config import ProtocolConfig
 from medretrieval.protocol.exclusions import Exclusions
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 
 def protocol(exclude_self=True, exclude_same_group=False, drop_duplicates=False):
@@ -10,4 +10,6 @@ def protocol(exclude_self=True, exclude_same_group=False, drop_duplicates=False)
 
 
 def task_of(queries, gallery, relevance=None, **options):
-    return Task.of(queries, gallery, Exclusions.of(queries, gallery, protocol(**options)), relevance)
+    return RetrievalTask.from_sides(
+        queries, gallery, Exclusions.from_protocol(queries, gallery, protocol(**options)), relevance
+    )

@@ -68,7 +68,7 @@ def test_every_number_is_what_its_command_gives(row, config, real_root, tmp_path
         "scores"
     ]
     said = [float(cell) for cell in row[2:5]]
-    # Convolutions differ in the last bits between machines, which can swap neighbours.
+    # Convolutions differ in the last bits between machines, which can swap neighbors.
     assert [scores[n] for n in ("precision_at_5", "map", "chance_precision")] == pytest.approx(said, abs=2e-3)
 
 

@@ -53,7 +53,7 @@ def test_shuffled_labels_score_the_chance_level(config, write_npz):
     write_npz(n=400, **labels)
     report = run(config(*PIXELS)).report
     for name, expected in report["chance"].items():
-        # 400 queries; neighbours of like queries overlap, so the margin is wide.
+        # 400 queries; neighbors of like queries overlap, so the margin is wide.
         assert report["scores"][name] == pytest.approx(expected, abs=0.1 if "recall" not in name else 0.01)
 
 

@@ -101,7 +101,7 @@ def test_findings_are_asked_for_one_by_one(config, write_npz):
     result = run(config(*kept, "dataset=chestmnist", words))
     ranking = Ranking.load(result.folder / "ranking.npz")
     _, task = load_task(_settings(result.folder))
-    np.testing.assert_array_equal(task.relevant, labels.sum(axis=0))
+    np.testing.assert_array_equal(task.n_relevant, labels.sum(axis=0))
     np.testing.assert_array_equal(ranking.query_labels, np.eye(14, dtype=bool))
     hits = labels[ranking.ids[3, :4], 3]
     assert result.report["per_class"]["infiltration"]["precision_at_4"] == hits.mean()
@@ -144,7 +144,7 @@ def test_other_sentences_are_other_data(config, write_npz):
     assert any(line.startswith("query: texts_sha256") for line in verify(folder))
 
 
-def test_centring_takes_from_each_side_the_mean_of_the_train_split(config, write_npz):
+def test_centering_takes_from_each_side_the_mean_of_the_train_split(config, write_npz):
     write_npz(n=12, train_labels=np.zeros((12, 1), np.uint8), train_images=painted(np.arange(12) // 9))
     offsets = "+encoder.offset=[2.0,0.5]", "+encoder.text_offset=[0.1,3.0]"
     plain = run(config(*ASK, *offsets, EACH, ASTRAY))
@@ -164,9 +164,9 @@ def test_centring_takes_from_each_side_the_mean_of_the_train_split(config, write
     assert done.report["modality_gap"]["distance"] < plain.report["modality_gap"]["distance"]
     assert (done.folder / "index.faiss").resolve() != (plain.folder / "index.faiss").resolve()
     manifest = json.loads((done.folder / "manifest.json").read_text())
-    assert manifest["data"]["centre"]["split"] == "train"
+    assert manifest["data"]["center"]["split"] == "train"
     assert done.report["protocol"]["center"] == "train"
-    assert "centred on train" in done.report["title"]
+    assert "centered on train" in done.report["title"]
     write_npz(n=12, train_images=painted(np.arange(12) % 2, seed=9))
     assert not run(config(*ASK, *offsets, EACH, ASTRAY, "protocol.center=train")).skipped
 
@@ -268,7 +268,7 @@ def _tiny_clip(folder):
     return folder
 
 
-def test_runs_with_and_without_centring_can_be_compared_and_other_queries_not(config, write_npz):
+def test_runs_with_and_without_centering_can_be_compared_and_other_queries_not(config, write_npz):
     write_npz(n=12)
     places = [run(config(*ASK, EACH, *more)).folder for more in ([], ["protocol.center=train"])]
     options = parse([*map(str, places), "resamples=100", "permutations=100"])

@@ -83,7 +83,7 @@ TINY_CLIP = {
 }
 
 
-class Neighbourly(Brightness):
+class Neighborly(Brightness):
     """Vectors that depend, in their last bits, on the batch an image is in, as those of some runtimes do.
 
     Notes each image it embeds, by the number in its first pixels (see `numbered`).

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.commands.log import _log
-from medretrieval.config import register, root
+from medretrieval.config import RENAMED, register, root
 from medretrieval.errors import UserError, choices
 
 log = logging.getLogger(__name__)
@@ -217,6 +217,10 @@ def _explain_key(error: Any) -> str:
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(
         error.parent_node, DictConfig
     ):
+        if (now := RENAMED.get(key)) is not None:
+            moved = {old: new for old, new in RENAMED.items() if old.startswith(f"{key}.")} or {key: now}
+            said = ", ".join(f"{old} is now {new}" for old, new in moved.items())
+            return f"{key}: a name of an earlier version; {said}"
         known = [str(k) for k in error.parent_node if k != "_target_"]
         return f"{key}: no such key; {choices(known)}"
     return f"{key}: {reason}"

@@ -70,7 +70,7 @@ class IndexConfig:
 
 @dataclass
 class MetricConfig:
-    """A distance: FAISS's metric and whether vectors are L2-normalised before it."""
+    """A distance: FAISS's metric and whether vectors are L2-normalized before it."""
 
     name: str = MISSING
     faiss: FaissMetric = MISSING
@@ -139,14 +139,7 @@ class AuditConfig:
     max_pairs: int = MISSING
 
 
-class Figures(StrEnum):
-    """Which pictures a run draws."""
-
-    all = "all"
-    none = "none"
-
-
-class MapMethod(StrEnum):
+class Projection(StrEnum):
     """How embeddings are laid out in a plane."""
 
     pca = "pca"
@@ -155,13 +148,13 @@ class MapMethod(StrEnum):
 
 
 @dataclass
-class ReportConfig:
-    """Pictures of every run: which, of how many queries, how many results of each, and what kind of map."""
+class FiguresConfig:
+    """Pictures of every run: whether, of how many queries, how many results of each, and what kind of map."""
 
-    figures: Figures = MISSING
+    enabled: bool = MISSING
     queries: int = MISSING
     results: int = MISSING
-    map: MapMethod = MISSING
+    projection: Projection = MISSING
 
 
 @dataclass
@@ -204,7 +197,7 @@ class Config:
     protocol: ProtocolConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     audit: AuditConfig = MISSING
-    report: ReportConfig = MISSING
+    figures: FiguresConfig = MISSING
     explain: ExplainConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
@@ -213,6 +206,17 @@ class Config:
     force: bool = MISSING
     device: str = MISSING
     threads: int | None = MISSING
+
+
+# Keys of earlier versions and what they are called now, for the refusal that names it.
+RENAMED = {
+    "dataset.task": "dataset.label_type",
+    "report": "figures",
+    "report.figures": "figures.enabled",
+    "report.map": "figures.projection",
+    "report.queries": "figures.queries",
+    "report.results": "figures.results",
+}
 
 
 def root() -> Path:
@@ -288,8 +292,8 @@ def check(cfg: DictConfig) -> Config:
     _at_least(0, "audit.max_pairs", settings.audit.max_pairs)
     if not -1 <= settings.audit.near_cosine <= 1:
         raise UserError(f"audit.near_cosine={settings.audit.near_cosine}: must lie between -1 and 1")
-    _at_least(1, "report.queries", settings.report.queries)
-    _at_least(1, "report.results", settings.report.results)
+    _at_least(1, "figures.queries", settings.figures.queries)
+    _at_least(1, "figures.results", settings.figures.results)
     _at_least(1, "explain.pairs", settings.explain.pairs)
     _at_least(2, "explain.steps", settings.explain.steps)
     _at_least(1, "threads", settings.threads)
@@ -347,7 +351,7 @@ def _check_words(settings: Config) -> None:
         )
     if index.autotune is not None:
         raise UserError(
-            f"index.autotune={index.autotune}: tunes on images, whose neighbours an index finds more easily "
+            f"index.autotune={index.autotune}: tunes on images, whose neighbors an index finds more easily "
             "than those of sentences; set it to null and give nprobe or ef_search"
         )
 

@@ -15,7 +15,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import prompts_of
 from medretrieval.protocol.ranking import require_companions
 from medretrieval.protocol.relevance import Relevance
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 
 def load(settings: Config, cache: Cache) -> Inputs:
@@ -29,8 +29,8 @@ def load(settings: Config, cache: Cache) -> Inputs:
     if settings.protocol.prompts is not None:
         require_text(encoder)
     center = settings.protocol.center
-    centre = load_split(dataset, center.value) if center is not None else None
-    return Inputs(dataset, encoder, identify(encoder, cache), task, centre)
+    center_split = load_split(dataset, center.value) if center is not None else None
+    return Inputs(dataset, encoder, identify(encoder, cache), task, center_split)
 
 
 def require_text(encoder: Encoder) -> None:
@@ -43,7 +43,7 @@ def require_text(encoder: Encoder) -> None:
         encoder.encode_text(())
 
 
-def load_task(settings: Config) -> tuple[Dataset, Task]:
+def load_task(settings: Config) -> tuple[Dataset, RetrievalTask]:
     """Read the splits that a run's protocol names, and check them against the rest of the configuration.
 
     Raises:
@@ -54,11 +54,13 @@ def load_task(settings: Config) -> tuple[Dataset, Task]:
     queries, gallery = _sides(settings, dataset)
     if protocol.name == "leave_one_out" and protocol.exclude_self:
         require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
-    task = Task.of(queries, gallery, Exclusions.of(queries, gallery, protocol), _relevance(settings, dataset))
+    task = RetrievalTask.from_sides(
+        queries, gallery, Exclusions.from_protocol(queries, gallery, protocol), _relevance(settings, dataset)
+    )
     require_depths(task, settings.evaluation)
     require_parameters(settings.index, len(gallery))
     objective_name(settings.evaluation, task)
-    if not (task.relevant > 0).any():
+    if not (task.n_relevant > 0).any():
         why = "leave out less" if active(protocol) else "the two share no class"
         raise UserError(
             f"dataset={dataset.name}: no query of {queries.name!r} has a relevant image that it may "
@@ -78,8 +80,8 @@ def _sides(settings: Config, dataset: Dataset) -> tuple[Queries, Split]:
 
 def _relevance(settings: Config, dataset: Dataset) -> Relevance:
     jaccard = settings.evaluation.min_jaccard
-    if jaccard is not None and dataset.task != "multi":
+    if jaccard is not None and dataset.label_type != "multi":
         raise UserError(
             f"evaluation.min_jaccard={jaccard}: dataset={dataset.name} has one class an image; set it to null"
         )
-    return Relevance(jaccard, len(dataset.classes) if dataset.task == "ordinal" else None)
+    return Relevance(jaccard, len(dataset.classes) if dataset.label_type == "ordinal" else None)

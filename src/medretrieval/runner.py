@@ -25,7 +25,7 @@ from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name
 from medretrieval.evidence.ann_loss import measure
 from medretrieval.evidence.duplicate_audit import kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
-from medretrieval.evidence.zero_shot import in_words
+from medretrieval.evidence.zero_shot import text_evidence
 from medretrieval.explain import stage as explaining
 from medretrieval.figures.draw import Drawn, draw
 from medretrieval.figures.embedding_map import require_method
@@ -38,14 +38,14 @@ from medretrieval.load import load
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.identity import fingerprint_of, slug
 from medretrieval.runs.manifest import manifest
-from medretrieval.runs.report import Findings, document
+from medretrieval.runs.report import RunOutputs, document
 from medretrieval.runs.warnings import notes_of
 from medretrieval.track.mlflow_tracker import Tracker, add_to_sweep, tracked
-from medretrieval.track.run_params import about, dataset_inputs
+from medretrieval.track.run_description import dataset_inputs, describe_run
 
 log = logging.getLogger(__name__)
 
@@ -85,16 +85,16 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         UserError: anything the user can mend, in one line.
     """
     settings = check(cfg)
-    require_method(settings.report)
+    require_method(settings.figures)
     if settings.threads is not None:
         _set_threads(settings.threads)
     outputs = expand(settings.paths.outputs)
     cache = Cache(expand(settings.paths.cache))
     clock = Clock()
-    with tracked(Tracker(settings.tracking, outputs, about(settings, sweep))) as tracker:
+    with tracked(Tracker(settings.tracking, outputs, describe_run(settings, sweep))) as tracker:
         with clock("load"):
             inputs = load(settings, cache)
-        fingerprint = fingerprint_of(settings, inputs.task, inputs.identity, inputs.centre)
+        fingerprint = fingerprint_of(settings, inputs.task, inputs.identity, inputs.center_split)
         finished = None if settings.force else run_folder.find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
@@ -154,9 +154,9 @@ def _index(
     settings: Config, inputs: Inputs, gallery: Embeddings, cache: Cache, clock: Clock
 ) -> tuple[VectorIndex, Tuned | None]:
     task, config = inputs.task, settings.evaluation
-    wanted = min(task.reach, max(*_looked_at(config), config.save_depth or task.reach))
+    wanted = min(task.max_depth, max(*_looked_at(config), config.save_depth or task.max_depth))
     with clock("index"):
-        depth = wanted + task.exclusions.extra
+        depth = wanted + task.exclusions.overfetch
         index = build(settings.index, settings.metric, gallery, depth, settings.seed, cache)
     if settings.index.autotune is None:
         return index, None
@@ -165,10 +165,10 @@ def _index(
 
 
 def _evaluate(
-    settings: Config, task: Task, index: VectorIndex, queries: NDArray[np.float32], clock: Clock
+    settings: Config, task: RetrievalTask, index: VectorIndex, queries: NDArray[np.float32], clock: Clock
 ) -> Evaluation:
     config = settings.evaluation
-    depth = search_depth(index, task.reach, _looked_at(config), config.save_depth)
+    depth = search_depth(index, task.max_depth, _looked_at(config), config.save_depth)
     evaluation = evaluate(lambda rows, k: index.search(queries[rows], k), task, depth, config)
     clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
     return evaluation
@@ -187,7 +187,7 @@ def _judge(
     evaluation: Evaluation,
     cache: Cache,
     clock: Clock,
-) -> Findings:
+) -> RunOutputs:
     """Everything beside the scores: their evidence, what the index costs and gives, look-alikes."""
     (query, gallery), (index, tuned), task = embeddings, indexed, inputs.task
     with clock("evidence"):
@@ -197,7 +197,7 @@ def _judge(
         loss = measure(settings, task, index, query.vectors, gallery.vectors, ids)
         rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
         recall = loss.recall if loss else None
-        words = in_words(settings, task, index, query.vectors, gallery.vectors, recall)
+        words = text_evidence(settings, task, index, query.vectors, gallery.vectors, recall)
     with clock("audit"):
         config = settings.audit
         images_ask = isinstance(task.queries, Split)
@@ -206,7 +206,7 @@ def _judge(
     if settings.explain.enabled:
         with clock("explain"):
             explained = explaining.explain(settings, inputs, evaluation)
-    return Findings(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words, explained)
+    return RunOutputs(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words, explained)
 
 
 def _trust(
@@ -221,26 +221,27 @@ def _trust(
     if objective not in evaluation.scores:
         raise UserError(
             f"evaluation.objective={objective}: index={settings.index.name} gives "
-            f"{evaluation.counts['depth']} of {inputs.task.reach} results, too few for it; use index=flat, "
-            f"evaluation.save_depth=null, or a score at a depth: precision_at_{settings.evaluation.ks[-1]}"
+            f"{evaluation.counts['depth']} of {inputs.task.max_depth} results, too few for it; use "
+            f"index=flat, evaluation.save_depth=null, or a score at a depth, such as "
+            f"precision_at_{settings.evaluation.ks[-1]}"
         )
     size, identity = inputs.dataset.size, inputs.identity
     found = evidence(settings, inputs.task, size, identity, evaluation, objective, cache)
     if not active(settings.protocol):
         return found
     plain = plain_task(settings.protocol, inputs.task)
-    depth = min(evaluation.counts["depth"], plain.reach)
+    depth = min(evaluation.counts["depth"], plain.max_depth)
     without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
     return with_exclusions(settings, found, evaluation, without, objective, inputs.task)
 
 
 def _write(
-    cfg: DictConfig, folder: Path, inputs: Inputs, found: Findings, drawn: Drawn, report: Mapping[str, Any]
+    cfg: DictConfig, folder: Path, inputs: Inputs, found: RunOutputs, drawn: Drawn, report: Mapping[str, Any]
 ) -> None:
     queries = inputs.task.queries
     sides = {"query": queries, "gallery": inputs.task.gallery}
-    if inputs.centre is not None:
-        sides["centre"] = inputs.centre
+    if inputs.center_split is not None:
+        sides["center"] = inputs.center_split
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     documents = {
         run_folder.SCORES: run_folder.as_json(report),

@@ -15,7 +15,7 @@ from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task
 from medretrieval.protocol.ranking import Ranking
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runner import run
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.reopen import require_links, saved_config, saved_index, saved_vectors
@@ -49,7 +49,7 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     )
 
 
-def _about_data(folder: Path, task: Task) -> list[str]:
+def _about_data(folder: Path, task: RetrievalTask) -> list[str]:
     manifest = json.loads((folder / run_folder.MANIFEST).read_text())
     splits: dict[str, Queries] = {"query": task.queries, "gallery": task.gallery}
     hashes = {
@@ -110,7 +110,7 @@ def _hits(ranking: Ranking, min_jaccard: float | None) -> NDArray[np.bool_]:
 
 
 def _about_ranking(
-    folder: Path, settings: Config, report: Mapping[str, Any], task: Task, ranking: Ranking
+    folder: Path, settings: Config, report: Mapping[str, Any], task: RetrievalTask, ranking: Ranking
 ) -> list[str]:
     again = _search_again(folder, settings, report, task)
     found, saved = again.ranking, ranking
@@ -132,7 +132,9 @@ def _about_ranking(
     return differing
 
 
-def _search_again(folder: Path, settings: Config, report: Mapping[str, Any], task: Task) -> Evaluation:
+def _search_again(
+    folder: Path, settings: Config, report: Mapping[str, Any], task: RetrievalTask
+) -> Evaluation:
     vectors, searched = saved_vectors(folder, "query"), saved_index(folder, settings, report)
     depth = report["counts"]["depth"]
     return evaluate(lambda rows, k: searched.search(vectors[rows], k), task, depth, settings.evaluation)

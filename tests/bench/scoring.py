@@ -24,9 +24,7 @@ OPTIONS = EvaluationConfig(ks=KS, save_depth=100, vote_k=10)
 FEW = 250  # queries for torchmetrics, which wants seconds for so many
 
 
-def labelled(
-    n: int, d: int, name: str = "test", classes: int = 10, seed: int = 0
-) -> tuple[Split, np.ndarray]:
+def labeled(n: int, d: int, name: str = "test", classes: int = 10, seed: int = 0) -> tuple[Split, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     vectors = 0.3 * rng.standard_normal((classes, d))[labels] + rng.standard_normal((n, d))
@@ -38,7 +36,7 @@ class Scored:
     """Search and score over a flat index."""
 
     def __init__(self, folder: Path, n: int, d: int = 512, queries: int | None = None) -> None:
-        gallery, self.gallery = labelled(n, d, "train")
+        gallery, self.gallery = labeled(n, d, "train")
         asked = slice(None) if queries is None else slice(queries)
         self.queries = self.gallery[asked]
         # Leave-one-out over all, or the first few of them as queries of their own.
@@ -52,7 +50,7 @@ class Scored:
         return evaluate(
             lambda rows, k: self.index.search(self.queries[rows], k),
             self.task,
-            depth or self.task.reach,
+            depth or self.task.max_depth,
             OPTIONS,
         )
 

@@ -15,8 +15,8 @@ from medretrieval.index.faiss_index import VectorIndex, build
 
 def clustered(n: int, d: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((max(n // 100, 1), d), dtype=np.float32)
-    vectors = centres[rng.integers(0, len(centres), n)]
+    centers = rng.standard_normal((max(n // 100, 1), d), dtype=np.float32)
+    vectors = centers[rng.integers(0, len(centers), n)]
     vectors += rng.standard_normal((n, d), dtype=np.float32)
     return vectors
 
@@ -28,7 +28,7 @@ def built(folder: Path, vectors: np.ndarray, *overrides: str) -> VectorIndex:
 
 
 def overhead(folder: Path, n: int, turns: int) -> list[Row]:
-    """Bare FAISS calls over our search: below 1 is what normalising, distances and ties cost."""
+    """Bare FAISS calls over our search: below 1 is what normalizing, distances and ties cost."""
     rows, vectors = [], clustered(n, 128)
     queries = vectors[:1000]
     for name in ("flat", "ivf", "hnsw"):

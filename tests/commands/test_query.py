@@ -19,12 +19,12 @@ from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.images.fit import Fit, as_in_dataset
 from medretrieval.index.exact_search import pair_distances
-from medretrieval.query.novelty import KIND, SAMPLE, judging_metric, nearness, own_nearest
+from medretrieval.query.novelty import KIND, SAMPLE, judging_metric, novelty, own_nearest
 from medretrieval.verify import verify
 
 RUN = (
     "dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100",
-    "evaluation.baseline=none", "audit.enabled=false", "report.figures=none",
+    "evaluation.baseline=none", "audit.enabled=false", "figures.enabled=false",
 )  # fmt: skip
 ALONE = (*RUN, "protocol=leave_one_out")
 ENCODERS = ("random", "pixels")
@@ -109,8 +109,8 @@ def test_an_image_of_the_gallery_finds_itself_at_no_distance(done, split, answer
         first = query["results"][0]
         assert (first["id"], first["distance"], first["rank"]) == (f"test/{number}", 0.0, 1)
         assert first["class"] == ("malignant", "normal, benign")[number % 2]
-        assert query["nearness"]["beyond"] == 0
-        assert not query["nearness"]["far"]
+        assert query["novelty"]["quantile"] == 0
+        assert not query["novelty"]["out_of_distribution"]
 
 
 def test_results_are_those_of_an_exact_search(done, split, answer, tmp_path):
@@ -119,7 +119,7 @@ def test_results_are_those_of_an_exact_search(done, split, answer, tmp_path):
     wanted = np.linalg.norm((split.astype(float) - image).reshape(20, -1) / 255, axis=1)
     assert [int(r["id"].split("/")[1]) for r in query["results"]] == list(np.argsort(wanted))
     np.testing.assert_allclose([r["distance"] for r in query["results"]], np.sort(wanted), rtol=1e-5)
-    assert query["nearness"]["far"]
+    assert query["novelty"]["out_of_distribution"]
 
 
 def test_the_json_is_all_of_stdout_and_has_every_key(done, split, ask, tmp_path):
@@ -131,9 +131,9 @@ def test_the_json_is_all_of_stdout_and_has_every_key(done, split, ask, tmp_path)
     assert (found["run"], found["metric"], found["k"]) == (str(done), "l2", 2)
     assert (found["random_weights"], found["picture"], found["chosen"]) == (False, None, None)
     (query,) = found["queries"]
-    assert list(query) == ["image", "text", "remarks", "nearness", "results"]
+    assert list(query) == ["image", "text", "remarks", "novelty", "results"]
     assert (query["image"], query["text"], query["remarks"]) == ("a.png", None, [])
-    assert list(query["nearness"]) == ["distance", "metric", "beyond", "limit", "far"]
+    assert list(query["novelty"]) == ["distance", "metric", "quantile", "limit", "out_of_distribution"]
     assert [list(r) for r in query["results"]] == [["rank", "id", "class", "distance", "split"]] * 2
     assert [p.name for p in tmp_path.glob("*.png")] == ["a.png"]
 
@@ -164,7 +164,7 @@ def test_the_table_and_the_picture(done, split, ask, tmp_path):
     assert "picture: query_a.png" in out
     with Image.open(tmp_path / "query_a.png") as picture:
         drawn = np.asarray(picture.convert("L")).astype(int)
-    # A patch of each of the query and its three results, all of class 1: its grey value, 60 to 64.
+    # A patch of each of the query and its three results, all of class 1: its gray value, 60 to 64.
     share = ((drawn >= 60) & (drawn <= 64)).mean()
     assert share > 0.15
 
@@ -204,16 +204,16 @@ def test_other_data_than_the_runs_is_not_drawn(own, split, write_npz, ask, tmp_p
     assert err.startswith("no picture is drawn: dataset=breastmnist is other data than the run's")
 
 
-def test_a_colour_query_of_a_grey_gallery_is_made_grey_and_said(done, split, answer, tmp_path):
-    colours = np.repeat(split[0][..., None], 3, axis=2)
-    (query,) = answer(done, f"image={png(tmp_path / 'a.png', colours)}")["queries"]
+def test_a_color_query_of_a_gray_gallery_is_made_gray_and_said(done, split, answer, tmp_path):
+    colors = np.repeat(split[0][..., None], 3, axis=2)
+    (query,) = answer(done, f"image={png(tmp_path / 'a.png', colors)}")["queries"]
     assert (query["results"][0]["distance"], query["remarks"]) == (0.0, [])
-    colours[..., 0] = 255
-    (query,) = answer(done, f"image={png(tmp_path / 'a.png', colours)}")["queries"]
-    assert query["remarks"] == ["in colour, made grey as the gallery is"]
+    colors[..., 0] = 255
+    (query,) = answer(done, f"image={png(tmp_path / 'a.png', colors)}")["queries"]
+    assert query["remarks"] == ["in color, made gray as the gallery is"]
 
 
-def test_a_grey_query_of_a_gallery_in_colour(config, write_npz, answer, tmp_path):
+def test_a_gray_query_of_a_gallery_in_color(config, write_npz, answer, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1)).astype(np.uint8).repeat(3, axis=3)
     write_npz("bloodmnist", **{f"{s}_images": images for s in ("train", "val", "test")})
     folder = run(config(*ALONE, "dataset=bloodmnist")).folder
@@ -268,7 +268,7 @@ def test_the_drawn_phantoms_are_asked_too(config, answer, monkeypatch, tmp_path,
     phantoms = ("dataset=chest_phantom", "dataset.n_train=5", "dataset.n_val=5", "dataset.n_test=20")
     folder = run(config(*ALONE, *phantoms)).folder
     (query,) = answer(folder, f"image={png(tmp_path / 'a.png', np.zeros((64, 64), np.uint8))}")["queries"]
-    assert query["nearness"]["far"]
+    assert query["novelty"]["out_of_distribution"]
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw", "ivfpq"])
@@ -326,7 +326,7 @@ def test_sentences_are_asked_of_an_open_clip_run(
     found = answer(folder, "text=a chest X-ray", "text=lungs")
     assert found["random_weights"]
     assert [q["text"] for q in found["queries"]] == ["a chest X-ray", "lungs"]
-    assert [q["nearness"] for q in found["queries"]] == [None, None]
+    assert [q["novelty"] for q in found["queries"]] == [None, None]
     assert found["queries"][0]["results"] != found["queries"][1]["results"]
     _, out, _ = ask(folder, "text=a chest X-ray")
     assert "not judged whether it is far" in out
@@ -447,17 +447,17 @@ def test_a_large_gallery_is_sampled_and_always_the_same():
 
 def test_of_queries_like_the_gallery_one_in_a_hundred_is_far(tmp_path):
     drawn = vectors(6000, d=4)
-    found = nearness(drawn[3000:], drawn[:3000], "a", L2, Cache(tmp_path))
-    assert 0.003 < np.mean([near.is_far for near in found]) < 0.02
-    beyond = np.array([near.beyond for near in found])
+    found = novelty(drawn[3000:], drawn[:3000], "a", L2, Cache(tmp_path))
+    assert 0.003 < np.mean([near.is_out_of_distribution for near in found]) < 0.02
+    beyond = np.array([near.quantile for near in found])
     assert abs(beyond.mean() - 0.5) < 0.03
-    (stranger,) = nearness(np.full((1, 4), 50, np.float32), drawn[:3000], "a", L2, Cache(tmp_path))
-    assert (stranger.is_far, stranger.beyond) == (True, 1.0)
+    (stranger,) = novelty(np.full((1, 4), 50, np.float32), drawn[:3000], "a", L2, Cache(tmp_path))
+    assert (stranger.is_out_of_distribution, stranger.beyond) == (True, 1.0)
 
 
 def test_the_length_of_a_vector_says_nothing_with_an_inner_product(tmp_path):
     gallery = vectors(200)
-    short, long = nearness(np.stack([gallery[0], 100 * gallery[0]]), gallery, "a", IP, Cache(tmp_path))
+    short, long = novelty(np.stack([gallery[0], 100 * gallery[0]]), gallery, "a", IP, Cache(tmp_path))
     assert judging_metric(IP) == COSINE
     assert short.distance == pytest.approx(long.distance, abs=1e-6)
     assert judging_metric(L2) is L2
@@ -465,17 +465,17 @@ def test_the_length_of_a_vector_says_nothing_with_an_inner_product(tmp_path):
 
 def test_own_distances_are_kept_and_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     gallery, cache = vectors(30), Cache(tmp_path / "cache")
-    first = nearness(gallery[:1], gallery, "a", L2, cache)
+    first = novelty(gallery[:1], gallery, "a", L2, cache)
     monkeypatch.setattr("medretrieval.query.novelty.own_nearest", lambda *_: pytest.fail("computed again"))
-    assert nearness(gallery[:1], gallery, "a", L2, cache) == first
+    assert novelty(gallery[:1], gallery, "a", L2, cache) == first
     assert len(list((tmp_path / "cache" / KIND).glob("*/*/entry.json"))) == 1
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
-    assert nearness(gallery[:1], gallery, "a", L2, Cache(tmp_path / "file" / "cache")) == first
+    assert novelty(gallery[:1], gallery, "a", L2, Cache(tmp_path / "file" / "cache")) == first
 
 
-def test_a_gallery_of_one_image_gives_no_judgement(tmp_path):
-    assert nearness(vectors(1), vectors(1), "a", L2, Cache(tmp_path)) is None
+def test_a_gallery_of_one_image_gives_no_judgment(tmp_path):
+    assert novelty(vectors(1), vectors(1), "a", L2, Cache(tmp_path)) is None
 
 
 @pytest.mark.realdata
@@ -492,7 +492,7 @@ def test_a_chest_film_finds_its_twin_and_others_are_rarely_called_strangers(
     for number, image in enumerate(others):
         png(tmp_path / "val" / f"{number:03}.png", image)
     found = answer(folder, f"image={tmp_path / 'val'}")["queries"]
-    assert np.mean([q["nearness"]["far"] for q in found]) < 0.05
+    assert np.mean([q["novelty"]["out_of_distribution"] for q in found]) < 0.05
 
 
 def test_an_index_whose_table_is_larger_than_its_file_is_read(config, write_npz, ask):

@@ -14,7 +14,7 @@ from medretrieval.errors import UserError
 
 BREAST = {
     "name": "breastmnist",
-    "task": "single",
+    "label_type": "single",
     "classes": ["malignant", "benign"],
     "channels": 1,
     "size": 28,
@@ -88,7 +88,7 @@ def test_several_findings_an_image_are_read_as_booleans(write_npz, breast, dtype
     findings = (np.random.default_rng(0).random((12, 14)) < 0.2).astype(dtype)
     write_npz("chestmnist", test_labels=findings)
     classes = CONFIGS["chestmnist"]["classes"]
-    labels = breast(name="chestmnist", task="multi", classes=classes).load("test").labels
+    labels = breast(name="chestmnist", label_type="multi", classes=classes).load("test").labels
     assert labels.dtype == np.bool_
     assert np.array_equal(labels, findings.astype(bool))
 
@@ -132,8 +132,8 @@ def test_a_size_that_medmnist_does_not_have_is_refused(breast, size):
 
 
 def test_an_unknown_task_is_refused(breast):
-    line = refusal(lambda: breast(task="regression"))
-    assert line == "dataset.task=regression: choose from: multi, ordinal, single"
+    line = refusal(lambda: breast(label_type="regression"))
+    assert line == "dataset.label_type=regression: choose from: multi, ordinal, single"
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.2, 0.5, 0.9, 0.999])
@@ -255,7 +255,7 @@ def test_labels_that_are_no_numbers_or_no_list_are_refused(write_npz, breast, la
 @pytest.mark.parametrize("findings", [np.zeros((12, 13)), np.zeros((12, 1)), np.full((12, 14), 2)])
 def test_findings_that_do_not_fit_are_refused(write_npz, breast, findings):
     path = write_npz("chestmnist", test_labels=findings)
-    chest = breast(name="chestmnist", task="multi", classes=CONFIGS["chestmnist"]["classes"])
+    chest = breast(name="chestmnist", label_type="multi", classes=CONFIGS["chestmnist"]["classes"])
     line = refusal(lambda: chest.load("test"))
     assert line == f"{path}: test_labels is {list(findings.shape)}, not 0/1 [n, 14 findings]"
 
@@ -337,5 +337,5 @@ def test_a_configuration_says_what_medmnist_says(flag):
     assert config["name"] == flag
     assert config["classes"] == [info["label"][str(number)] for number in range(len(info["label"]))]
     assert config["channels"] == info["n_channels"]
-    assert config["task"] == TASKS.get(info["task"], "single")
+    assert config["label_type"] == TASKS.get(info["label_type"], "single")
     assert all(f"url_{size}" in info for size in SIZES if size != 28)

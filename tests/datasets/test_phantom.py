@@ -107,8 +107,8 @@ def test_captions_name_the_class_and_the_side():
         assert words[int(label)] in caption.lower()
         if label in (FOCAL, EFFUSION):
             # The patient's left is the image's right, as on a light box.
-            centre = np.flatnonzero(mask.any(axis=0)).mean()
-            assert ("left" if centre > 31.5 else "right") in caption.lower()
+            center = np.flatnonzero(mask.any(axis=0)).mean()
+            assert ("left" if center > 31.5 else "right") in caption.lower()
 
 
 def test_difficulty_runs_from_trivially_separable_to_chance():

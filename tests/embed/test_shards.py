@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.toy_encoders import Brightness, Neighbourly, numbered, numbers
+from tests.toy_encoders import Brightness, Neighborly, numbered, numbers
 
 from medretrieval.cache import entry
 from medretrieval.cache.store import Cache
@@ -54,7 +54,7 @@ def means(split):
     return np.stack([flat.mean(1), flat.std(1)], 1)
 
 
-class StopsAt(Neighbourly):
+class StopsAt(Neighborly):
     """Raises `error` in place of embedding batch `at`."""
 
     def __init__(self, at, error, **kwargs):
@@ -81,8 +81,8 @@ def half_written(cache):
 @pytest.mark.parametrize("at", range(11))
 def test_an_interrupted_split_goes_on_after_its_last_whole_shard_and_ends_the_same(cache, tmp_path, at):
     split = split_of(range(41))
-    whole = run(Neighbourly(), Cache(tmp_path / "whole"), split)
-    first, second = StopsAt(at, KeyboardInterrupt()), Neighbourly()
+    whole = run(Neighborly(), Cache(tmp_path / "whole"), split)
+    first, second = StopsAt(at, KeyboardInterrupt()), Neighborly()
     with pytest.raises(KeyboardInterrupt):
         run(first, cache, split)
     assert half_written(cache) == []
@@ -100,14 +100,14 @@ def test_an_interrupted_split_goes_on_after_its_last_whole_shard_and_ends_the_sa
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_however_often_it_is_interrupted_the_bytes_are_the_same(tmp_path_factory, stops, batch, n):
     split, folder = split_of(range(n)), tmp_path_factory.mktemp("c")
-    whole = run(Neighbourly(batch_size=batch), Cache(folder / "whole"), split)
+    whole = run(Neighborly(batch_size=batch), Cache(folder / "whole"), split)
     cache, seen = Cache(folder / "cache"), []
     for at in stops:
         encoder = StopsAt(at, KeyboardInterrupt(), batch_size=batch)
         with contextlib.suppress(KeyboardInterrupt):
             run(encoder, cache, split)
         seen += encoder.seen
-    last = Neighbourly(batch_size=batch)
+    last = Neighborly(batch_size=batch)
     made = run(last, cache, split)
     assert made.path.read_bytes() == whole.path.read_bytes()
     shard = -(-8 // batch) * batch
@@ -137,7 +137,7 @@ def test_the_bar_starts_where_it_goes_on(cache, monkeypatch):
     split = split_of([*range(20), 0, 1])
     with pytest.raises(KeyboardInterrupt):
         run(StopsAt(3, KeyboardInterrupt()), cache, split)
-    run(Neighbourly(), cache, split)
+    run(Neighborly(), cache, split)
     assert [(initial, bar.n, bar.total) for initial, bar in bars] == [(0, 12, 20), (8, 20, 20)]
 
 
@@ -160,14 +160,14 @@ from medretrieval import shards
 from medretrieval.cache import Cache
 from medretrieval.datasets.base import Split
 from medretrieval.embed import embed
-from tests.toy_encoders import Neighbourly, numbered
+from tests.toy_encoders import Neighborly, numbered
 
 place, n = pathlib.Path(sys.argv[1]), int(sys.argv[3])
 shards.SHARD_IMAGES = shards.BLOCK_IMAGES = 8
 split = Split("train", numbered(range(n)), np.zeros(n, np.int64))
 of_digest = {d: i for i, d in enumerate(shards.image_digests(split.images))}
 
-class Logged(Neighbourly):
+class Logged(Neighborly):
     def stream(self, images):
         with (place / "log").open("a") as log:
             log.write(f"{int(images[0, 0, 0]) * 256 + int(images[0, 0, 1])}\\n")
@@ -336,13 +336,13 @@ HOW = ["head", "first", "middle", "last", "cut", "emptied"]
 @pytest.mark.parametrize("file", NPY_ENTRY)
 def test_a_damaged_shard_is_named_set_aside_and_made_again(cache, tmp_path, caplog, file, how):
     split = split_of(range(41))
-    whole = run(Neighbourly(), Cache(tmp_path / "whole"), split)
+    whole = run(Neighborly(), Cache(tmp_path / "whole"), split)
     with pytest.raises(KeyboardInterrupt):
         run(StopsAt(8, KeyboardInterrupt()), cache, split)
     folder = sorted(shard_folders(cache))[1]
     lost = np.load(folder / "images.npy").view("S32")[:, 0]
     damage(folder / file, how)
-    second = Neighbourly()
+    second = Neighborly()
     with caplog.at_level(logging.WARNING):
         made = run(second, cache, split)
     assert_named(caplog, folder, file)
@@ -356,15 +356,15 @@ def test_a_damaged_shard_is_named_set_aside_and_made_again(cache, tmp_path, capl
 @pytest.mark.parametrize("file", NPY_ENTRY)
 def test_a_damaged_split_is_named_set_aside_and_made_again(cache, caplog, file, how):
     split = split_of(range(41))
-    first = run(Neighbourly(), cache, split)
+    first = run(Neighborly(), cache, split)
     expected = first.path.read_bytes()
     damage(first.path.with_name(file), how)
-    second = Neighbourly()
+    second = Neighborly()
     with caplog.at_level(logging.WARNING):
         made = run(second, cache, split)
     assert_named(caplog, first.path.parent, file)
     assert made.path.read_bytes() == expected
-    assert run(Neighbourly(), cache, split).cached
+    assert run(Neighborly(), cache, split).cached
 
 
 @pytest.mark.parametrize(
@@ -380,15 +380,15 @@ def test_a_damaged_split_is_named_set_aside_and_made_again(cache, caplog, file, 
     ],
 )
 def test_of_a_damaged_split_only_the_damaged_blocks_are_embedded_again(cache, file, how, again):
-    split, second = split_of(range(41)), Neighbourly()
-    damage(run(Neighbourly(), cache, split).path.with_name(file), how)
+    split, second = split_of(range(41)), Neighborly()
+    damage(run(Neighborly(), cache, split).path.with_name(file), how)
     run(second, cache, split)
     assert second.seen == list(again)
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_nothing_is_taken_from_another_damaged_split(cache, caplog, how):
-    damage(run(Neighbourly(), cache, split_of(range(10))).path, how)
+    damage(run(Neighborly(), cache, split_of(range(10))).path, how)
     split, second = split_of(range(20)), Brightness()
     with caplog.at_level(logging.WARNING):
         made = run(second, cache, split)
@@ -416,7 +416,7 @@ def test_no_damage_gives_a_wrong_vector(tmp_path_factory, data):
 
 def test_duplicates_are_embedded_once(cache):
     which = [5, 1, 5, 2, 1, 1, 9]
-    encoder, split = Neighbourly(batch_size=2), split_of(which)
+    encoder, split = Neighborly(batch_size=2), split_of(which)
     made = run(encoder, cache, split)
     assert encoder.seen == [5, 1, 2, 9]
     assert np.allclose(made.vectors, means(split), rtol=1e-4)
@@ -424,8 +424,8 @@ def test_duplicates_are_embedded_once(cache):
 
 
 def test_of_a_gallery_that_grew_only_the_new_images_are_embedded(cache):
-    old = run(Neighbourly(), cache, split_of(range(13)))
-    encoder, split = Neighbourly(), split_of(range(30))
+    old = run(Neighborly(), cache, split_of(range(13)))
+    encoder, split = Neighborly(), split_of(range(30))
     grown = run(encoder, cache, split)
     assert encoder.seen == list(range(13, 30))
     assert np.array_equal(grown.vectors[:13], old.vectors)
@@ -436,14 +436,14 @@ def test_of_a_gallery_that_grew_only_the_new_images_are_embedded(cache):
 def test_a_gallery_that_grew_while_it_was_unfinished_takes_its_shards(cache):
     with pytest.raises(KeyboardInterrupt):
         run(StopsAt(4, KeyboardInterrupt()), cache, split_of(range(30)))
-    encoder = Neighbourly()
+    encoder = Neighborly()
     run(encoder, cache, split_of(range(40)))
     assert encoder.seen == list(range(16, 40))
 
 
 def test_images_of_another_split_and_another_order_are_not_embedded(cache):
-    run(Neighbourly(), cache, split_of(range(20)))
-    encoder, split = Neighbourly(), split_of([7, 3, 19], name="test")
+    run(Neighborly(), cache, split_of(range(20)))
+    encoder, split = Neighborly(), split_of([7, 3, 19], name="test")
     made = run(encoder, cache, split)
     assert encoder.seen == []
     assert made.cached
@@ -452,16 +452,16 @@ def test_images_of_another_split_and_another_order_are_not_embedded(cache):
 
 
 def test_another_encoder_takes_nothing(cache):
-    run(Neighbourly(), cache, split_of(range(20)))
-    other = Neighbourly(weights=1)
+    run(Neighborly(), cache, split_of(range(20)))
+    other = Neighborly(weights=1)
     run(other, cache, split_of(range(20)))
     assert len(other.seen) == 20
 
 
 def test_images_of_the_same_bytes_and_another_shape_are_others(cache):
     images = numbered(range(4))
-    run(Neighbourly(), cache, split_of(images))
-    other = Neighbourly()
+    run(Neighborly(), cache, split_of(images))
+    other = Neighborly()
     run(other, cache, split_of(images.reshape(4, 4, 9)))
     assert len(other.seen) == 4
 
@@ -473,14 +473,14 @@ def test_whatever_the_splits_each_image_is_embedded_once_and_each_vector_is_its_
 ):
     cache, seen = Cache(tmp_path_factory.mktemp("c")), []
     for which in galleries:
-        encoder, split = Neighbourly(batch_size=3), split_of(which)
+        encoder, split = Neighborly(batch_size=3), split_of(which)
         assert np.allclose(run(encoder, cache, split).vectors, means(split), rtol=1e-4)
         seen += encoder.seen
     assert Counter(seen) == Counter({i for which in galleries for i in which})
 
 
 def test_a_finished_split_is_on_the_disk_once(cache):
-    made = run(Neighbourly(), cache, split_of(range(100)))
+    made = run(Neighborly(), cache, split_of(range(100)))
     files = [p for p in cache.root.rglob("*") if p.is_file() and p.stat().st_size >= 8 * 8]
     assert [p for p in files if p.suffix == ".npy"] == [made.path, made.path.with_name("images.npy")]
 
@@ -533,7 +533,7 @@ def test_shards_of_different_widths_are_refused(cache):
 
 
 def test_the_image_that_is_not_finite_is_named_beyond_the_first_shard_and_duplicates(cache):
-    class OneBad(Neighbourly):
+    class OneBad(Neighborly):
         def encode(self, images):
             vectors = super().encode(images)
             vectors[[n == 15 for n in numbers(images)]] = np.nan
@@ -581,18 +581,18 @@ def test_a_full_disk_gives_one_line_and_leaves_what_was_embedded(
 ):
     """A shard of 8 has 192 + 384 bytes, the last of 1 136 + 160, the split of 41 456 + 1440."""
     split = split_of(range(41))
-    whole = run(Neighbourly(), Cache(tmp_path / "whole"), split)
+    whole = run(Neighborly(), Cache(tmp_path / "whole"), split)
     with monkeypatch.context() as patch:
         Full(patch, room, error)
         with pytest.raises(UserError) as caught:
-            run(Neighbourly(), cache, split)
+            run(Neighborly(), cache, split)
     line = str(caught.value)
     assert len(line.splitlines()) == 1
     assert os.strerror(error) in line
     assert f"{min(8 * kept, 41)} of 41 images of split train are embedded and kept" in line
     assert half_written(cache) == []
     assert len(shard_folders(cache)) == kept
-    second = Neighbourly()
+    second = Neighborly()
     assert run(second, cache, split).path.read_bytes() == whole.path.read_bytes()
     assert second.seen == list(range(min(8 * kept, 41), 41))
 
@@ -608,13 +608,13 @@ def test_a_disk_that_is_full_when_flushed_leaves_nothing_half_written(cache, mon
         real(descriptor)
 
     split = split_of(range(17))
-    identity = identify(Neighbourly(), cache)
+    identity = identify(Neighborly(), cache)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="No space left"):
-            embed(Neighbourly(), identity, split, 6, cache)
+            embed(Neighborly(), identity, split, 6, cache)
     assert half_written(cache) == []
-    assert np.allclose(run(Neighbourly(), cache, split).vectors, means(split), rtol=1e-4)
+    assert np.allclose(run(Neighborly(), cache, split).vectors, means(split), rtol=1e-4)
 
 
 def test_another_error_is_not_taken_for_a_full_disk(cache):
@@ -639,13 +639,13 @@ def read_only(cache, monkeypatch):
 
 
 def test_a_read_only_cache_serves_a_split(cache, read_only):
-    run(Neighbourly(), cache, split_of(range(20)))
+    run(Neighborly(), cache, split_of(range(20)))
     read_only()
-    assert run(Neighbourly(), cache, split_of(range(20))).cached
+    assert run(Neighborly(), cache, split_of(range(20))).cached
 
 
 def test_a_read_only_cache_refuses_the_work_before_it_begins(cache, read_only):
-    identity, encoder = identify(Neighbourly(), cache), Neighbourly()
+    identity, encoder = identify(Neighborly(), cache), Neighborly()
     read_only()
     with pytest.raises(UserError, match=r"paths\.cache=.*cannot be written \(Read-only file system\)"):
         embed(encoder, identity, split_of(range(20)), 6, cache)
@@ -654,7 +654,7 @@ def test_a_read_only_cache_refuses_the_work_before_it_begins(cache, read_only):
 
 def test_a_split_without_images_is_refused(cache):
     with pytest.raises(UserError, match="split 'test': has no images"):
-        run(Neighbourly(), cache, Split("test", np.zeros((0, 6, 6), np.uint8), np.zeros(0, np.int64)))
+        run(Neighborly(), cache, Split("test", np.zeros((0, 6, 6), np.uint8), np.zeros(0, np.int64)))
 
 
 def test_where_locks_do_not_lock_a_shard_of_another_process_is_taken(cache, monkeypatch):
@@ -666,9 +666,9 @@ def test_where_locks_do_not_lock_a_shard_of_another_process_is_taken(cache, monk
             real(folder, parts, make)
         return real(folder, parts, make)
 
-    identity = identify(Neighbourly(), cache)
+    identity = identify(Neighborly(), cache)
     monkeypatch.setattr(entry, "write", overtaken)
-    made = embed(Neighbourly(), identity, split, 6, cache)
+    made = embed(Neighborly(), identity, split, 6, cache)
     assert np.allclose(made.vectors, means(split), rtol=1e-4)
     assert half_written(cache) == []
 
@@ -677,7 +677,7 @@ def test_where_locks_do_not_lock_a_shard_of_another_process_is_taken(cache, monk
 
 
 def test_a_split_that_is_removed_while_it_is_looked_at_is_no_matter(cache, monkeypatch):
-    gone = run(Neighbourly(), cache, split_of(range(10))).path.parent
+    gone = run(Neighborly(), cache, split_of(range(10))).path.parent
     real = entry.read
 
     def removing(folder, *args, **kwargs):
@@ -686,7 +686,7 @@ def test_a_split_that_is_removed_while_it_is_looked_at_is_no_matter(cache, monke
         return real(folder, *args, **kwargs)
 
     monkeypatch.setattr(entry, "read", removing)
-    encoder = Neighbourly()
+    encoder = Neighborly()
     run(encoder, cache, split_of(range(20)))
     assert len(encoder.seen) == 20
 

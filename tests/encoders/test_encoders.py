@@ -263,7 +263,7 @@ def test_efficientnet_lite0_preprocesses_as_timm_says():
 
 
 @with_torch
-def test_grey_images_are_seen_as_rgb_images_of_equal_channels(make, images):
+def test_gray_images_are_seen_as_rgb_images_of_equal_channels(make, images):
     encoder = make()
     colored = np.repeat(images[..., None], 3, axis=3)
     assert np.array_equal(encoder.encode(colored), encoder.encode(images))

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
-from medretrieval.encoders.preprocess import BATCHED, SINGLE, Preprocess, ahead, vectorise
+from medretrieval.encoders.preprocess import BATCHED, SINGLE, Preprocess, ahead, vectorize
 
 NORMAL = transforms.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
@@ -57,14 +57,14 @@ def noise(*shape):
 
 
 def assert_own(transform, images):
-    """Batches come out as the transform's own: a grey level off would be 0.01 or more."""
-    preprocess = vectorise(transform)
+    """Batches come out as the transform's own: a gray level off would be 0.01 or more."""
+    preprocess = vectorize(transform)
     before = images.copy()
     batch = preprocess(images)
     assert preprocess.implementation == BATCHED
     assert batch.dtype == torch.uint8
     assert batch.shape[1] == (1 if images.ndim == 3 else 3)
-    assert (preprocess.normalise(batch) - own(transform, images)).abs().max() < 1e-5
+    assert (preprocess.normalize(batch) - own(transform, images)).abs().max() < 1e-5
     assert np.array_equal(images, before)
 
 
@@ -85,13 +85,13 @@ def test_real_images_are_what_the_checkpoints_own_transform_gives(transform, rea
         assert_own(transform, content["test_images"][:32])
 
 
-def colour_only(picture):
-    """Raises on a grey image."""
+def color_only(picture):
+    """Raises on a gray image."""
     return Image.merge("RGB", picture.split()[::-1])
 
 
 def warm(picture):
-    """Not the same on a grey image as on its RGB form."""
+    """Not the same on a gray image as on its RGB form."""
     return picture.point(lambda v: v // 2) if picture.mode == "L" else picture
 
 
@@ -103,34 +103,34 @@ def warm(picture):
         [transforms.ToTensor(), NORMAL, transforms.Resize(16)],
         [transforms.ToTensor(), transforms.Resize((16, 16)), NORMAL],
         [transforms.PILToTensor(), transforms.ConvertImageDtype(torch.float32), NORMAL],
-        [colour_only, transforms.Resize((16, 16)), transforms.ToTensor(), NORMAL],
+        [color_only, transforms.Resize((16, 16)), transforms.ToTensor(), NORMAL],
         [warm, transforms.Resize((16, 16)), transforms.ToTensor(), NORMAL],
     ],
     ids=[
-        "no normalisation",
+        "no normalization",
         "no tensor",
         "a step after",
         "a step between",
         "other steps",
-        "colour",
+        "color",
         "by mode",
     ],
 )
 def test_unknown_transforms_run_image_by_image(steps):
     transform = transforms.Compose(steps)
-    preprocess = vectorise(transform)
+    preprocess = vectorize(transform)
     assert preprocess.implementation == SINGLE
     if steps[0] is not NORMAL:
         images = noise(2, 28, 28)
         batch = preprocess(images)
-        assert torch.equal(preprocess.normalise(batch), own(transform, images))
+        assert torch.equal(preprocess.normalize(batch), own(transform, images))
 
 
 def test_a_transform_without_steps_runs_as_it_is():
     def transform(picture):
         return torch.full((3, 2, 2), float(picture.size[0]))
 
-    preprocess = vectorise(transform)
+    preprocess = vectorize(transform)
     assert preprocess.implementation == Preprocess(transform).implementation == SINGLE
     assert preprocess(noise(2, 5, 7)).tolist() == torch.full((2, 3, 2, 2), 7.0).tolist()
 

@@ -79,7 +79,7 @@ def cosines(a, b):
 
 @models
 @runtimes
-@pytest.mark.parametrize("shape", [(28, 28), (40, 32, 3)], ids=["grey", "RGB"])
+@pytest.mark.parametrize("shape", [(28, 28), (40, 32, 3)], ids=["gray", "RGB"])
 def test_a_stream_is_what_encode_gives_batch_by_batch(model, runtime, shape):
     encoder, pictures = loaded(model, runtime), images(13, *shape)
     batches = list(encoder.stream(pictures))
@@ -119,7 +119,7 @@ def test_no_images_give_no_batches(runtime):
 
 @needs_openvino
 @models
-@pytest.mark.parametrize("shape", [(28, 28), (40, 32, 3)], ids=["grey", "RGB"])
+@pytest.mark.parametrize("shape", [(28, 28), (40, 32, 3)], ids=["gray", "RGB"])
 def test_openvino_gives_torchs_vectors(model, shape):
     pictures = images(13, *shape)
     ours, exact = (loaded(model, runtime).encode(pictures) for runtime in ("openvino", "torch"))
@@ -137,11 +137,11 @@ def test_no_vector_of_openvino_depends_on_its_batch(model):
 
 
 @needs_openvino
-def test_grey_and_rgb_images_may_take_turns():
+def test_gray_and_rgb_images_may_take_turns():
     encoder, pictures = loaded("open_clip", "openvino"), images(6)
-    grey, colour = encoder.encode(pictures), encoder.encode(pictures[..., None].repeat(3, axis=3))
-    assert np.allclose(grey, colour, rtol=0, atol=1e-5)
-    assert np.array_equal(grey, encoder.encode(pictures))
+    gray, color = encoder.encode(pictures), encoder.encode(pictures[..., None].repeat(3, axis=3))
+    assert np.allclose(gray, color, rtol=0, atol=1e-5)
+    assert np.array_equal(gray, encoder.encode(pictures))
 
 
 @needs_openvino
@@ -155,7 +155,7 @@ def test_openvino_gives_torchs_vectors_of_real_images(make, real_root):
     found = make(runtime="openvino").fidelity(pictures)
     assert found["against"] == "torch fp32"
     assert found["cosine_min"] >= 0.9999
-    assert found["neighbours_in_common"] >= 0.99
+    assert found["neighbors_in_common"] >= 0.99
 
 
 @needs_openvino
@@ -167,7 +167,7 @@ def test_openvino_gives_torchs_vectors_of_large_models(model):
 
 @needs_openvino
 def test_a_transform_that_is_not_known_runs_on_openvino_too(monkeypatch):
-    monkeypatch.setattr(torch_model, "vectorise", torch_model.Preprocess)
+    monkeypatch.setattr(torch_model, "vectorize", torch_model.Preprocess)
     encoder = clip_encoder(runtime="openvino")
     assert encoder.identity()["preprocessing"]["implementation"] == "image by image"
     assert np.allclose(encoder.encode(images()), clip_encoder().encode(images()), rtol=0, atol=1e-5)
@@ -228,26 +228,26 @@ def test_torch_in_fp32_is_what_the_others_are_measured_by():
     assert clip_encoder().fidelity(images()) is None
 
 
-def test_fidelity_compares_directions_and_neighbours():
+def test_fidelity_compares_directions_and_neighbors():
     exact = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
     same = fidelity.compare(exact * np.float32(3), exact)
-    assert (same["images"], same["neighbours"], same["neighbours_in_common"]) == (30, 10, 1.0)
+    assert (same["images"], same["neighbors"], same["neighbors_in_common"]) == (30, 10, 1.0)
     assert same["cosine_min"] == pytest.approx(1, abs=1e-9)
     rough = exact.copy()
     rough[7] *= -1
     other = fidelity.compare(rough, exact)
     assert other["cosine_min"] == pytest.approx(-1)
     assert other["cosine_mean"] == pytest.approx(28 / 30)
-    assert 0 < other["neighbours_in_common"] < 1
+    assert 0 < other["neighbors_in_common"] < 1
 
 
-def test_fidelity_counts_the_neighbours_that_both_ways_have():
+def test_fidelity_counts_the_neighbors_that_both_ways_have():
     angles = np.deg2rad([[0, 10, 25, 90], [0, 10, 25, -1]])
     exact, ours = (np.stack([np.cos(a), np.sin(a)], axis=1).astype(np.float32) for a in angles)
     found = fidelity.compare(ours, exact)
-    assert found["neighbours"] == 3  # everybody else
-    assert found["neighbours_in_common"] == 1
-    assert fidelity.compare(ours[:1], exact[:1])["neighbours_in_common"] is None
+    assert found["neighbors"] == 3  # everybody else
+    assert found["neighbors_in_common"] == 1
+    assert fidelity.compare(ours[:1], exact[:1])["neighbors_in_common"] is None
 
 
 # Choices

@@ -87,17 +87,17 @@ def test_means_agree_with_pytorch_metric_learning(relevance):
     ac = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
     # Each query is a class of its own, so that R can differ from query to query.
     classes = np.arange(1, len(relevance) + 1)[:, None]
-    queries, neighbours = torch.tensor(classes), torch.tensor(np.where(relevance, classes, 0))
+    queries, neighbors = torch.tensor(classes), torch.tensor(np.where(relevance, classes, 0))
     relevant = relevance.sum(axis=1)
     known = [(int(c), int(r)) for c, r in zip(classes[:, 0], relevant, strict=True)]
     counts = tuple(zip(*known, strict=True))
     common = (False, False, torch.eq)
     theirs = {
-        "map": ac.mean_average_precision(neighbours, queries, False, counts, *common),
-        "map_at_r": ac.mean_average_precision(neighbours, queries, False, counts, *common, at_r=True),
-        "r_precision": ac.r_precision(neighbours, queries, False, counts, *common),
-        "mrr": ac.mean_reciprocal_rank(neighbours, queries, *common),
-        **{f"precision_at_{k}": ac.precision_at_k(neighbours, queries, k, *common) for k in KS},
+        "map": ac.mean_average_precision(neighbors, queries, False, counts, *common),
+        "map_at_r": ac.mean_average_precision(neighbors, queries, False, counts, *common, at_r=True),
+        "r_precision": ac.r_precision(neighbors, queries, False, counts, *common),
+        "mrr": ac.mean_reciprocal_rank(neighbors, queries, *common),
+        **{f"precision_at_{k}": ac.precision_at_k(neighbors, queries, k, *common) for k in KS},
     }
     values = our_scores(relevance, relevant, KS)
     for name, wanted in theirs.items():

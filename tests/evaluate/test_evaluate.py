@@ -58,7 +58,7 @@ def query_gallery(query_labels, gallery_labels):
 def random_run(labels, *ks, **settings):
     """A random leave-one-out ranking of all images."""
     task = leave_one_out(labels)
-    return evaluate(fixed(shuffled(len(labels), len(labels))), task, task.reach, options(*ks, **settings))
+    return evaluate(fixed(shuffled(len(labels), len(labels))), task, task.max_depth, options(*ks, **settings))
 
 
 def same(a, b):
@@ -76,7 +76,7 @@ def test_ideal_embeddings_score_exactly_one_on_every_score():
     labels = np.repeat(np.arange(4), 6)
     vectors, task = np.eye(4)[labels], leave_one_out(labels)
     # Five others of each class: at k = 5 precision and recall can both be 1.
-    found = evaluate(nearest(vectors, vectors, 24), task, task.reach, options(5))
+    found = evaluate(nearest(vectors, vectors, 24), task, task.max_depth, options(5))
     assert found.scores.pop("chance_precision") == pytest.approx(5 / 23)
     assert [found.scores.pop(name) for name in VOTE] == [1, 1, 0, 0]
     names = score_names([5], multi_label=False, graded=False)
@@ -95,7 +95,9 @@ def test_random_rankings_score_what_chance_expects(protocol):
         if protocol == "leave_one_out"
         else query_gallery(gallery, rng.permutation(gallery))
     )
-    runs = [evaluate(fixed(shuffled(50, 50, seed)), task, task.reach, options(1, 5, 10)) for seed in rounds]
+    runs = [
+        evaluate(fixed(shuffled(50, 50, seed)), task, task.max_depth, options(1, 5, 10)) for seed in rounds
+    ]
     assert {"map", "mrr", "map_at_r", "ndcg_at_10", "map_at_5_hits", "hit_rate_at_1"} <= runs[0].chance.keys()
     for name, expected in runs[0].chance.items():
         means = np.array([run.scores[name] for run in runs])
@@ -107,7 +109,7 @@ def test_shuffled_labels_score_what_chance_expects():
     rng = np.random.default_rng(6)
     vectors, labels = rng.normal(size=(400, 8)), rng.permutation(np.arange(400) % 4)
     task = leave_one_out(labels)
-    found = evaluate(nearest(vectors, vectors, 400), task, task.reach, options(1, 5))
+    found = evaluate(nearest(vectors, vectors, 400), task, task.max_depth, options(1, 5))
     for name, expected in found.chance.items():
         values = found.per_query[name.removeprefix("macro_")]
         assert abs(found.scores[name] - expected) < 4 * values.std() / 20, name
@@ -155,7 +157,7 @@ def doubles():
 def test_leave_one_out_never_finds_the_query_even_among_identical_images():
     vectors, labels = doubles()
     task = leave_one_out(labels)
-    ids = evaluate(nearest(vectors, vectors, 20), task, task.reach, options(1)).ranking.ids
+    ids = evaluate(nearest(vectors, vectors, 20), task, task.max_depth, options(1)).ranking.ids
     positions = np.arange(20)
     assert ids.shape == (20, 19)
     assert not (ids == positions[:, None]).any()
@@ -167,7 +169,7 @@ def test_leave_one_out_never_finds_the_query_even_among_identical_images():
 def test_without_exclusion_a_query_finds_itself_first_or_its_earlier_double():
     vectors, labels = doubles()
     task = leave_one_out(labels, exclude_self=False)
-    assert (task.exclusions.extra, task.reach) == (0, 20)
+    assert (task.exclusions.overfetch, task.max_depth) == (0, 20)
     found = evaluate(nearest(vectors, vectors, 20), task, 20, options(1))
     assert found.ranking.ids[:, 0].tolist() == (np.arange(20) // 2 * 2).tolist()
     single = np.arange(20.0)[:, None]
@@ -178,8 +180,8 @@ def test_without_exclusion_a_query_finds_itself_first_or_its_earlier_double():
 
 def test_excluding_the_query_changes_nothing_where_it_is_not_in_the_gallery():
     task = query_gallery([0, 1], [0, 1, 1])
-    assert (task.exclusions.extra, task.reach) == (0, 3)
-    assert task.relevant.tolist() == [1, 2]
+    assert (task.exclusions.overfetch, task.max_depth) == (0, 3)
+    assert task.n_relevant.tolist() == [1, 2]
 
 
 def test_missing_results_are_counted_and_are_misses():
@@ -251,7 +253,7 @@ def test_macro_means_are_means_over_classes_of_class_means():
     labels = np.random.default_rng(4).choice(4, 60, p=[0.7, 0.15, 0.1, 0.05])
     gallery = labels[labels != 3]  # class 3 has nothing to find and is no class of the mean
     task = query_gallery(labels, gallery)
-    found = evaluate(fixed(shuffled(60, len(gallery))), task, task.reach, options(1, 5))
+    found = evaluate(fixed(shuffled(60, len(gallery))), task, task.max_depth, options(1, 5))
     frame = pd.DataFrame(found.per_query).assign(label=labels).dropna()
     wanted = frame.groupby("label").mean().mean()
     assert len(wanted) == 19
@@ -266,7 +268,7 @@ def test_macro_means_agree_with_pytorch_metric_learning():
     rng = np.random.default_rng(1)
     vectors, labels = rng.normal(size=(80, 5)).astype(np.float32), rng.choice(3, 80, p=[0.6, 0.3, 0.1])
     task = leave_one_out(labels)
-    ours = evaluate(nearest(vectors, vectors, 80), task, task.reach, options(1)).scores
+    ours = evaluate(nearest(vectors, vectors, 80), task, task.max_depth, options(1)).scores
     names = {
         "precision_at_1": "precision_at_1",
         "r_precision": "r_precision",

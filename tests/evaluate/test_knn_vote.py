@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from medretrieval.evaluate.knn_vote import abstention_curve, calibration_error, vote, vote_scores
 
 
-def neighbours(q=200, k=7, classes=4, seed=0, missing=0.1):
+def neighbors(q=200, k=7, classes=4, seed=0, missing=0.1):
     rng = np.random.default_rng(seed)
     results = rng.integers(0, classes, (q, k))
     distances = np.sort(rng.random((q, k)), axis=1)
@@ -29,7 +29,7 @@ def naive(results, distances, classes):
 
 
 def test_the_vote_agrees_with_dudanis_rule_query_by_query():
-    results, distances, _ = neighbours()
+    results, distances, _ = neighbors()
     cast = vote(results, distances, 4)
     for i in range(len(results)):
         shares, predicted = naive(results[i], distances[i], 4)
@@ -39,7 +39,7 @@ def test_the_vote_agrees_with_dudanis_rule_query_by_query():
 
 @given(st.floats(0.01, 100), st.floats(-50, 50))
 def test_shifted_and_scaled_distances_vote_alike(scale, shift):
-    results, distances, _ = neighbours(q=20, missing=0)
+    results, distances, _ = neighbors(q=20, missing=0)
     a, b = vote(results, distances, 4), vote(results, scale * distances + shift, 4)
     assert np.allclose(a.probabilities, b.probabilities, atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_a_tie_goes_to_the_nearest():
     assert np.allclose(cast.probabilities, 0.5)
 
 
-def test_one_neighbour_decides_alone_and_none_leaves_all_classes_alike():
+def test_one_neighbor_decides_alone_and_none_leaves_all_classes_alike():
     cast = vote(np.array([[2], [-1]]), np.array([[0.3], [np.inf]]), 3)
     assert list(cast.predicted) == [2, -1]
     assert np.allclose(cast.probabilities, [[0, 0, 1], [1 / 3] * 3])
@@ -60,7 +60,7 @@ def test_one_neighbour_decides_alone_and_none_leaves_all_classes_alike():
 def test_scores_agree_with_scikit_learn_and_torchmetrics(classes):
     import torch
 
-    results, distances, labels = neighbours(classes=classes)
+    results, distances, labels = neighbors(classes=classes)
     cast = vote(results, distances, classes)
     found = vote_scores(cast, labels)
     assert found["vote_accuracy"] == pytest.approx((cast.predicted == labels).mean())
@@ -92,7 +92,7 @@ def test_a_single_class_has_no_auroc():
 
 
 def test_the_abstention_curve_ends_at_the_accuracy_and_begins_with_the_sure():
-    results, distances, labels = neighbours(q=500, classes=2)
+    results, distances, labels = neighbors(q=500, classes=2)
     results[:250] = labels[:250, None]  # unanimous and right
     cast = vote(results, distances, 2)
     curve = abstention_curve(cast, labels)
@@ -102,7 +102,7 @@ def test_the_abstention_curve_ends_at_the_accuracy_and_begins_with_the_sure():
 
 
 def test_the_order_of_queries_has_no_part_in_the_abstention_curve():
-    results, distances, labels = neighbours(k=3, classes=2)
+    results, distances, labels = neighbors(k=3, classes=2)
     order = np.random.default_rng(1).permutation(len(labels))
     a = abstention_curve(vote(results, distances, 2), labels)
     b = abstention_curve(vote(results[order], distances[order], 2), labels[order])

@@ -11,7 +11,7 @@ from medretrieval.embed.images import Embeddings
 from medretrieval.evidence.ann_loss import measure
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import build
-from medretrieval.index.recall import exact_distances, neighbour_recall
+from medretrieval.index.recall import exact_distances, neighbor_recall
 from medretrieval.index.speed import speed
 from medretrieval.runs.tables import run_table
 
@@ -68,7 +68,7 @@ def test_more_probes_lose_less(measured):
     assert recalls[-1] == 1.0
 
 
-def test_compressed_vectors_lose_neighbours(measured):
+def test_compressed_vectors_lose_neighbors(measured):
     found, rate = measured("index=ivfpq", "index.nlist=1", "index.pq_m=2", "index.pq_bits=4")
     assert 0.05 < found.recall[10] < 0.9
     assert rate.bytes_per_vector < 16 * 4
@@ -162,7 +162,7 @@ def test_recall_agrees_with_faiss_where_there_are_no_ties(k):
     exact = np.argsort(distances, axis=1)[:, :20]
     found = np.stack([rng.permutation(40)[:20] for _ in range(20)])
     theirs = knn_intersection_measure(found[:, :k], exact[:, :k])
-    ours = neighbour_recall(
+    ours = neighbor_recall(
         np.take_along_axis(distances, found, 1), np.take_along_axis(distances, exact, 1).astype(np.float32), k
     )
     assert ours == pytest.approx(theirs)
@@ -170,9 +170,9 @@ def test_recall_agrees_with_faiss_where_there_are_no_ties(k):
 
 def test_ties_count_and_missing_results_do_not():
     exact = np.array([[0.0, 1.0, 1.0]], np.float32)
-    assert neighbour_recall(np.array([[0.0, 1.0, 1.0]]), exact, 2) == 1.0
-    assert neighbour_recall(np.array([[1.0, 1.0, 1.0]]), exact, 2) == 1.0
-    assert neighbour_recall(np.array([[0.0, np.inf, np.inf]]), exact, 2) == 0.5
+    assert neighbor_recall(np.array([[0.0, 1.0, 1.0]]), exact, 2) == 1.0
+    assert neighbor_recall(np.array([[1.0, 1.0, 1.0]]), exact, 2) == 1.0
+    assert neighbor_recall(np.array([[0.0, np.inf, np.inf]]), exact, 2) == 0.5
 
 
 @pytest.mark.parametrize("metric", METRICS)

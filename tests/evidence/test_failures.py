@@ -37,7 +37,7 @@ def judged(kind, seed=0, q=40, n=60, depth=20, missing=0.1):
     task = task_of(queries, gallery, relevance)
     config = EvaluationConfig([1, K], depth, None, None, 3, "none", 100, 0.95)
     evaluation = evaluate(lambda rows, k: (ids[rows, :k], distances[rows, :k]), task, depth, config)
-    return task, evaluation, Outcome.of(evaluation, task, K)
+    return task, evaluation, Outcome.from_evaluation(evaluation, task, K)
 
 
 KINDS = pytest.mark.parametrize("kind", ["single", "multi", "ordinal"])
@@ -62,7 +62,7 @@ def test_hubs_are_counted_list_by_list(kind):
     ids = evaluation.ranking.ids
     found = failures.hubs(ids, outcome, task.exclusions.dropped)
     for item in range(len(task.gallery)):
-        lists = [q for q in np.flatnonzero(task.relevant > 0) if item in ids[q, :K]]
+        lists = [q for q in np.flatnonzero(task.n_relevant > 0) if item in ids[q, :K]]
         wrong = [q for q in lists if not right(task, q, item)]
         assert (found.lists[item], found.wrong[item]) == (len(lists), len(wrong))
         spoiled = failures.spoiled(item, ids, outcome, 100)
@@ -73,7 +73,7 @@ def test_hubs_are_counted_list_by_list(kind):
     assert found.never_retrieved == np.mean(found.lists == 0)
     most = found.most_wrong(7)
     assert found.wrong[most].tolist() == sorted(found.wrong, reverse=True)[:7]
-    assert found.lists.sum() == (ids[task.relevant > 0, :K] >= 0).sum()
+    assert found.lists.sum() == (ids[task.n_relevant > 0, :K] >= 0).sum()
 
 
 def test_an_even_gallery_has_no_skew_and_one_hub_has_much():

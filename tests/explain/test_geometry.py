@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import transforms as tv
 
-from medretrieval.encoders.preprocess import vectorise
+from medretrieval.encoders.preprocess import vectorize
 from medretrieval.errors import UserError
 from medretrieval.explain.geometry import placement
 
@@ -20,7 +20,7 @@ def steps_of(resize, crop, interpolation=tv.InterpolationMode.BICUBIC):
     st.integers(20, 400), st.integers(20, 400), st.integers(32, 160), st.integers(70, 100),
     st.sampled_from([tv.InterpolationMode.BICUBIC, tv.InterpolationMode.BILINEAR]),
 )  # fmt: skip
-def test_scale_and_offset_are_those_of_resize_and_centre_crop(height, width, resize, percent, interpolation):
+def test_scale_and_offset_are_those_of_resize_and_center_crop(height, width, resize, percent, interpolation):
     crop = resize * percent // 100
     where = placement(steps_of(resize, crop, interpolation), height, width)
     short = min(height, width)
@@ -38,7 +38,7 @@ def test_scale_and_offset_are_those_of_resize_and_centre_crop(height, width, res
 def test_a_bright_square_comes_back_to_its_place(size, resize_mode):
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    steps = vectorise(image_transform_v2(PreprocessCfg(size=96, resize_mode=resize_mode), False)).geometry
+    steps = vectorize(image_transform_v2(PreprocessCfg(size=96, resize_mode=resize_mode), False)).geometry
     height, width = size
     where = placement(steps, height, width)
     for top, left in ((height // 3, width // 2), (height // 2, width // 3)):
@@ -47,9 +47,9 @@ def test_a_bright_square_comes_back_to_its_place(size, resize_mode):
         image[top : top + side, left : left + side] = 255
         picture = _through(steps, image)
         back = where.to_image(picture)
-        centre = np.unravel_index(back.argmax(), back.shape)
-        assert top <= centre[0] < top + side
-        assert left <= centre[1] < left + side
+        center = np.unravel_index(back.argmax(), back.shape)
+        assert top <= center[0] < top + side
+        assert left <= center[1] < left + side
         # What is put back is the image itself, but for the blur of the resize.
         assert np.corrcoef(back[where.visible], image[where.visible])[0, 1] > 0.85
 
@@ -75,10 +75,10 @@ def test_a_crop_leaves_zero_outside_and_padding_takes_nothing_away():
     assert padded.y.offset == pytest.approx(-40, abs=0.1)
 
 
-def test_interpolation_is_linear_between_the_centres_of_cells():
+def test_interpolation_is_linear_between_the_centers_of_cells():
     where = placement([tv.Resize((80, 80))], 40, 40)
     grid = np.arange(4, dtype=np.float32)[:, None].repeat(4, axis=1)
-    # Centres of four cells over 40 pixels lie at 5, 15, 25, 35; a pixel's own centre half a pixel on.
+    # Centers of four cells over 40 pixels lie at 5, 15, 25, 35; a pixel's own center half a pixel on.
     wanted = np.interp(np.arange(40) + 0.5, [5, 15, 25, 35], [0, 1, 2, 3])
     np.testing.assert_allclose(where.to_image(grid)[:, 7], wanted, atol=1e-2)
 

@@ -1,4 +1,4 @@
-"""Maps against finite differences and models of known behaviour; deletion and pointing against oracles."""
+"""Maps against finite differences and models of known behavior; deletion and pointing against oracles."""
 
 import importlib.util
 
@@ -182,12 +182,12 @@ def test_a_model_that_looks_at_one_quadrant_has_its_map_there(rows, columns, kin
     assert found.visible.sum() == 72 * 72
 
 
-def test_grey_and_rgb_images_and_a_vector_of_any_length_are_taken(build):
+def test_gray_and_rgb_images_and_a_vector_of_any_length_are_taken(build):
     explainer = Explainer(build("test_resnet"))
-    grey, other = images()
+    gray, other = images()
     vector = explainer.vector(other)
-    found = explainer.map(grey, vector)
-    rgb = explainer.map(np.repeat(grey[..., None], 3, axis=2), 7 * vector)
+    found = explainer.map(gray, vector)
+    rgb = explainer.map(np.repeat(gray[..., None], 3, axis=2), 7 * vector)
     np.testing.assert_allclose(rgb.values, found.values, atol=1e-6)
     assert rgb.cosine == pytest.approx(found.cosine)
 
@@ -371,7 +371,7 @@ def test_a_picture_knows_its_findings_and_no_empty_mask():
     masks = np.zeros((2, 4, 4), bool)
     masks[1, 0, 0] = True
     split = Split("test", images(2, (4, 4)), np.array([[0, 0], [1, 1]], bool), None, masks)
-    clear, ill = (Picture.of(split, i, ("a", "b")) for i in range(2))
+    clear, ill = (Picture.from_split(split, i, ("a", "b")) for i in range(2))
     assert (clear.id, clear.kind, clear.mask) == ("test/0", "none", None)
     assert (ill.kind, ill.mask.sum()) == ("a, b", 1)
 

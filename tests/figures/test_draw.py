@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 
 from medretrieval import run
 from medretrieval.cache.store import Cache
-from medretrieval.config import MapMethod, check
+from medretrieval.config import Projection, check
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
 from medretrieval.evaluate import chance
@@ -33,7 +33,7 @@ BASE = (
     "metric=l2",
     "evaluation.ks=[1,5,10]",
     "evaluation.resamples=200",
-    "report.figures=all",
+    "figures.enabled=true",
 )
 SIZES = {"train": 60, "val": 4, "test": 36}
 PICTURES = {
@@ -92,7 +92,7 @@ def rows_of(document):
 
 @pytest.mark.parametrize("kind", ["single", "multi", "ordinal"])
 def test_examples_say_what_was_retrieved(config, dataset, kind, tmp_path):
-    cfg = config(*BASE, *dataset(kind), "report.queries=6", "report.results=4")
+    cfg = config(*BASE, *dataset(kind), "figures.queries=6", "figures.results=4")
     result = run(cfg)
     there = {path.name for path in (result.folder / "figures").iterdir()}
     assert there == (PICTURES | DATA) - ({"vote.png"} if kind == "multi" else set())
@@ -150,7 +150,7 @@ def test_curves_are_the_scores_where_there_are_scores(config, dataset, kind, tmp
     ks = document["ks"]
     assert ks == list(range(1, 36))
     assert set(document) == {"ks", "precision", "recall"}
-    everything = chance.expected(ks, task.relevant, task.size)
+    everything = chance.expected(ks, task.n_relevant, task.n_candidates)
     for name in ("precision", "recall"):
         curve = document[name]
         assert set(curve) == {"mean", "low", "high", "chance", "baseline"}
@@ -171,7 +171,7 @@ def test_a_run_that_is_the_baseline_has_no_line_of_it(config, dataset):
 
 
 def test_without_figures_there_is_no_folder_and_no_library_is_imported(dataset, tmp_path):
-    options = (*BASE, *dataset("single"), "report.figures=none", "report.map=umap", "tracking=none")
+    options = (*BASE, *dataset("single"), "figures.enabled=false", "figures.projection=umap", "tracking=none")
     script = (
         "import sys; from medretrieval import compose, run; run(compose(*sys.argv[1:]));"
         "print([name for name in ('matplotlib', 'plotly', 'umap', 'sklearn') if name in sys.modules])"
@@ -208,7 +208,7 @@ def test_lists_with_missing_results_are_drawn(config, dataset):
 
 @pytest.mark.parametrize("depth", ["evaluation.save_depth=1", "evaluation.ks=[3]"])
 def test_a_shallow_ranking_and_few_queries_are_drawn_too(config, dataset, depth):
-    result = run(config(*BASE, *dataset("ordinal"), depth, "report.queries=40", "report.results=2"))
+    result = run(config(*BASE, *dataset("ordinal"), depth, "figures.queries=40", "figures.results=2"))
     document = read(result, "examples.json")
     assert document["k"] == (1 if "save" in depth else 3)
     assert len(document["worst"]) == SIZES["test"]
@@ -264,7 +264,7 @@ def test_principal_components_are_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 
     vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    plane, axes = embedding_map.project(vectors, MapMethod.pca, 0)
+    plane, axes = embedding_map.project(vectors, Projection.pca, 0)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     fitted = PCA(2).fit(unit)
     np.testing.assert_allclose(np.abs(plane), np.abs(fitted.transform(unit)), atol=1e-5)
@@ -274,14 +274,14 @@ def test_principal_components_are_those_of_scikit_learn():
 @pytest.mark.parametrize("n", [1, 2, 9])
 def test_a_plane_of_few_or_equal_vectors(n):
     for vectors in (np.ones((n, 3), np.float32), np.arange(1, n + 1, dtype=np.float32)[:, None]):
-        assert embedding_map.project(vectors, MapMethod.pca, 0)[0].shape == (n, 2)
+        assert embedding_map.project(vectors, Projection.pca, 0)[0].shape == (n, 2)
 
 
 def test_tsne_keeps_clusters_apart():
     rng = np.random.default_rng(0)
-    centres = np.repeat(np.eye(3, 10), 20, axis=0)
-    vectors = (centres + rng.normal(0, 0.05, (60, 10))).astype(np.float32)
-    plane, _ = embedding_map.project(vectors, MapMethod.tsne, 0)
+    centers = np.repeat(np.eye(3, 10), 20, axis=0)
+    vectors = (centers + rng.normal(0, 0.05, (60, 10))).astype(np.float32)
+    plane, _ = embedding_map.project(vectors, Projection.tsne, 0)
     apart = np.linalg.norm(plane[:, None] - plane[None], axis=2)
     np.fill_diagonal(apart, np.inf)
     assert (np.arange(60) // 20 == apart.argmin(axis=1) // 20).all()
@@ -299,11 +299,11 @@ def test_the_map_samples_both_sides_where_they_are_many():
 
 def test_a_map_whose_library_is_missing_is_refused_before_any_work(config, dataset, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"report.map=umap: .*pip install 'medretrieval\[umap\]'"):
-        run(config(*BASE, "report.map=umap"))
+    with pytest.raises(UserError, match=r"figures.projection=umap: .*pip install 'medretrieval\[umap\]'"):
+        run(config(*BASE, "figures.projection=umap"))
 
 
-def test_right_and_wrong_differ_without_colour():
+def test_right_and_wrong_differ_without_color():
     image = np.full((28, 28), 128, np.uint8)
     tiles = [mosaics.Tile(image, "x", (), right) for right in (True, False)]
     drawn = [Image.open(io.BytesIO(mosaics.mosaic(["title"], [[tile]]))).convert("RGB") for tile in tiles]
@@ -323,7 +323,7 @@ def test_images_stand_in_a_gallery_as_they_are(channels):
     found = np.asarray(drawn)[top : top + 112, left : left + 112]
     assert np.abs(found.astype(int) - large).max() <= (1 if channels == 1 else 0)
     right = [ImageColor.getrgb(mosaics.RIGHT), (255, 255, 255)]
-    assert all(colour in {c for _, c in drawn.getcolors(100_000)} for colour in right)
+    assert all(color in {c for _, c in drawn.getcolors(100_000)} for color in right)
 
 
 def test_long_names_fit_their_column():
@@ -369,7 +369,7 @@ def scores_by_class(cfg, cache):
     evaluation = evaluate(
         lambda rows, k: index.search(vectors[0].vectors[rows], k), inputs.task, 60, settings.evaluation
     )
-    outcome = Outcome.of(evaluation, inputs.task, 5)
+    outcome = Outcome.from_evaluation(evaluation, inputs.task, 5)
     return by_class.class_scores(settings, inputs.task, outcome, inputs.dataset.classes, None)
 
 
@@ -387,7 +387,7 @@ def test_the_interval_of_a_class_of_all_queries_is_that_of_all(config, dataset, 
 def test_names_of_classes_are_no_formulas(config, write_npz):
     write_npz()
     names = r"dataset.classes=['cost $5 {','$\\foo$ b']"
-    folder = run(config("dataset=breastmnist", "encoder=pixels", names, "report.figures=all")).folder
+    folder = run(config("dataset=breastmnist", "encoder=pixels", names, "figures.enabled=true")).folder
     assert (folder / "figures" / "confusion.png").exists()
     drawing = canvas.figure(2, 2)
     words = drawing.text(0.1, 0.5, "b $x_1$ c")

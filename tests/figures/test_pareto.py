@@ -10,9 +10,9 @@ from medretrieval.evidence.pareto import pareto_front
 from medretrieval.figures.pareto import KEYS, figure
 
 
-def by_definition(points, maximise):
+def by_definition(points, maximize):
     """Point by point: on the front if nothing is as good in everything and better in something."""
-    signs = [1 if more else -1 for more in maximise]
+    signs = [1 if more else -1 for more in maximize]
 
     def dominates(a, b):
         pairs = [(s * x, s * y) for s, x, y in zip(signs, a, b, strict=True)]
@@ -26,10 +26,10 @@ def by_definition(points, maximise):
 def test_the_front_is_what_its_definition_says(seed, n, m):
     # Few values, so that many points are equal in something or in everything.
     rng = np.random.default_rng(seed)
-    points, maximise = rng.integers(0, 5, (n, m)).astype(float), rng.random(m) < 0.5
-    found = pareto_front(points, maximise.tolist())
+    points, maximize = rng.integers(0, 5, (n, m)).astype(float), rng.random(m) < 0.5
+    found = pareto_front(points, maximize.tolist())
     assert found.dtype == np.bool_
-    assert found.tolist() == by_definition(points.tolist(), maximise)
+    assert found.tolist() == by_definition(points.tolist(), maximize)
 
 
 def test_more_is_better_or_worse_by_column():

@@ -59,7 +59,7 @@ def test_a_long_sentence_stays_within_its_picture():
 @pytest.mark.parametrize("use", [(), (EACH,)])
 def test_pictures_of_a_run_show_its_sentences(config, write_npz, use):
     write_npz()
-    folder = run(config(*ASK, *use, "report.figures=all")).folder
+    folder = run(config(*ASK, *use, "figures.enabled=true")).folder
     shown = json.loads((folder / "figures" / "examples.json").read_text())
     ids = {p["id"]: p for p in json.loads((folder / "prompts.json").read_text())}
     assert {row["id"] for row in shown["retrieval"]} == set(ids)
@@ -74,23 +74,25 @@ def test_pictures_of_a_run_show_its_sentences(config, write_npz, use):
     assert "prompts" in page
 
 
-def test_a_run_of_sentences_is_asked_unless_its_images_are_centred(config, write_npz, say):
+def test_a_run_of_sentences_is_asked_unless_its_images_are_centered(config, write_npz, say):
     write_npz()
-    plain, centred = (run(config(*ASK, *more)).folder for more in ((), ("protocol.center=train",)))
+    plain, centered = (run(config(*ASK, *more)).folder for more in ((), ("protocol.center=train",)))
     code, printed, _ = say("query", f"run={plain}", "text=malignant", "k=2", "--json")
     assert code == 0
     found = json.loads(printed)["queries"][0]["results"]
     assert [result["class"] for result in found] == ["malignant"] * 2
-    for words in (("query", f"run={centred}", "text=malignant"), ("explain", centred, "query=test/3")):
+    for words in (("query", f"run={centered}", "text=malignant"), ("explain", centered, "query=test/3")):
         code, _, printed = say(*words)
         assert code == 1
         assert len(printed.strip().splitlines()) == 1
         assert "freed of their mean (protocol.center=train)" in printed
 
 
-def test_a_report_shows_runs_of_sentences_centred_or_not_in_one_table(config, write_npz, say, tmp_path):
+def test_a_report_shows_runs_of_sentences_centered_or_not_in_one_table(config, write_npz, say, tmp_path):
     write_npz()
-    runs = [run(config(*ASK, EACH, *more, "report.figures=all")) for more in ((), ("protocol.center=train",))]
+    runs = [
+        run(config(*ASK, EACH, *more, "figures.enabled=true")) for more in ((), ("protocol.center=train",))
+    ]
     code, _, printed = say("report", *(r.folder for r in runs), "log=false", f"out={tmp_path / 'r.html'}")
     assert code == 0, printed
     page = (tmp_path / "r.html").read_text()

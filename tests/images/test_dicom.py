@@ -110,7 +110,7 @@ def test_a_voi_lut_is_applied(tmp_path):
     np.testing.assert_array_equal(read(path).pixels, [[10, 200, 30, 255]])
 
 
-def test_colour_is_read(tmp_path):
+def test_color_is_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
     path = written(tmp_path / "a.dcm", pixels, 8, PhotometricInterpretation="RGB", PlanarConfiguration=0)
     np.testing.assert_array_equal(read(path).pixels, pixels)

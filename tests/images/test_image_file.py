@@ -10,7 +10,7 @@ from medretrieval.images.fit import Fit, as_in_dataset, thumbnail
 from medretrieval.images.image_file import pictures_in, read
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (20, 30)).astype(np.uint8)
+GRAY = RNG.integers(0, 256, (20, 30)).astype(np.uint8)
 RGB = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
 
 
@@ -21,18 +21,18 @@ def saved(path, pixels, mode=None, **options):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "bmp", "webp"])
-@pytest.mark.parametrize("pixels", [GREY, RGB], ids=["grey", "rgb"])
+@pytest.mark.parametrize("pixels", [GRAY, RGB], ids=["gray", "rgb"])
 def test_formats_without_loss_keep_every_pixel(tmp_path, suffix, pixels):
     found = read(saved(tmp_path / f"a.{suffix}", pixels, lossless=True) if suffix == "webp" else
                  saved(tmp_path / f"a.{suffix}", pixels))  # fmt: skip
-    grey = found.pixels if found.pixels.ndim == 2 or pixels.ndim == 3 else found.pixels[..., 0]
-    np.testing.assert_array_equal(grey, pixels)
+    gray = found.pixels if found.pixels.ndim == 2 or pixels.ndim == 3 else found.pixels[..., 0]
+    np.testing.assert_array_equal(gray, pixels)
     assert found.remarks == ()
 
 
 def test_a_file_is_told_by_its_bytes_and_not_by_its_name(tmp_path):
-    saved(tmp_path / "a.png", GREY)
-    np.testing.assert_array_equal(read((tmp_path / "a.png").rename(tmp_path / "scan")).pixels, GREY)
+    saved(tmp_path / "a.png", GRAY)
+    np.testing.assert_array_equal(read((tmp_path / "a.png").rename(tmp_path / "scan")).pixels, GRAY)
 
 
 def test_jpeg_is_near_its_original(tmp_path):
@@ -50,7 +50,7 @@ def test_jpeg_is_near_its_original(tmp_path):
 def test_exif_orientation_is_honoured(tmp_path, tag, turned):
     exif = Image.Exif()
     exif[0x0112] = tag
-    path = saved(tmp_path / "a.jpg", np.kron(GREY // 128 * 255, np.ones((8, 8), np.uint8)), exif=exif)
+    path = saved(tmp_path / "a.jpg", np.kron(GRAY // 128 * 255, np.ones((8, 8), np.uint8)), exif=exif)
     with Image.open(path) as stored:
         np.testing.assert_array_equal(read(path).pixels, turned(np.asarray(stored)))
 
@@ -60,8 +60,8 @@ def test_palette_one_bit_and_cmyk_become_what_they_show(tmp_path):
     with Image.open(palette) as stored:
         assert stored.mode == "P"
         np.testing.assert_array_equal(read(palette).pixels, np.asarray(stored.convert("RGB")))
-    one_bit = saved(tmp_path / "1.png", GREY // 128 * 255, "1")
-    np.testing.assert_array_equal(read(one_bit).pixels, GREY // 128 * 255)
+    one_bit = saved(tmp_path / "1.png", GRAY // 128 * 255, "1")
+    np.testing.assert_array_equal(read(one_bit).pixels, GRAY // 128 * 255)
     cmyk = saved(tmp_path / "c.tiff", RGB, "CMYK")
     np.testing.assert_allclose(read(cmyk).pixels, RGB, atol=2)
 
@@ -75,11 +75,11 @@ def test_transparency_is_laid_on_black_and_said(tmp_path):
     opaque = read(saved(tmp_path / "b.png", np.dstack([RGB, np.full(RGB.shape[:2], 255, np.uint8)])))
     np.testing.assert_array_equal(opaque.pixels, RGB)
     assert opaque.remarks == ()
-    grey = read(saved(tmp_path / "c.png", np.dstack([GREY, np.full(GREY.shape, 255, np.uint8)])))
-    np.testing.assert_array_equal(grey.pixels, GREY)
+    gray = read(saved(tmp_path / "c.png", np.dstack([GRAY, np.full(GRAY.shape, 255, np.uint8)])))
+    np.testing.assert_array_equal(gray.pixels, GRAY)
 
 
-def test_a_transparent_colour_of_a_palette_is_laid_on_black(tmp_path):
+def test_a_transparent_color_of_a_palette_is_laid_on_black(tmp_path):
     picture = Image.new("P", (2, 1))
     picture.putpalette([255, 255, 255, 10, 20, 30])
     picture.putdata([0, 1])
@@ -106,10 +106,10 @@ def test_floats_are_read_and_refused_where_they_are_no_numbers(tmp_path):
 
 
 def test_the_first_of_several_frames_is_taken_and_said(tmp_path):
-    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
     frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
     found = read(tmp_path / "a.tiff")
-    np.testing.assert_array_equal(found.pixels, GREY)
+    np.testing.assert_array_equal(found.pixels, GRAY)
     assert found.remarks == ("the first of its frames",)
 
 
@@ -131,12 +131,12 @@ def test_what_is_no_picture_and_what_is_not_there_is_refused(tmp_path):
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    path = saved(tmp_path / "a.png", GREY)
-    monkeypatch.setattr(images, "MAX_PIXELS", GREY.size - 1)
+    path = saved(tmp_path / "a.png", GRAY)
+    monkeypatch.setattr(images, "MAX_PIXELS", GRAY.size - 1)
     with pytest.raises(UserError, match="30 x 20 pixels"):
         read(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", GREY.size)
-    assert read(path).pixels.shape == GREY.shape
+    monkeypatch.setattr(images, "MAX_PIXELS", GRAY.size)
+    assert read(path).pixels.shape == GRAY.shape
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as if it were beyond Pillow's own limit
     with pytest.raises(UserError, match="megapixels"):
         read(path)
@@ -144,7 +144,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
 
 def test_a_folder_gives_its_pictures_by_name_and_counts_the_rest(tmp_path):
     for name in ("b.png", "a.jpg"):
-        saved(tmp_path / name, GREY)
+        saved(tmp_path / name, GRAY)
     (tmp_path / "note.txt").write_text("x")
     (tmp_path / "more").mkdir()
     found, skipped = pictures_in(tmp_path)
@@ -161,21 +161,21 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 
 
 def test_an_image_of_the_dataset_stays_as_it_is():
-    square = GREY[:, :20]
+    square = GRAY[:, :20]
     for fit in Fit:
         np.testing.assert_array_equal(as_in_dataset(square, 20, 1, fit), square)
         np.testing.assert_array_equal(as_in_dataset(square, 20, 3, fit), np.repeat(square[..., None], 3, 2))
 
 
-def test_fits_crop_the_centre_pad_with_black_or_stretch():
-    np.testing.assert_array_equal(as_in_dataset(GREY, 20, 1, Fit.crop), GREY[:, 5:25])
-    np.testing.assert_array_equal(as_in_dataset(GREY.T, 20, 1, Fit.crop), GREY.T[5:25])
-    padded = as_in_dataset(GREY, 30, 1, Fit.pad)
-    np.testing.assert_array_equal(padded[5:25], GREY)
+def test_fits_crop_the_center_pad_with_black_or_stretch():
+    np.testing.assert_array_equal(as_in_dataset(GRAY, 20, 1, Fit.crop), GRAY[:, 5:25])
+    np.testing.assert_array_equal(as_in_dataset(GRAY.T, 20, 1, Fit.crop), GRAY.T[5:25])
+    padded = as_in_dataset(GRAY, 30, 1, Fit.pad)
+    np.testing.assert_array_equal(padded[5:25], GRAY)
     assert not padded[:5].any()
     assert not padded[25:].any()
-    stretched = Image.fromarray(GREY).resize((20, 20), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(as_in_dataset(GREY, 20, 1, Fit.stretch), np.asarray(stretched))
+    stretched = Image.fromarray(GRAY).resize((20, 20), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(as_in_dataset(GRAY, 20, 1, Fit.stretch), np.asarray(stretched))
 
 
 def test_making_smaller_averages_and_does_not_alias():

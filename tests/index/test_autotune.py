@@ -138,7 +138,7 @@ def test_queries_in_and_outside_the_gallery_can_be_mixed(gallery, asked):
     assert both[0]["recall"] == pytest.approx(np.mean([curve[0]["recall"] for curve in apart]))
 
 
-def test_duplicates_of_the_last_neighbour_count():
+def test_duplicates_of_the_last_neighbor_count():
     # Every vector four times: which of the equals comes first is no matter of recall.
     gallery = np.repeat(normal(100), 4, axis=0)
     index, exact = made("IVF4,Flat", gallery), made("Flat", gallery)
@@ -205,7 +205,7 @@ def test_an_index_without_search_parameters_is_refused(gallery, asked):
 
 
 @pytest.mark.parametrize("k", [0, 20, 21])
-def test_more_neighbours_than_there_are_cannot_be_recalled(k):
+def test_more_neighbors_than_there_are_cannot_be_recalled(k):
     few = normal(20)
     with pytest.raises(UserError, match=rf"recall at k={k} is wanted, and a query can find 19 images"):
         autotune(made("HNSW8,Flat", few), made("Flat", few), few, np.arange(20), k, 0.9)

@@ -184,7 +184,7 @@ def test_the_callers_vectors_are_left_as_they_were(built, metric):
     assert np.array_equal(asked, before[1])
 
 
-def test_vectors_are_normalised_for_cosine_alone():
+def test_vectors_are_normalized_for_cosine_alone():
     vectors = np.array([[3, 4], [0, 2]], np.float32)
     assert prepare(vectors, configured("flat", "cosine")[1], "gallery").tolist() == [
         pytest.approx([0.6, 0.8]),
@@ -240,7 +240,7 @@ def test_a_fitted_graph_search_is_as_wide_as_the_ranking_is_deep(n, depth):
 
 @given(n=st.integers(2, 5000), d=st.integers(1, 2048))
 @quick
-def test_fitted_product_quantisation_fits_any_gallery(n, d):
+def test_fitted_product_quantization_fits_any_gallery(n, d):
     parameters = fit(configured("ivfpq")[0], n, d, 10).parameters
     assert d % parameters["pq_m"] == 0
     assert parameters["pq_m"] == 1 or d // parameters["pq_m"] >= 8
@@ -315,7 +315,7 @@ def test_what_faiss_refuses_is_a_mistake_of_the_configuration(built, parameters,
         built(normal(10), **parameters)
 
 
-def test_a_small_product_quantised_index_is_built_at_once(built):
+def test_a_small_product_quantized_index_is_built_at_once(built):
     # 0.01 s without that training, 0.4 s with it: it takes half a million steps a part whatever the data.
     assert built(normal(100), "ivfpq", nlist=2, pq_m=2, pq_bits=5).build_s < 0.15
 

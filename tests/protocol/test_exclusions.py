@@ -17,7 +17,7 @@ quick = settings(max_examples=100, deadline=None)
 def drop_own(ids, distances, own):
     """Leave each query itself out of a gallery of ten."""
     out = Exclusions(((own, np.arange(10)),), np.zeros(10, bool))
-    if not out.extra:  # nobody to leave out: results are as deep as wanted
+    if not out.overfetch:  # nobody to leave out: results are as deep as wanted
         return ids[:, :-1], distances[:, :-1]
     return out.remove(ids, distances)
 
@@ -97,10 +97,10 @@ def test_rankings_counts_and_scores_are_those_of_the_gallery_that_is_left(
         [j for j in range(12) if may_find(queries, gallery, i, j, same_group, duplicates)]
         for i in range(len(queries))
     ]
-    assert task.size.tolist() == [len(row) for row in left]
+    assert task.n_candidates.tolist() == [len(row) for row in left]
     relevant = [sum(gallery.labels[j] == queries.labels[i] for j in row) for i, row in enumerate(left)]
-    assert task.relevant.tolist() == relevant
-    if task.reach == 0 or not any(relevant):
+    assert task.n_relevant.tolist() == relevant
+    if task.max_depth == 0 or not any(relevant):
         return
     full = rng.permuted(np.tile(np.arange(12), (len(queries), 1)), axis=1)
     if missing:
@@ -108,11 +108,11 @@ def test_rankings_counts_and_scores_are_those_of_the_gallery_that_is_left(
     distances = np.where(full < 0, np.inf, np.arange(12)).astype(np.float32)
     config = EvaluationConfig(ks=[1], save_depth=None, vote_k=1)
     found = evaluate(
-        lambda rows, depth: (full[rows, :depth], distances[rows, :depth]), task, task.reach, config
+        lambda rows, depth: (full[rows, :depth], distances[rows, :depth]), task, task.max_depth, config
     )
     for i, row in enumerate(found.ranking.ids):
         wanted = [j for j in full[i] if j < 0 or j in left[i]]
-        assert row.tolist() == wanted[: task.reach]
+        assert row.tolist() == wanted[: task.max_depth]
 
 
 @given(seed=st.integers(0, 10**6), same_group=st.booleans(), duplicates=st.booleans())
@@ -142,14 +142,17 @@ def test_an_image_that_finds_itself_cannot_leave_out_its_equals():
     only = split(np.random.default_rng(0), 6, "test")
     for key in ("exclude_same_group", "drop_duplicates"):
         with pytest.raises(UserError, match=rf"protocol\.{key}=true with protocol\.exclude_self=false"):
-            Exclusions.of(only, only, protocol(exclude_self=False, **{key: True}))
+            Exclusions.from_protocol(only, only, protocol(exclude_self=False, **{key: True}))
     other = split(np.random.default_rng(1), 6, "train")
-    assert Exclusions.of(only, other, protocol(exclude_self=False, exclude_same_group=True)).extra > 0
+    assert (
+        Exclusions.from_protocol(only, other, protocol(exclude_self=False, exclude_same_group=True)).overfetch
+        > 0
+    )
 
 
 def test_groups_that_nobody_says_cannot_be_left_out():
     images = np.zeros((3, 1, 1), np.uint8)
     only = Split("test", images, np.arange(3))
     with pytest.raises(UserError, match=r"exclude_same_group=true: .* split 'test' .*dataset\.groups="):
-        Exclusions.of(only, only, protocol(exclude_same_group=True))
+        Exclusions.from_protocol(only, only, protocol(exclude_same_group=True))
     assert own_positions(only.ids, only.ids).tolist() == [0, 1, 2]

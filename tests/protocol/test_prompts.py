@@ -56,7 +56,7 @@ def test_each_template_with_each_phrasing_is_a_query_of_its_class():
     }
 
 
-def test_an_ensemble_is_the_normalised_mean_of_normalised_vectors():
+def test_an_ensemble_is_the_normalized_mean_of_normalized_vectors():
     found = prompts("dataset=breastmnist", MALIGNANT, "prompts.templates=['{}']")
     assert list(found.ids) == ["prompt/malignant", "prompt/normal, benign"]
     assert found.document()[0]["texts"] == ["a mass", "a tumour"]

@@ -155,7 +155,7 @@ def test_without_a_script_the_page_still_says_everything(browser, address):
     context.close()
 
 
-def test_print_has_no_controls_and_light_colours(page):
+def test_print_has_no_controls_and_light_colors(page):
     page.emulate_media(media="print", color_scheme="dark")
     assert page.locator("#filters").is_hidden()
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"

@@ -137,7 +137,9 @@ def test_text_of_files_is_shown_and_never_run(config, write_npz, tmp_path):
     write_npz(n=24)
     odd = "<script>alert(1)</script>"
     done = run(
-        config("dataset=breastmnist", "encoder=pixels", "report.figures=none", f"dataset.classes=['{odd}',b]")
+        config(
+            "dataset=breastmnist", "encoder=pixels", "figures.enabled=false", f"dataset.classes=['{odd}',b]"
+        )
     )
     edit_json(done.folder / "scores.json", lambda c: c["notes"].append(odd))
     write_figures(done.folder, numbered_images(28))

@@ -48,7 +48,7 @@ def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):
     overrides = ("dataset=retinamnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,5]")
     report = run(config(*BASE, *overrides, "evaluation.objective=macro_graded_ndcg_at_5")).report
     assert report["objective"] == {"name": "macro_graded_ndcg_at_5", "value": pytest.approx(1.0)}
-    assert 0.4 < report["chance"]["graded_ndcg_at_5"] < 0.8  # neighbouring grades count in part
+    assert 0.4 < report["chance"]["graded_ndcg_at_5"] < 0.8  # neighboring grades count in part
     assert report["chance"]["ndcg_at_5"] == pytest.approx(0.2, abs=0.05)
     assert report["lift"]["graded_ndcg_at_5"] == pytest.approx(1 / report["chance"]["graded_ndcg_at_5"])
     assert report["intervals"]["macro_graded_ndcg_at_5"] == pytest.approx([1, 1])

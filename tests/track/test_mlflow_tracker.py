@@ -13,7 +13,13 @@ from medretrieval.track.find_runs import find_one
 from medretrieval.track.mlflow_tracker import log_later
 from medretrieval.verify import again_main, verify_main
 
-PIXELS = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]", "report.figures=none")
+PIXELS = (
+    "dataset=breastmnist",
+    "encoder=pixels",
+    "metric=l2",
+    "evaluation.ks=[1,3]",
+    "figures.enabled=false",
+)
 
 
 @pytest.fixture
@@ -237,7 +243,7 @@ def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp
 
 
 def test_pictures_reach_mlflow_and_a_pruned_map_does_not_stop_them(tracked, database, tmp_path):
-    result = run(tracked(database, "report.figures=all", "evaluation.resamples=100"))
+    result = run(tracked(database, "figures.enabled=true", "evaluation.resamples=100"))
     client, found = only_run(database)
     drawn = {path.name for path in (result.folder / "figures").iterdir()}
     assert {"gallery.png", "curves.json", "embedding_map.html"} < drawn

@@ -145,7 +145,7 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
         f"embeddings {' and '.join(dict.fromkeys(k[:SHORT_KEY] for k in made['embeddings']))}"
     ),
     "fidelities": lambda made, _: _encoder(made["encoder"]),
-    "typical": lambda made, _: (
+    "novelty": lambda made, _: (
         f"{made['metric']['name']} · embeddings with SHA-256 {made['embeddings_sha256'][:SHORT_KEY]}"
     ),
     "maps": lambda made, _: (
@@ -153,7 +153,7 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     ),
     "texts": lambda made, _: f"{_encoder(made['encoder'])} · {_count(len(made['texts']), 'text', 'texts')}",
     "queries": lambda made, _: f"prompts, {made['use']} · texts {made['texts'][:SHORT_KEY]}",
-    "centred": lambda made, _: (
+    "centered": lambda made, _: (
         f"{' '.join(made['mean_of'])} {made['embeddings'][:SHORT_KEY]} less their mean"
     ),
     "identities": lambda made, _: _encoder(made["signature"]),

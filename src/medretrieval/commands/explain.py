@@ -22,7 +22,7 @@ from medretrieval.figures import saliency as pictures
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.runs import folder as run_folder
-from medretrieval.runs.reopen import require_not_centred, saved_config, saved_encoder
+from medretrieval.runs.reopen import require_not_centered, saved_config, saved_encoder
 from medretrieval.runs.tables import table
 from medretrieval.track.find_runs import run_and_overrides
 
@@ -34,7 +34,7 @@ USAGE = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExplainOptions:
     """What the command line asks for.
 
     Attributes:
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read(given: dict[str, str]) -> Asked:
+def read(given: dict[str, str]) -> ExplainOptions:
     """What the verb's own words say.
 
     Raises:
@@ -89,10 +89,10 @@ def read(given: dict[str, str]) -> Asked:
         raise UserError(f"out={out}: a .png in a folder that exists is wanted")
     if not given.get("text", "-").strip():
         raise UserError("text=: a sentence is wanted")
-    return Asked(given["query"], given.get("result"), int(k), given.get("text"), out)
+    return ExplainOptions(given["query"], given.get("result"), int(k), given.get("text"), out)
 
 
-def explain(folder: Path, overrides: tuple[str, ...], asked: Asked) -> list[Explained]:
+def explain(folder: Path, overrides: tuple[str, ...], asked: ExplainOptions) -> list[Explained]:
     """Explain a query and its results, and write the picture.
 
     Args:
@@ -107,7 +107,7 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: Asked) -> list[Expl
     cfg = saved_config(folder, overrides)
     run_folder.require_format(folder)
     settings = check(cfg)
-    require_not_centred(folder, settings)
+    require_not_centered(folder, settings)
     encoder, changed = saved_encoder(folder, settings, Cache(expand(settings.paths.cache)))
     for line in changed:
         print(line, file=sys.stderr)
@@ -141,7 +141,7 @@ class _Images:
             self._splits[split] = self._load(split)
         if int(number) >= (n := len(self._splits[split])):
             raise UserError(f"{role}={name}: split {split} has the images {split}/0 to {split}/{n - 1}")
-        return Picture.of(self._splits[split], int(number), self.dataset.classes)
+        return Picture.from_split(self._splits[split], int(number), self.dataset.classes)
 
     def _load(self, name: str) -> Split:
         split = load_split(self.dataset, name)
@@ -156,7 +156,7 @@ class _Images:
         return split
 
 
-def _nearest(folder: Path, asked: Asked) -> list[str]:
+def _nearest(folder: Path, asked: ExplainOptions) -> list[str]:
     """Ids of the query's first k results."""
     ranking = Ranking.load(folder / run_folder.RANKING)
     (rows,) = np.nonzero(ranking.query_ids == asked.query)

@@ -14,8 +14,8 @@ from medretrieval.errors import UserError, choices
 from medretrieval.figures.query_results import RESULTS, ROWS, draw, free_name, require_ours
 from medretrieval.images.fit import Fit, as_in_dataset, thumbnail
 from medretrieval.images.image_file import pictures_in, read
-from medretrieval.query.novelty import FAR
-from medretrieval.query.search import Answer, Asked, Query
+from medretrieval.query.novelty import NOVELTY_QUANTILE
+from medretrieval.query.search import Answer, Query, SearchableRun
 from medretrieval.runs.tables import table
 from medretrieval.track.best_run import choose
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         chosen = choose(options.run, given, Path(aside))
         if chosen.why:
             _say(chosen.why)
-        run = Asked.open(chosen.folder, options.overrides)
+        run = SearchableRun.open(chosen.folder, options.overrides)
         run.require_k(options.k)
         encoder, changed = run.encoder()
         queries = _queries(options, run)
@@ -144,7 +144,7 @@ def _check_asked(given: dict[str, list[str]]) -> None:
         raise UserError(f"query: fit={given['fit'][0]}: says how pictures become squares; text= has none")
 
 
-def _queries(options: Options, run: Asked) -> list[Query]:
+def _queries(options: Options, run: SearchableRun) -> list[Query]:
     if options.texts:
         return [Query(text) for text in options.texts]
     paths = [path for word in options.images for path in _paths(word)]
@@ -155,7 +155,7 @@ def _queries(options: Options, run: Asked) -> list[Query]:
         picture = read(path)
         pixels, remarks = picture.pixels, picture.remarks
         if pixels.ndim == 3 and channels == 1 and (pixels != pixels[..., :1]).any():
-            remarks += ("in colour, made grey as the gallery is",)
+            remarks += ("in color, made gray as the gallery is",)
         image = as_in_dataset(pixels, size, channels, options.fit)
         queries.append(Query(str(path), image, thumbnail(pixels, SHOWN), remarks))
     return queries
@@ -215,7 +215,7 @@ def _out(options: Options) -> Path | None:
     return path
 
 
-def _draw(out: Path, answers: Sequence[Answer], run: Asked) -> Path | None:
+def _draw(out: Path, answers: Sequence[Answer], run: SearchableRun) -> Path | None:
     """Draw what can be drawn; None, with a line that says why, where nothing can."""
     try:
         gallery = run.gallery()
@@ -228,19 +228,20 @@ def _draw(out: Path, answers: Sequence[Answer], run: Asked) -> Path | None:
         raise UserError(f"out={out}: cannot be written ({error.strerror})") from error
     if len(answers) > ROWS:
         _say(f"{out}: shows the first {ROWS} of {len(answers)} queries")
-    if max(len(answer.neighbours) for answer in answers) > RESULTS:
+    if max(len(answer.neighbors) for answer in answers) > RESULTS:
         _say(f"{out}: shows the first {RESULTS} results of a query")
     return out
 
 
 def document(
-    run: Asked, why: str | None, k: int, answers: Sequence[Answer], drawn: Path | None
+    run: SearchableRun, why: str | None, k: int, answers: Sequence[Answer], drawn: Path | None
 ) -> dict[str, Any]:
     """The answers as JSON values.
 
     run (its folder), chosen (why it and no other run of a sweep, or null), title, metric, k, random_weights,
-    picture (path or null), and queries: of each image or text (the other is null), remarks, nearness (null
-    for a text; distance, metric, beyond, limit, far) and results (rank, id, class, distance, split).
+    picture (path or null), and queries: of each image or text (the other is null), remarks, novelty (null
+    for a text; distance, metric, quantile, limit, out_of_distribution) and results (rank, id, class,
+    distance, split).
     """
     return {
         "run": str(run.folder),
@@ -255,57 +256,58 @@ def document(
 
 
 def _one(answer: Answer) -> dict[str, Any]:
-    query, near = answer.query, answer.nearness
+    query, near = answer.query, answer.novelty
     return {
         "image": None if query.image is None else query.name,
         "text": query.name if query.image is None else None,
         "remarks": list(query.remarks),
-        "nearness": near
+        "novelty": near
         and {
             "distance": near.distance,
             "metric": near.metric,
-            "beyond": near.beyond,
+            "quantile": near.quantile,
             "limit": near.limit,
-            "far": near.is_far,
+            "out_of_distribution": near.is_out_of_distribution,
         },
         "results": [
             {"rank": rank, "id": n.id, "class": n.label, "distance": n.distance, "split": n.split}
-            for rank, n in enumerate(answer.neighbours, 1)
+            for rank, n in enumerate(answer.neighbors, 1)
         ],
     }
 
 
-def _text(run: Asked, k: int, answers: Sequence[Answer], drawn: Path | None) -> str:
+def _text(run: SearchableRun, k: int, answers: Sequence[Answer], drawn: Path | None) -> str:
     lines = ["", run.report["title"], f"run: {run.folder}"]
     for answer in answers:
         lines += ["", f"query: {answer.query.name}", ""]
         rows = [
             [str(rank), n.id, n.label, f"{round(n.distance, 4) + 0.0:.4f}", n.split]
-            for rank, n in enumerate(answer.neighbours, 1)
+            for rank, n in enumerate(answer.neighbors, 1)
         ]
         lines += table(["rank", "id", "class", "distance", "split"], rows)
         if len(rows) < k:
             lines.append(f"the index found {len(rows)} of {k}; index=flat finds all")
         lines += _nearness_lines(answer)
-    far = sum(answer.nearness is not None and answer.nearness.is_far for answer in answers)
-    if len(answers) > 1 and answers[0].nearness is not None:
-        lines += ["", f"{far} of {len(answers)} queries are far from everything in the gallery"]
+    far = sum(answer.novelty is not None and answer.novelty.is_out_of_distribution for answer in answers)
+    if len(answers) > 1 and answers[0].novelty is not None:
+        lines += ["", f"{far} of {len(answers)} queries are out of distribution"]
     lines += [] if drawn is None else ["", f"picture: {drawn}"]
     return "\n".join([*lines, ""])
 
 
 def _nearness_lines(answer: Answer) -> list[str]:
-    near = answer.nearness
+    near = answer.novelty
     if answer.query.image is None:
-        return ["not judged whether it is far from everything: sentences lie apart from images in any case"]
+        return ["no out-of-distribution check: sentences lie apart from images in any case"]
     if near is None:
-        return ["not judged whether it is far from everything: the gallery is a single image"]
+        return ["no out-of-distribution check: the gallery is a single image"]
     said = (
-        f"nearest {near.metric} distance {round(near.distance, 4) + 0.0:.4f}: farther than {near.beyond:.1%} "
-        f"of the gallery's images are from their nearest (limit {near.limit:.4f}, {FAR:.0%})"
+        f"nearest {near.metric} distance {round(near.distance, 4) + 0.0:.4f}: greater than "
+        f"{near.quantile:.1%} of the distances from gallery images to their own nearest neighbor "
+        f"(limit {near.limit:.4f}, the {NOVELTY_QUANTILE:.0%} quantile)"
     )
-    if near.is_far:
-        return [said, "FAR FROM EVERYTHING in the gallery: these results say little about this picture"]
+    if near.is_out_of_distribution:
+        return [said, "OUT OF DISTRIBUTION: these results say little about this picture"]
     return [said]
 
 

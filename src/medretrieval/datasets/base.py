@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["single", "multi", "ordinal"]
+LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
 
 
@@ -50,7 +50,7 @@ class Split:
 
     Attributes:
         name: "train", "val" or "test".
-        images: uint8 [n, height, width] (grey) or [n, height, width, 3] (RGB).
+        images: uint8 [n, height, width] (gray) or [n, height, width, 3] (RGB).
         labels: int64 [n] class numbers, or bool [n, classes] for a multi-label dataset.
         captions: one sentence an image, where the dataset has them.
         masks: bool [n, height, width], true where the finding is, where the dataset has them.
@@ -90,26 +90,26 @@ class Split:
 
 
 class Dataset(ABC):
-    """A collection of labelled medical images. A new one is a subclass and a file in conf/dataset/.
+    """A collection of labeled medical images. A new one is a subclass and a file in conf/dataset/.
 
     Attributes:
         name: short name for tables, tags and file names.
-        task: "single" (one class an image), "multi" (any number of findings) or "ordinal"
+        label_type: "single" (one class an image), "multi" (any number of findings) or "ordinal"
             (classes in an order of severity).
         classes: the names of the classes; label i is classes[i].
         size: height and width of an image in pixels.
         groups: a CSV that says which images belong together (`datasets.groups.read_groups`), None for
             what `load` says itself.
-        channels: 1 for grey images, 3 for RGB, None where only its images tell.
+        channels: 1 for gray images, 3 for RGB, None where only its images tell.
     """
 
     channels: int | None = None
 
     def __init__(
-        self, name: str, task: Task, classes: Sequence[str], size: int, groups: str | None = None
+        self, name: str, label_type: LabelType, classes: Sequence[str], size: int, groups: str | None = None
     ) -> None:
         self.name = name
-        self.task: Task = task
+        self.label_type: LabelType = label_type
         self.classes = tuple(classes)
         self.size = size
         self.groups = groups

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import SPLITS, Dataset, Split, Task
+from medretrieval.datasets.base import SPLITS, Dataset, LabelType, Split
 from medretrieval.errors import UserError, first_line
 
 SIZES = (28, 64, 128, 224)
@@ -37,21 +37,21 @@ class MedMNIST(Dataset):
 
     Args:
         name: MedMNIST's own flag, such as "pneumoniamnist"; the file is <flag>.npz or <flag>_<size>.npz.
-        task: "single", "multi" or "ordinal".
+        label_type: "single", "multi" or "ordinal".
         classes: the names of the classes in the order of the label numbers.
-        channels: 1 for grey images, 3 for RGB.
+        channels: 1 for gray images, 3 for RGB.
         size: pixels a side: 28, 64, 128 or 224.
         root: the folder of the .npz files; a missing file is downloaded into it.
         groups: a CSV of patients or lesions, None where nobody says.
 
     Raises:
-        UserError: unknown task or size.
+        UserError: unknown label_type or size.
     """
 
     def __init__(
         self,
         name: str,
-        task: Task,
+        label_type: LabelType,
         classes: Sequence[str],
         channels: int,
         size: int,
@@ -60,9 +60,9 @@ class MedMNIST(Dataset):
     ) -> None:
         if size not in SIZES:
             raise UserError(f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIZES))}")
-        if task not in ("single", "multi", "ordinal"):
-            raise UserError(f"dataset.task={task}: choose from: multi, ordinal, single")
-        super().__init__(name, task, classes, size, groups)
+        if label_type not in ("single", "multi", "ordinal"):
+            raise UserError(f"dataset.label_type={label_type}: choose from: multi, ordinal, single")
+        super().__init__(name, label_type, classes, size, groups)
         self.channels = channels
         self.path = Path(root).expanduser() / f"{name}{'' if size == 28 else f'_{size}'}.npz"
 
@@ -123,7 +123,7 @@ class MedMNIST(Dataset):
         )
         if not whole:
             raise UserError(f"{where} is {labels.dtype}; class numbers must be whole numbers")
-        if self.task == "multi":
+        if self.label_type == "multi":
             if labels.shape != (n, len(self.classes)) or not np.isin(labels, (0, 1)).all():
                 raise UserError(f"{where} is {list(labels.shape)}, not 0/1 [n, {len(self.classes)} findings]")
             return labels.astype(np.bool_)

@@ -45,7 +45,7 @@ class Patient:
     lung_width: float
     apex: float
     domes: tuple[float, float]
-    heart: tuple[float, float, float, float]  # centre u, v and radii
+    heart: tuple[float, float, float, float]  # center u, v and radii
     mediastinum: float
     rib_rate: float
     rib_phase: float
@@ -94,8 +94,8 @@ def sample(rng: np.random.Generator, difficulty: float) -> Patient:
     """
     spread = 0.06 + 0.94 * difficulty
 
-    def vary(centre: float, width: float) -> float:
-        return centre + width * spread * rng.uniform(-1.0, 1.0)
+    def vary(center: float, width: float) -> float:
+        return center + width * spread * rng.uniform(-1.0, 1.0)
 
     side, zone = 2 * int(rng.integers(2)) - 1, int(rng.integers(3))
     return Patient(
@@ -147,9 +147,9 @@ def _step(distance: Field, softness: float) -> Field:
     return np.minimum(np.maximum(distance * (1.0 / softness) + 0.5, 0.0), 1.0)
 
 
-def _ellipse(u: Field, v: Field, centre: tuple[float, float], radii: tuple[float, float]) -> Field:
+def _ellipse(u: Field, v: Field, center: tuple[float, float], radii: tuple[float, float]) -> Field:
     """About the distance to an ellipse's edge, positive inside."""
-    q = ((u - centre[0]) * (1.0 / radii[0])) ** 2 + ((v - centre[1]) * (1.0 / radii[1])) ** 2
+    q = ((u - center[0]) * (1.0 / radii[0])) ** 2 + ((v - center[1]) * (1.0 / radii[1])) ** 2
     return (1.0 - q) * (0.5 * min(radii))
 
 
@@ -285,7 +285,7 @@ def _texture(p: Patient, axis: NDArray[np.float64]) -> Field:
 
 
 def _expose(p: Patient, density: Field, axis: NDArray[np.float64]) -> Field:
-    """What lies on the patient, then the tube's settings: grey values in [0, 1]."""
+    """What lies on the patient, then the tube's settings: gray values in [0, 1]."""
     x, y = axis.astype(np.float32)[None, :], axis.astype(np.float32)[:, None]
     density = density + p.haze * _wave_field(p.haze_waves, axis) * (density > 0.2)
     if p.tube[0] > 0:
@@ -293,9 +293,9 @@ def _expose(p: Patient, density: Field, axis: NDArray[np.float64]) -> Field:
         line = np.abs(x - (start + drift * y + bend * y * y))
         density += 0.16 * _step(np.minimum(0.018 - line, 0.45 - y), 0.03)
     _mark(p, density, axis)
-    grey = 0.5 + p.window * (density - 0.47 + p.level) + p.slope[0] * x + p.slope[1] * y
-    grey = np.minimum(np.maximum(grey, 0.0), 1.0)
-    return grey**p.gamma
+    gray = 0.5 + p.window * (density - 0.47 + p.level) + p.slope[0] * x + p.slope[1] * y
+    gray = np.minimum(np.maximum(gray, 0.0), 1.0)
+    return gray**p.gamma
 
 
 def _mark(p: Patient, density: Field, axis: NDArray[np.float64]) -> None:
@@ -312,15 +312,15 @@ def _mark(p: Patient, density: Field, axis: NDArray[np.float64]) -> None:
     density[np.ix_(rows_in, columns_in)] += 0.7 * lead
 
 
-def _blur(grey: Field, weight: float) -> Field:
-    """Spread every pixel to its neighbours, about the same length at every resolution."""
+def _blur(gray: Field, weight: float) -> Field:
+    """Spread every pixel to its neighbors, about the same length at every resolution."""
     step = 1
-    while step * _MIN_DRAWN <= len(grey):
+    while step * _MIN_DRAWN <= len(gray):
         for _ in range(2):
-            near = np.concatenate([grey[:step], grey[:-step]]) + np.concatenate([grey[step:], grey[-step:]])
-            grey = ((1.0 - 2.0 * weight) * grey + weight * near).T
+            near = np.concatenate([gray[:step], gray[:-step]]) + np.concatenate([gray[step:], gray[-step:]])
+            gray = ((1.0 - 2.0 * weight) * gray + weight * near).T
         step *= 2
-    return grey
+    return gray
 
 
 def _shrink(field: Field, factor: int) -> Field:
@@ -349,9 +349,9 @@ def radiograph(
     drawn = size * factor
     axis = (2.0 * np.arange(drawn) + 1.0) / drawn - 1.0
     density, where = _density(p, axis, label, conspicuity=1.0 - difficulty**2.5)
-    grey = _shrink(_blur(_expose(p, density, axis), p.blur), factor)
-    noise = rng.standard_normal(grey.shape, np.float32)
+    gray = _shrink(_blur(_expose(p, density, axis), p.blur), factor)
+    noise = rng.standard_normal(gray.shape, np.float32)
     # Fewer quanta reach the detector behind dense tissue, which is drawn bright.
-    grey = 255.0 * (grey + p.noise * (0.5 + grey) * noise) + 0.5
-    image = np.minimum(np.maximum(grey, 0.0), 255.0).astype(np.uint8)
+    gray = 255.0 * (gray + p.noise * (0.5 + gray) * noise) + 0.5
+    image = np.minimum(np.maximum(gray, 0.0), 255.0).astype(np.uint8)
     return image, _shrink(where, factor) > 0.3

@@ -24,20 +24,20 @@ Vectors = NDArray[np.float32]
 
 
 def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embeddings, Embeddings]:
-    """Queries in words and the gallery they search, centred where the run says so.
+    """Queries in words and the gallery they search, centered where the run says so.
 
     Args:
-        inputs: encoder, dataset and task; `centre` is the split that means are fitted to.
+        inputs: encoder, dataset and task; `center` is the split that means are fitted to.
         prompts: the queries.
         cache: where vectors are kept.
 
     Returns:
-        query float32 [q, d] and gallery float32 [n, d]; of length 1 where centred.
+        query float32 [q, d] and gallery float32 [n, d]; of length 1 where centered.
 
     Raises:
         UserError: as `embed` and `Encoder.encode_text`.
     """
-    size, split = inputs.dataset.size, inputs.centre
+    size, split = inputs.dataset.size, inputs.center_split
     texts = _sentences(inputs, prompts.texts, cache)
     gallery = embed(inputs.encoder, inputs.identity, inputs.task.gallery, size, cache)
     if texts.vectors.shape[1] != gallery.vectors.shape[1]:
@@ -48,13 +48,13 @@ def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embed
     if split is not None:
         fitted = embed(inputs.encoder, inputs.identity, split, size, cache)
         balanced = {"texts": texts.key, "members": prompts.members.tolist()}
-        texts = centred(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
-        gallery = centred(gallery, {"images": fitted.key}, lambda: mean_direction(fitted.vectors), cache)
+        texts = centered(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
+        gallery = centered(gallery, {"images": fitted.key}, lambda: mean_direction(fitted.vectors), cache)
     parts = {"texts": texts.key, "use": prompts.use.value, "members": prompts.members.tolist()}
     return _kept("queries", parts, lambda: prompts.queries(texts.vectors), texts, cache), gallery
 
 
-def centred(
+def centered(
     side: Embeddings, mean_of: Mapping[str, Any], mean: Callable[[], NDArray[np.float64]], cache: Cache
 ) -> Embeddings:
     """Vectors scaled to length 1, minus the mean of others of their kind, scaled to length 1 again.
@@ -63,7 +63,7 @@ def centred(
     cones; taking each side's mean away lets them overlap.
 
     Args:
-        side: what is centred, float32 [n, d].
+        side: what is centered, float32 [n, d].
         mean_of: what the mean is taken of, part of the key; never images that are evaluated.
         mean: gives it, float64 [d].
         cache: where the result is kept, under a key of its own.
@@ -79,7 +79,7 @@ def centred(
                 file.write(l2_normalize((block - taken).astype("<f4")).tobytes())
         return {"shape": list(side.vectors.shape), "mean_length": float(np.linalg.norm(taken))}
 
-    return _taken("centred", parts, make, side, cache)
+    return _taken("centered", parts, make, side, cache)
 
 
 def mean_direction(vectors: Vectors) -> NDArray[np.float64]:

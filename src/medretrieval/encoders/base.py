@@ -89,7 +89,7 @@ class Encoder(ABC):
             images: a sample, as for `encode`.
 
         Returns:
-            against (str), images (n), cosine_min, cosine_mean, neighbours (k) and neighbours_in_common (the
+            against (str), images (n), cosine_min, cosine_mean, neighbors (k) and neighbors_in_common (the
             mean share of an image's k nearest others that both ways have in common; None for one image).
         """
         return None

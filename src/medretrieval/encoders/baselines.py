@@ -30,7 +30,7 @@ class PixelEncoder(Encoder):
         self.normalize = normalize
 
     def signature(self) -> dict[str, Any]:
-        """Kind, side and normalisation: there are no weights."""
+        """Kind, side and normalization: there are no weights."""
         return {"kind": "pixels", "side": self.side, "filter": "box", "normalize": self.normalize}
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -69,7 +69,7 @@ class RandomEncoder(Encoder):
         self.seed = seed
 
     def signature(self) -> dict[str, Any]:
-        """Kind, dimension, seed and normalisation: there are no weights."""
+        """Kind, dimension, seed and normalization: there are no weights."""
         return {"kind": "random", "dim": self.dim, "seed": self.seed, "normalize": self.normalize}
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

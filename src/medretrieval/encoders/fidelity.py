@@ -6,21 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLOSE = 0.9999  # cosine from which a runtime counts as the same
-NEIGHBOURS = 10
+NEIGHBORS = 10
 
 
 def compare(vectors: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[str, Any]:
     """What changes from `exact` to `vectors` (both [n, d], row i of image i).
 
     Returns:
-        images (n); cosine_min and cosine_mean between the two vectors of an image; neighbours (k: 10, or
-        n - 1 if that is less) and neighbours_in_common: the mean share of an image's k nearest others by
+        images (n); cosine_min and cosine_mean between the two vectors of an image; neighbors (k: 10, or
+        n - 1 if that is less) and neighbors_in_common: the mean share of an image's k nearest others by
         cosine that stay among them (None for one image).
     """
     ours, theirs = (v.astype(np.float64) for v in (vectors, exact))
     ours, theirs = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-300) for v in (ours, theirs))
     cosines = np.einsum("nd,nd->n", ours, theirs)
-    k = min(NEIGHBOURS, len(ours) - 1)
+    k = min(NEIGHBORS, len(ours) - 1)
     kept = [
         len(np.intersect1d(a, b)) / k
         for a, b in zip(_nearest(ours, k), _nearest(theirs, k), strict=True)
@@ -30,8 +30,8 @@ def compare(vectors: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[st
         "images": len(ours),
         "cosine_min": float(cosines.min()),
         "cosine_mean": float(cosines.mean()),
-        "neighbours": k,
-        "neighbours_in_common": float(np.mean(kept)) if kept else None,
+        "neighbors": k,
+        "neighbors_in_common": float(np.mean(kept)) if kept else None,
     }
 
 

@@ -57,15 +57,15 @@ def converted(
 
 
 def fed(model: Any, channels: int, preprocess: Preprocess | None) -> Any:
-    """A copy of a converted model that takes raw images of so many channels, and normalises them itself.
+    """A copy of a converted model that takes raw images of so many channels, and normalizes them itself.
 
-    A first convolution without a border takes the normalisation into its weights, and the sum over the
-    channels where these are equal: a grey image then costs a third of an RGB one there.
+    A first convolution without a border takes the normalization into its weights, and the sum over the
+    channels where these are equal: a gray image then costs a third of an RGB one there.
 
     Args:
-        model: takes normalised float32 [n, 3, h, w].
+        model: takes normalized float32 [n, 3, h, w].
         channels: 1 or 3, of uint8 [n, channels, h, w].
-        preprocess: whose normalisation; None for a model that is to stay as it is.
+        preprocess: whose normalization; None for a model that is to stay as it is.
     """
     from openvino import opset13
 

@@ -57,7 +57,7 @@ class OpenVinoRuntime:
     Args:
         module: in evaluation mode, on the CPU; stays as it is.
         features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
-        preprocess: gives the batches; its normalisation becomes part of the converted model.
+        preprocess: gives the batches; its normalization becomes part of the converted model.
         precision: "fp32", "bf16" or "fp16".
         threads: of the CPU.
 
@@ -92,7 +92,7 @@ class OpenVinoRuntime:
             # Pinned, two runs beside each other would share the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        example = preprocess.normalise(preprocess(np.zeros((2, 32, 32), np.uint8)))
+        example = preprocess.normalize(preprocess(np.zeros((2, 32, 32), np.uint8)))
         with _refusing_model():
             self._model = openvino_graph.converted(module, features, example, self.images)
         self._channels = 0
@@ -120,7 +120,7 @@ class OpenVinoRuntime:
                 done = []
 
     def _compile(self, channels: int) -> None:
-        """Make the requests for grey (1) or RGB (3) images; those for the others are given up."""
+        """Make the requests for gray (1) or RGB (3) images; those for the others are given up."""
         if channels == self._channels:
             return
         raw = None if self.preprocess.geometry is None else self.preprocess

@@ -1,7 +1,7 @@
 """Images to what a model is fed: exactly what the checkpoint's own transform gives, in less time.
 
 Nearly all of a transform's time goes into tensors of one image each. So its geometry (resize, crop) runs
-image by image on Pillow's pixels as it is, a grey image as one channel, and the rest on uint8 batches.
+image by image on Pillow's pixels as it is, a gray image as one channel, and the rest on uint8 batches.
 """
 
 from collections import deque
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 BATCHED = "uint8 batches, version 1"  # raised when the same images would come out otherwise
 SINGLE = "image by image"
-EXACT = 1e-5  # of normalised values, which are of the order of 1: rounding of float32
-# Steps between geometry and normalisation: images are RGB already, and `normalise` scales them to [0, 1].
+EXACT = 1e-5  # of normalized values, which are of the order of 1: rounding of float32
+# Steps between geometry and normalization: images are RGB already, and `normalize` scales them to [0, 1].
 TO_RGB = ("MaybeConvertMode", "_convert_to_rgb")
 TO_TENSOR = ("MaybeToTensor", "ToTensor")
 
@@ -37,7 +37,7 @@ class Preprocess:
         transform: the checkpoint's own, of one RGB image.
         geometry: its steps from image to image; None where it has steps in an order that is not known,
             and runs as it is, image by image.
-        mean: of the normalisation, one a channel, in [0, 1].
+        mean: of the normalization, one a channel, in [0, 1].
         std: likewise.
     """
 
@@ -58,8 +58,8 @@ class Preprocess:
             images: uint8 [n, height, width] or [n, height, width, 3].
 
         Returns:
-            uint8 [n, 1 or 3, h, w], to go through `normalise`; where image by image, float32 [n, 3, h, w]
-            and normalised.
+            uint8 [n, 1 or 3, h, w], to go through `normalize`; where image by image, float32 [n, 3, h, w]
+            and normalized.
         """
         import torch
 
@@ -76,7 +76,7 @@ class Preprocess:
             picture = step(picture)
         return np.asarray(picture)
 
-    def normalise(self, batch: "torch.Tensor") -> "torch.Tensor":
+    def normalize(self, batch: "torch.Tensor") -> "torch.Tensor":
         """The model's input (float32 [n, 3, h, w]) of what a call gave, on the batch's device."""
         import torch
 
@@ -95,14 +95,14 @@ def single(transform: Transform, images: NDArray[np.uint8]) -> "torch.Tensor":
     return torch.stack([transform(Image.fromarray(image).convert("RGB")) for image in images])
 
 
-def vectorise(transform: Transform) -> Preprocess:
+def vectorize(transform: Transform) -> Preprocess:
     """The transform over batches where its steps are known and a trial agrees, else image by image."""
     found = _known_steps(transform)
     return found if found is not None and _agrees(found) else Preprocess(transform)
 
 
 def _known_steps(transform: Any) -> Preprocess | None:
-    """The batched form of geometry, conversion and normalisation in this order; None for anything else."""
+    """The batched form of geometry, conversion and normalization in this order; None for anything else."""
     from torchvision.transforms import Normalize
 
     steps = list(getattr(transform, "transforms", []))
@@ -118,17 +118,17 @@ def _known_steps(transform: Any) -> Preprocess | None:
 
 
 def _agrees(preprocess: Preprocess) -> bool:
-    """Whether grey and RGB images, smaller and larger than the model's, come out as the transform's own.
+    """Whether gray and RGB images, smaller and larger than the model's, come out as the transform's own.
 
-    Steps are known by their names and need not take grey images, so it is tried.
+    Steps are known by their names and need not take gray images, so it is tried.
     """
     rng = np.random.default_rng(0)
     for shape in ((1, 28, 28), (1, 330, 257), (1, 28, 28, 3), (1, 257, 330, 3)):
         images = rng.integers(0, 256, shape).astype(np.uint8)
         try:
-            ours = preprocess.normalise(preprocess(images))
+            ours = preprocess.normalize(preprocess(images))
             theirs = single(preprocess.transform, images)
-        except Exception:  # a step made for RGB raises anything on a grey image
+        except Exception:  # a step made for RGB raises anything on a gray image
             return False
         if ours.shape[-2:] != theirs.shape[-2:] or (ours - theirs).abs().max() > EXACT:
             return False

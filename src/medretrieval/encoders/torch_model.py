@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medretrieval.encoders import fidelity, openvino_runtime
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
-from medretrieval.encoders.preprocess import Preprocess, Transform, ahead, single, vectorise
+from medretrieval.encoders.preprocess import Preprocess, Transform, ahead, single, vectorize
 from medretrieval.encoders.torch_runtime import TorchRuntime
 from medretrieval.encoders.weights import file_sha256, hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
@@ -218,7 +218,7 @@ class TorchEncoder(Encoder):
 
     @functools.cached_property
     def _preprocess(self) -> Preprocess:
-        return vectorise(self.loaded.transform)
+        return vectorize(self.loaded.transform)
 
     @functools.cached_property
     def _chosen(self) -> tuple[str, TorchRuntime | OpenVinoRuntime]:
@@ -261,10 +261,10 @@ class TorchEncoder(Encoder):
         )
 
     def _trial(self, runtime: OpenVinoRuntime) -> float:
-        """The least cosine between this runtime's and torch's vectors of RGB and of grey images."""
+        """The least cosine between this runtime's and torch's vectors of RGB and of gray images."""
         torch_runtime, least = self._on_torch(self._preprocess), 1.0
         images = fidelity.trial_images()
-        for sample in (images, images[..., 0]):  # grey last: what is compiled for it stays for the run
+        for sample in (images, images[..., 0]):  # gray last: what is compiled for it stays for the run
             ours, theirs = (next(iter(r.run([r.prepare(sample)]))) for r in (runtime, torch_runtime))
             least = min(least, fidelity.compare(ours, theirs)["cosine_min"])
         return least

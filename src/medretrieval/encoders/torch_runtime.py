@@ -20,7 +20,7 @@ class TorchRuntime:
     Args:
         module: in evaluation mode, on its device.
         features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
-        preprocess: gives the batches and normalises them on the device.
+        preprocess: gives the batches and normalizes them on the device.
         device: where the module is.
         precision: "fp32", or "bf16" or "fp16" (autocast; the weights stay as they are).
         compile: through torch.compile.
@@ -73,7 +73,7 @@ class TorchRuntime:
         torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
         try:
             with torch.inference_mode(), self._autocast():
-                pixels = self.preprocess.normalise(batch.to(self.device, non_blocking=True))
+                pixels = self.preprocess.normalize(batch.to(self.device, non_blocking=True))
                 vectors = self.features(pixels.contiguous(memory_format=self.format)).float()
         except torch.OutOfMemoryError as error:
             raise UserError(

@@ -21,19 +21,19 @@ Floats = NDArray[np.float64]
 DRAWS = 20_000  # of random rankings in all: a standard error of 0.4 points at most
 
 
-def expected(ks: list[int], relevant: Counts, size: Counts) -> dict[str, Floats]:
+def expected(ks: list[int], n_relevant: Counts, n_candidates: Counts) -> dict[str, Floats]:
     """Expected scores of a random ranking, for each query.
 
     Args:
         ks: score depths.
-        relevant: R of each query, int64 [q].
-        size: items each query can find (the gallery without what is left out for it), int64 [q].
+        n_relevant: R of each query, int64 [q].
+        n_candidates: items each query can find (the gallery without what is left out for it), int64 [q].
 
     Returns:
         `chance_precision` and, under the score's own name, every score that has a closed form; float64 [q]
         each, NaN for a query with R = 0.
     """
-    pairs, back = np.unique(np.stack([relevant, size], axis=1), axis=0, return_inverse=True)
+    pairs, back = np.unique(np.stack([n_relevant, n_candidates], axis=1), axis=0, return_inverse=True)
 
     def each(score: Callable[[int, int], float]) -> Floats:
         return np.array([score(int(r), int(n)) if r else np.nan for r, n in pairs])[back]
@@ -50,30 +50,32 @@ def expected(ks: list[int], relevant: Counts, size: Counts) -> dict[str, Floats]
     }
 
 
-def by_depth(score: str, ks: list[int], relevant: Counts, size: Counts) -> Floats:
+def by_depth(score: str, ks: list[int], n_relevant: Counts, n_candidates: Counts) -> Floats:
     """Expected score of a random ranking at every depth, for each query (float64 [q, ks]).
 
     Args:
         score: "precision", "recall" or another key of AT_DEPTH.
         ks: depths.
-        relevant: R of each query, int64 [q]; a row of NaN where it is 0.
-        size: items each query can find, int64 [q].
+        n_relevant: R of each query, int64 [q]; a row of NaN where it is 0.
+        n_candidates: items each query can find, int64 [q].
     """
-    pairs, back = np.unique(np.stack([relevant, size], axis=1), axis=0, return_inverse=True)
+    pairs, back = np.unique(np.stack([n_relevant, n_candidates], axis=1), axis=0, return_inverse=True)
     rows = [[AT_DEPTH[score](int(r), int(n), k) if r else np.nan for k in ks] for r, n in pairs]
     return np.array(rows)[back]
 
 
-def expected_graded(ks: list[int], ideal: Floats, mean_gain: Floats, size: Counts) -> dict[str, Floats]:
+def expected_graded(
+    ks: list[int], ideal: Floats, mean_gain: Floats, n_candidates: Counts
+) -> dict[str, Floats]:
     """Expected graded nDCG of a random ranking, for each query (float64 [q]): every place has the mean gain.
 
     Args:
         ks: score depths.
         ideal: float64 [q, ks], as `relevance.Relevance.ideal`.
         mean_gain: float64 [q].
-        size: items each query can find, int64 [q].
+        n_candidates: items each query can find, int64 [q].
     """
-    sizes, back = np.unique(size, return_inverse=True)
+    sizes, back = np.unique(n_candidates, return_inverse=True)
     reached = np.array([[_dcg(min(k, int(n))) for k in ks] for n in sizes])[back]
     found = np.divide(mean_gain[:, None] * reached, ideal, out=np.zeros_like(ideal), where=ideal > 0)
     return {f"graded_ndcg_at_{k}": found[:, i] for i, k in enumerate(ks)}
@@ -88,12 +90,12 @@ def permuted(
     vote_k: int,
     seed: int,
 ) -> dict[str, float]:
-    """What votes of randomly drawn neighbours score: for these no closed form is at hand.
+    """What votes of randomly drawn neighbors score: for these no closed form is at hand.
 
     Args:
         labels: classes of the queries that have something to find, int64 [q].
         gallery_labels: int64 [n].
-        distances: float32 [q, depth], the distances at which the real neighbours stood; the drawn ones
+        distances: float32 [q, depth], the distances at which the real neighbors stood; the drawn ones
             take them over, so that they weigh alike.
         draw: gives the results of a random ranking, int64 [q, at least max(ks) and vote_k].
         ks: depths of the majority vote.

@@ -12,7 +12,7 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import chance, scores
 from medretrieval.evaluate.knn_vote import Vote, abstention_curve, vote, vote_scores
 from medretrieval.protocol.ranking import Ranking, class_members
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
@@ -26,10 +26,10 @@ class Evaluation:
     Attributes:
         scores: means over the queries with R > 0, macro means over classes, `chance_precision`.
         chance: expectation of a random ranking, under the names of the scores that have a closed form.
-        abstention: accuracy of the neighbours' vote by the share of queries answered; empty for
+        abstention: accuracy of the neighbors' vote by the share of queries answered; empty for
             multi-label data.
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
-        vote_distances: of the neighbours that vote, float32 [q, at most vote_k].
+        vote_distances: of the neighbors that vote, float32 [q, at most vote_k].
         ranking: the first `save_depth` results.
         counts: queries, gallery, depth, queries_without_relevant, missing_results.
         search_s: seconds spent searching.
@@ -47,16 +47,16 @@ class Evaluation:
     score_s: float
 
 
-def require_depths(task: Task, config: EvaluationConfig) -> None:
+def require_depths(task: RetrievalTask, config: EvaluationConfig) -> None:
     """Refuse depths that this gallery cannot fill.
 
     Raises:
         UserError: a k larger than what a query can find.
     """
-    if max(config.ks) > task.reach:
+    if max(config.ks) > task.max_depth:
         raise UserError(
-            f"evaluation.ks={config.ks}: k={max(config.ks)} is larger than the {task.reach} images of split "
-            f"{task.gallery.name!r} that a query can find; at most {task.reach}"
+            f"evaluation.ks={config.ks}: k={max(config.ks)} is larger than the {task.max_depth} images of "
+            f"split {task.gallery.name!r} that a query can find; at most {task.max_depth}"
         )
 
 
@@ -69,7 +69,7 @@ def score_names(ks: list[int], multi_label: bool, graded: bool) -> list[str]:
     return [*names, "map", "map_at_r", "r_precision", "mrr"]
 
 
-def objective_name(config: EvaluationConfig, task: Task) -> str:
+def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
     """The score that the command returns: the configured one, or precision at the middle depth.
 
     Raises:
@@ -86,7 +86,7 @@ def objective_name(config: EvaluationConfig, task: Task) -> str:
     return config.objective
 
 
-def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -> Evaluation:
+def evaluate(search: Search, task: RetrievalTask, depth: int, config: EvaluationConfig) -> Evaluation:
     """Search and score all queries in chunks of bounded memory.
 
     Full-depth scores are computed where the ranking is deep enough for their definition, and left out
@@ -102,9 +102,9 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
     search_s, score_s = 0.0, 0.0
     parts: list[_Part] = []
     ideal = task.ideal(config.ks) if task.is_graded else None
-    for rows in _chunks(len(task.queries), depth + task.exclusions.extra):
+    for rows in _chunks(len(task.queries), depth + task.exclusions.overfetch):
         start = time.perf_counter()
-        found = search(rows, depth + task.exclusions.extra)
+        found = search(rows, depth + task.exclusions.overfetch)
         searched = time.perf_counter()
         parts.append(_part(*task.exclusions.remove(*found, rows), task, rows, config, ideal))
         search_s += searched - start
@@ -116,7 +116,7 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
         predicted = np.concatenate([vote.predicted for vote in votes])
         per_query["vote_accuracy"] = (predicted == task.queries.labels) * 1.0
     _drop_shallow(per_query, depth, task)
-    _drop_irrelevant(per_query, task.relevant)
+    _drop_irrelevant(per_query, task.n_relevant)
     random = _chance(task, config.ks, ideal)
     means = {name: random.pop(name) for name in ("chance_precision",) if name in random}
     return Evaluation(
@@ -130,7 +130,7 @@ def evaluate(search: Search, task: Task, depth: int, config: EvaluationConfig) -
             "queries": len(task.queries),
             "gallery": len(task.gallery),
             "depth": depth,
-            "queries_without_relevant": int((task.relevant == 0).sum()),
+            "queries_without_relevant": int((task.n_relevant == 0).sum()),
             "missing_results": sum(part.missing for part in parts),
         },
         search_s=search_s,
@@ -153,7 +153,7 @@ class _Part:
 def _part(
     ids: NDArray[np.int64],
     distances: NDArray[np.float32],
-    task: Task,
+    task: RetrievalTask,
     rows: slice,
     config: EvaluationConfig,
     ideal: NDArray[np.float64] | None,
@@ -177,8 +177,10 @@ def _chunks(queries: int, depth: int) -> Iterator[slice]:
     yield from (slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
 
 
-def _score(ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int]) -> dict[str, NDArray[np.float64]]:
-    labels, relevant = task.queries.labels[rows], task.relevant[rows]
+def _score(
+    ids: NDArray[np.int64], task: RetrievalTask, rows: slice, ks: list[int]
+) -> dict[str, NDArray[np.float64]]:
+    labels, relevant = task.queries.labels[rows], task.n_relevant[rows]
     h = task.relevance.hits(ids, labels, task.gallery.labels)
     result: dict[str, NDArray[np.float64]] = {}
     for k in ks:
@@ -203,22 +205,22 @@ def _score(ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int]) -> di
 
 
 def _graded(
-    ids: NDArray[np.int64], task: Task, rows: slice, ks: list[int], ideal: NDArray[np.float64]
+    ids: NDArray[np.int64], task: RetrievalTask, rows: slice, ks: list[int], ideal: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     gains = task.relevance.gains(ids[:, : max(ks)], task.queries.labels[rows], task.gallery.labels)
     return {f"graded_ndcg_at_{k}": scores.graded_ndcg_at(gains, ideal[rows, i], k) for i, k in enumerate(ks)}
 
 
-def _chance(task: Task, ks: list[int], ideal: NDArray[np.float64] | None) -> dict[str, float]:
+def _chance(task: RetrievalTask, ks: list[int], ideal: NDArray[np.float64] | None) -> dict[str, float]:
     """Closed-form expectations of a random ranking, as means over queries and over classes."""
-    per_query = chance.expected(ks, task.relevant, task.size)
+    per_query = chance.expected(ks, task.n_relevant, task.n_candidates)
     if ideal is not None:
         gain = task.relevance.mean_gain(task.queries.labels, task.gallery.labels, task.exclusions)
-        per_query |= chance.expected_graded(ks, ideal, gain, task.size)
+        per_query |= chance.expected_graded(ks, ideal, gain, task.n_candidates)
     return _means(per_query, task)
 
 
-def _ranking(parts: list[_Part], task: Task) -> Ranking:
+def _ranking(parts: list[_Part], task: RetrievalTask) -> Ranking:
     return Ranking(
         query_ids=task.queries.ids,
         gallery_ids=task.gallery.ids,
@@ -229,14 +231,14 @@ def _ranking(parts: list[_Part], task: Task) -> Ranking:
     )
 
 
-def _vote(ids: NDArray[np.int64], distances: NDArray[np.float32], task: Task) -> Vote:
+def _vote(ids: NDArray[np.int64], distances: NDArray[np.float32], task: RetrievalTask) -> Vote:
     classes = int(max(task.queries.labels.max(), task.gallery.labels.max())) + 1
     return vote(np.where(ids < 0, -1, task.gallery.labels[ids]), distances, classes)
 
 
-def _voted(votes: list[Vote], task: Task) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _voted(votes: list[Vote], task: RetrievalTask) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Scores and abstention curve of the votes of all queries that have something to find."""
-    kept = task.relevant > 0
+    kept = task.n_relevant > 0
     if not votes or not kept.any():
         return {}, {}
     cast = Vote(
@@ -247,12 +249,12 @@ def _voted(votes: list[Vote], task: Task) -> tuple[dict[str, float], dict[str, l
     return vote_scores(cast, labels), abstention_curve(cast, labels)
 
 
-def _drop_shallow(per_query: dict[str, NDArray[np.float64]], depth: int, task: Task) -> None:
-    if depth < task.reach:
+def _drop_shallow(per_query: dict[str, NDArray[np.float64]], depth: int, task: RetrievalTask) -> None:
+    if depth < task.max_depth:
         del per_query["map"]
-    if depth < task.relevant.max():
+    if depth < task.n_relevant.max():
         del per_query["map_at_r"], per_query["r_precision"]
-    if depth < task.reach and (per_query["mrr"][task.relevant > 0] == 0).any():
+    if depth < task.max_depth and (per_query["mrr"][task.n_relevant > 0] == 0).any():
         del per_query["mrr"]
 
 
@@ -261,9 +263,9 @@ def _drop_irrelevant(per_query: dict[str, NDArray[np.float64]], relevant: NDArra
         values[relevant == 0] = np.nan
 
 
-def _means(per_query: dict[str, NDArray[np.float64]], task: Task) -> dict[str, float]:
+def _means(per_query: dict[str, NDArray[np.float64]], task: RetrievalTask) -> dict[str, float]:
     """Means over the queries that have something to find, and over classes of the class means."""
-    kept = task.relevant > 0
+    kept = task.n_relevant > 0
     if not kept.any():
         return {}
     values = np.stack([column[kept] for column in per_query.values()])

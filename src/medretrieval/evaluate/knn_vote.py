@@ -1,8 +1,8 @@
-"""What a reader of similar cases would conclude: the neighbours vote on the query's class.
+"""What a reader of similar cases would conclude: the neighbors vote on the query's class.
 
-The vote is Dudani's distance-weighted k-nearest-neighbour rule (1976, doi 10.1109/TSMC.1976.5408784):
-the nearest neighbour weighs 1, the k-th 0, the others in between by distance. It does not change when
-distances are shifted or scaled, so it serves every metric. Equal shares go to the nearest neighbour's
+The vote is Dudani's distance-weighted k-nearest-neighbor rule (1976, doi 10.1109/TSMC.1976.5408784):
+the nearest neighbor weighs 1, the k-th 0, the others in between by distance. It does not change when
+distances are shifted or scaled, so it serves every metric. Equal shares go to the nearest neighbor's
 class among those that are equal. Single-label only.
 """
 
@@ -20,7 +20,7 @@ BINS = 15  # of confidence, for the calibration error (Guo et al. 2017)
 
 @dataclass(frozen=True)
 class Vote:
-    """The vote of every query's neighbours.
+    """The vote of every query's neighbors.
 
     Attributes:
         probabilities: float64 [q, classes], the share of each class; uniform where nobody votes.
@@ -37,10 +37,10 @@ class Vote:
 
 
 def vote(results: Labels, distances: NDArray[np.floating[Any]], classes: int) -> Vote:
-    """Let the first k neighbours vote.
+    """Let the first k neighbors vote.
 
     Args:
-        results: int64 [q, k], classes of the neighbours, nearest first; -1 for a missing one.
+        results: int64 [q, k], classes of the neighbors, nearest first; -1 for a missing one.
         distances: float [q, k], never decreasing along a row; inf with -1.
         classes: number of classes.
 

@@ -1,7 +1,7 @@
 """Retrieval scores of single queries: pure functions of hits and counts, all queries at once.
 
 Every function takes `hits`, bool [q, depth] (true where the i-th result is relevant, a missing result
-being a miss), and where it needs them the counts `relevant`, int64 [q] (R: relevant items in the
+being a miss), and where it needs them the counts `n_relevant`, int64 [q] (R: relevant items in the
 gallery without the query). Every one returns float64 [q]. A query with R = 0 has no score; it is left
 out of the means by the caller, and the number it gets here is meaningless.
 
@@ -25,13 +25,13 @@ def precision_at(hits: Hits, k: int) -> Scores:
     return np.asarray(hits[:, :k].sum(axis=1) / k)
 
 
-def recall_at(hits: Hits, relevant: Counts, k: int) -> Scores:
+def recall_at(hits: Hits, n_relevant: Counts, k: int) -> Scores:
     """sum(h_1..h_k) / R (trec_eval recall_k; metric-learning papers' Recall@k is `hit_rate_at`).
 
     >>> recall_at(np.array([[1, 0, 1, 0, 0]], bool), np.array([10]), 5)
     array([0.2])
     """
-    return np.asarray(hits[:, :k].sum(axis=1) / np.maximum(relevant, 1))
+    return np.asarray(hits[:, :k].sum(axis=1) / np.maximum(n_relevant, 1))
 
 
 def hit_rate_at(hits: Hits, k: int) -> Scores:
@@ -51,7 +51,7 @@ def precision_sum(hits: Hits, k: int) -> Scores:
     return sums
 
 
-def average_precision(hits: Hits, relevant: Counts) -> Scores:
+def average_precision(hits: Hits, n_relevant: Counts) -> Scores:
     """Sum over i <= depth of h_i P_i, divided by R (trec_eval map; torchmetrics RetrievalMAP without top_k).
 
     The full average precision only where the ranking covers the gallery.
@@ -59,16 +59,16 @@ def average_precision(hits: Hits, relevant: Counts) -> Scores:
     >>> average_precision(np.array([[1, 0, 1]], bool), np.array([2])).round(4)
     array([0.8333])
     """
-    return precision_sum(hits, hits.shape[1]) / np.maximum(relevant, 1)
+    return precision_sum(hits, hits.shape[1]) / np.maximum(n_relevant, 1)
 
 
-def average_precision_at(hits: Hits, relevant: Counts, k: int) -> Scores:
+def average_precision_at(hits: Hits, n_relevant: Counts, k: int) -> Scores:
     """Sum over i <= k of h_i P_i, divided by min(k, R).
 
     >>> average_precision_at(np.array([[1, 0, 1, 0, 0]], bool), np.array([10]), 5).round(4)
     array([0.3333])
     """
-    return precision_sum(hits, k) / np.maximum(np.minimum(k, relevant), 1)
+    return precision_sum(hits, k) / np.maximum(np.minimum(k, n_relevant), 1)
 
 
 def average_precision_at_hits(hits: Hits, k: int) -> Scores:
@@ -83,24 +83,24 @@ def average_precision_at_hits(hits: Hits, k: int) -> Scores:
     return precision_sum(hits, k) / np.maximum(hits[:, :k].sum(axis=1), 1)
 
 
-def average_precision_at_r(hits: Hits, relevant: Counts) -> Scores:
+def average_precision_at_r(hits: Hits, n_relevant: Counts) -> Scores:
     """Sum over i <= R of h_i P_i, divided by R (pytorch-metric-learning mean_average_precision_at_r).
 
     >>> average_precision_at_r(np.array([[1, 0, 1]], bool), np.array([2]))
     array([0.5])
     """
-    within = np.arange(hits.shape[1]) < relevant[:, None]
-    return precision_sum(hits & within, hits.shape[1]) / np.maximum(relevant, 1)
+    within = np.arange(hits.shape[1]) < n_relevant[:, None]
+    return precision_sum(hits & within, hits.shape[1]) / np.maximum(n_relevant, 1)
 
 
-def r_precision(hits: Hits, relevant: Counts) -> Scores:
+def r_precision(hits: Hits, n_relevant: Counts) -> Scores:
     """sum(h_1..h_R) / R (trec_eval Rprec).
 
     >>> r_precision(np.array([[1, 0, 1]], bool), np.array([2]))
     array([0.5])
     """
-    within = np.arange(hits.shape[1]) < relevant[:, None]
-    return (hits & within).sum(axis=1) / np.maximum(relevant, 1)
+    within = np.arange(hits.shape[1]) < n_relevant[:, None]
+    return (hits & within).sum(axis=1) / np.maximum(n_relevant, 1)
 
 
 def reciprocal_rank(hits: Hits) -> Scores:
@@ -112,7 +112,7 @@ def reciprocal_rank(hits: Hits) -> Scores:
     return np.asarray(np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0))
 
 
-def ndcg_at(hits: Hits, relevant: Counts, k: int) -> Scores:
+def ndcg_at(hits: Hits, n_relevant: Counts, k: int) -> Scores:
     """Binary gains, log2 discount, over the ideal of min(k, R) ones (trec_eval ndcg_cut_k).
 
     >>> ndcg_at(np.array([[0, 1]], bool), np.array([1]), 2).round(4)
@@ -120,7 +120,7 @@ def ndcg_at(hits: Hits, relevant: Counts, k: int) -> Scores:
     """
     discount = 1 / np.log2(np.arange(2, k + 2))
     top = hits[:, :k]
-    ideal = np.cumsum(discount)[np.clip(relevant, 1, k) - 1]
+    ideal = np.cumsum(discount)[np.clip(n_relevant, 1, k) - 1]
     # Summed in the same order as the ideal, so that a perfect ranking is 1 and not about 1.
     return np.asarray(np.cumsum(top * discount[: top.shape[1]], axis=1)[:, -1] / ideal)
 

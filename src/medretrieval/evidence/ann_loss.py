@@ -1,6 +1,6 @@
 """How fast an index answers, and what an approximate one loses against exact search of the same embeddings.
 
-Recall of neighbours is that of ann-benchmarks (Aumüller et al. 2020): the share of the first k results
+Recall of neighbors is that of ann-benchmarks (Aumüller et al. 2020): the share of the first k results
 that are not farther than the exact k-th, so that ties count.
 """
 
@@ -17,8 +17,8 @@ from medretrieval.evaluate import scores
 from medretrieval.evidence.bootstrap import bootstrap, enough
 from medretrieval.index.exact_search import BLOCK, exact_search
 from medretrieval.index.faiss_index import VectorIndex
-from medretrieval.index.recall import exact_distances, neighbour_recall
-from medretrieval.protocol.task import Task
+from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.protocol.task import RetrievalTask
 
 SAMPLE = 1000  # queries that are compared with exact search
 Interval = tuple[float, float, float]
@@ -30,11 +30,11 @@ class Approximation:
 
     Attributes:
         queries: size of the sample.
-        recall: k -> share of the exact neighbours that were found.
+        recall: k -> share of the exact neighbors that were found.
         changes: score -> (this index minus exact search, low, high), paired over the sample, of
             precision_at_k, recall_at_k and map_at_k; empty where fewer than two queries or groups tell.
         missing: results within the largest k that the index did not give (FAISS id -1).
-        exact_queries_per_s: of exact search, asked at once, normalising the gallery included (so that it is
+        exact_queries_per_s: of exact search, asked at once, normalizing the gallery included (so that it is
             not made to look fast); None where the gallery is too large for one block of it.
     """
 
@@ -51,7 +51,7 @@ class Approximation:
 
 def measure(
     settings: Config,
-    task: Task,
+    task: RetrievalTask,
     index: VectorIndex,
     query: NDArray[np.float32],
     gallery: NDArray[np.float32],
@@ -76,19 +76,19 @@ def measure(
     rows = np.arange(count)
     if count > SAMPLE:
         rows = np.sort(np.random.default_rng(settings.seed).choice(count, SAMPLE, replace=False))
-    vectors, depth, out = query[rows], max(config.ks), task.exclusions.of_rows(rows)
+    vectors, depth, out = query[rows], max(config.ks), task.exclusions.for_rows(rows)
     if results is not None and results.shape[1] >= depth:
         found = results[rows, :depth]
     else:
-        found = out.remove(*index.search(vectors, depth + out.extra))[0]
+        found = out.remove(*index.search(vectors, depth + out.overfetch))[0]
     start = time.perf_counter()
-    wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.extra))
+    wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.overfetch))
     exact_s = time.perf_counter() - start
     distances = exact_distances(vectors, gallery, found, settings.metric)
     ours, theirs = (_scores(ids, task, rows, config.ks) for ids in (found, wanted[0]))
     return Approximation(
         queries=len(rows),
-        recall={k: neighbour_recall(distances, wanted[1], k) for k in config.ks},
+        recall={k: neighbor_recall(distances, wanted[1], k) for k in config.ks},
         changes=_changes(ours, theirs, config, settings.seed, groups if groups is None else groups[rows]),
         missing=int((found < 0).sum()),
         exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK else None,
@@ -111,9 +111,9 @@ def _changes(
 
 
 def _scores(
-    ids: NDArray[np.int64], task: Task, rows: NDArray[np.int64], ks: list[int]
+    ids: NDArray[np.int64], task: RetrievalTask, rows: NDArray[np.int64], ks: list[int]
 ) -> dict[str, NDArray[np.float64]]:
-    relevant = task.relevant[rows]
+    relevant = task.n_relevant[rows]
     h = task.relevance.hits(ids, task.queries.labels[rows], task.gallery.labels)
     found: dict[str, NDArray[np.float64]] = {}
     for k in ks:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.evidence.bootstrap import bca, bootstrap, enough
 from medretrieval.evidence.failures import Outcome
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class ClassScores:
 
 
 def class_scores(
-    settings: Config, task: Task, outcome: Outcome, classes: Sequence[str], baseline: Floats | None
+    settings: Config, task: RetrievalTask, outcome: Outcome, classes: Sequence[str], baseline: Floats | None
 ) -> ClassScores:
     """Mean precision of each class with its interval.
 
@@ -54,7 +54,7 @@ def class_scores(
     members: NDArray[np.bool_] = one_hot.astype(np.bool_) & outcome.counted[:, None]
     there = np.flatnonzero(members.any(axis=0)).tolist()
     members = members[:, there]
-    random = task.relevant / task.size * np.minimum(outcome.k, task.size) / outcome.k
+    random = task.n_relevant / task.n_candidates * np.minimum(outcome.k, task.n_candidates) / outcome.k
     return ClassScores(
         outcome.k,
         [classes[i] for i in there],
@@ -72,7 +72,7 @@ def _means(values: Floats, members: NDArray[np.bool_]) -> Floats:
 
 
 def _intervals(
-    settings: Config, task: Task, outcome: Outcome, members: NDArray[np.bool_]
+    settings: Config, task: RetrievalTask, outcome: Outcome, members: NDArray[np.bool_]
 ) -> list[tuple[float, float] | None]:
     """BCa intervals of the classes' means, each a ratio of two means under the draws of all queries."""
     config, groups, columns = settings.evaluation, task.queries.groups, members.shape[1]

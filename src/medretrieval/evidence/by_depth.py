@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.evaluate import chance
 from medretrieval.evidence.bootstrap import bootstrap, enough
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 DEEPEST = 100
 SCORES = ("precision", "recall")
 
 
 def curves(
-    settings: Config, task: Task, hits: NDArray[np.bool_], baseline: Mapping[str, float]
+    settings: Config, task: RetrievalTask, hits: NDArray[np.bool_], baseline: Mapping[str, float]
 ) -> dict[str, Any]:
     """Mean precision and recall at every depth up to 100, with intervals, chance and the baseline.
 
@@ -34,13 +34,13 @@ def curves(
     """
     ks = list(range(1, min(hits.shape[1], DEEPEST) + 1))
     found = np.cumsum(hits[:, : ks[-1]], axis=1, dtype=np.float64)
-    values = {"precision": found / ks, "recall": found / np.maximum(task.relevant, 1)[:, None]}
-    both = np.where(task.relevant[:, None] > 0, np.hstack([values[name] for name in SCORES]), np.nan)
+    values = {"precision": found / ks, "recall": found / np.maximum(task.n_relevant, 1)[:, None]}
+    both = np.where(task.n_relevant[:, None] > 0, np.hstack([values[name] for name in SCORES]), np.nan)
     means, ends = np.nanmean(both, axis=0), _intervals(settings, task, both)
     document: dict[str, Any] = {"ks": ks}
     for i, name in enumerate(SCORES):
         mine = slice(i * len(ks), (i + 1) * len(ks))
-        random = np.nanmean(chance.by_depth(name, ks, task.relevant, task.size), axis=0)
+        random = np.nanmean(chance.by_depth(name, ks, task.n_relevant, task.n_candidates), axis=0)
         there = [k for k in settings.evaluation.ks if f"{name}_at_{k}" in baseline]
         line = {"ks": there, "mean": [baseline[f"{name}_at_{k}"] for k in there]}
         document[name] = {
@@ -54,7 +54,7 @@ def curves(
 
 
 def _intervals(
-    settings: Config, task: Task, values: NDArray[np.float64]
+    settings: Config, task: RetrievalTask, values: NDArray[np.float64]
 ) -> list[tuple[float, float]] | list[tuple[None, None]]:
     config, groups = settings.evaluation, task.queries.groups
     if not enough(values[:, 0], groups):

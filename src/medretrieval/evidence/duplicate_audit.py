@@ -18,7 +18,7 @@ from medretrieval.config import AuditConfig
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes
 from medretrieval.embed.images import Embeddings
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.vectors import l2_normalize
 
 CELLS = 4_000_000  # of a chunk [queries, gallery]
@@ -62,7 +62,7 @@ class Audit:
 
 
 def kept_audit(
-    task: Task, query: Embeddings, gallery: Embeddings, config: AuditConfig, cache: Cache
+    task: RetrievalTask, query: Embeddings, gallery: Embeddings, config: AuditConfig, cache: Cache
 ) -> Audit:
     """The audit of two embedded splits, from the cache or made now: one for all runs of a sweep over them."""
     parts = {
@@ -80,7 +80,9 @@ def kept_audit(
     return Audit(dict(facts["counts"]), [Pair(**pair) for pair in facts["pairs"]])
 
 
-def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], config: AuditConfig) -> Audit:
+def audit(
+    task: RetrievalTask, query: NDArray[np.float32], gallery: NDArray[np.float32], config: AuditConfig
+) -> Audit:
     """Compare every query image with every gallery image.
 
     Args:
@@ -122,7 +124,7 @@ def audit(task: Task, query: NDArray[np.float32], gallery: NDArray[np.float32], 
     )
 
 
-def _asking(task: Task) -> Split:
+def _asking(task: RetrievalTask) -> Split:
     """The queries, which are images: sentences have no look-alikes and are not audited."""
     assert isinstance(task.queries, Split)
     return task.queries
@@ -151,7 +153,7 @@ class _Found:
         mask: NDArray[np.bool_],
         cosine: NDArray[np.float32],
         distance: NDArray[np.uint8],
-        task: Task,
+        task: RetrievalTask,
     ) -> None:
         i, j = np.nonzero(mask)
         cosines = cosine[i, j].round(6)  # the last bits depend on the chunk
@@ -173,7 +175,7 @@ def _copies(codes: NDArray[np.int64]) -> int:
     return len(codes) - len(np.unique(codes))
 
 
-def _groups(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def _groups(task: RetrievalTask) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """Numbers of the groups of both sides, None where nobody says them (int64 [q] and [n])."""
     if task.queries.groups is None or task.gallery.groups is None:
         return None
@@ -181,7 +183,7 @@ def _groups(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
 
 
 def _group_counts(
-    task: Task, groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None, found: dict[str, _Found]
+    task: RetrievalTask, groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None, found: dict[str, _Found]
 ) -> dict[str, int]:
     if groups is None:
         return {}
@@ -199,8 +201,8 @@ def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     from PIL import Image
 
     def shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        grey = Image.fromarray(image).convert("L")
-        return np.asarray(grey.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR), np.float32)
+        gray = Image.fromarray(image).convert("L")
+        return np.asarray(gray.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR), np.float32)
 
     small = np.stack([shrunk(image) for image in images])
     # The low rows of the cosine transform (type II) as a product: importing scipy would cost more.
@@ -216,7 +218,7 @@ Chunk = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8], NDArray
 
 
 def _chunks(
-    task: Task,
+    task: RetrievalTask,
     asked: NDArray[np.int64],
     codes: Sequence[NDArray[np.int64]],
     itself: NDArray[np.int64],
@@ -241,7 +243,7 @@ def _chunks(
         )
 
 
-def write_pairs(path: Path, found: Audit, task: Task) -> None:
+def write_pairs(path: Path, found: Audit, task: RetrievalTask) -> None:
     """Write the pairs as Parquet: kind, query_id, gallery_id, cosine, hash_distance, same_label."""
     import pyarrow as pa
     from pyarrow import parquet

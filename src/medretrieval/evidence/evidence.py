@@ -17,7 +17,7 @@ from medretrieval.evidence.bootstrap import enough, intervals, paired_difference
 from medretrieval.evidence.pixel_baseline import baseline
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.ranking import class_members
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 LESS_IS_BETTER = ("vote_brier", "vote_calibration_error")
 
@@ -87,7 +87,7 @@ def per_class(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, dict[
 
 def evidence(
     settings: Config,
-    task: Task,
+    task: RetrievalTask,
     size: int,
     identity: Mapping[str, Any],
     evaluation: Evaluation,
@@ -125,7 +125,7 @@ def evidence(
 
 
 def _paired(
-    settings: Config, task: Task, objective: str, a: NDArray[np.float64], b: NDArray[np.float64]
+    settings: Config, task: RetrievalTask, objective: str, a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> tuple[float, float, float] | None:
     """Mean (over classes, for a macro score) of a minus that of b, over the queries that both have."""
     config, groups, missing = settings.evaluation, task.queries.groups, np.isnan(a) | np.isnan(b)
@@ -136,13 +136,13 @@ def _paired(
     return paired_difference(a, b, config.resamples, config.confidence, settings.seed, groups, members)
 
 
-def _by_drawing(settings: Config, task: Task, evaluation: Evaluation) -> dict[str, float]:
+def _by_drawing(settings: Config, task: RetrievalTask, evaluation: Evaluation) -> dict[str, float]:
     """Chance of the scores that have no closed form: those of votes."""
-    kept = np.flatnonzero(task.relevant > 0)
+    kept = np.flatnonzero(task.n_relevant > 0)
     if task.queries.labels.ndim == 2 or not len(kept):
         return {}
-    config, out = settings.evaluation, task.exclusions.of_rows(kept)
-    depth = min(max(*config.ks, config.vote_k), task.reach)
+    config, out = settings.evaluation, task.exclusions.for_rows(kept)
+    depth = min(max(*config.ks, config.vote_k), task.max_depth)
     return chance.permuted(
         task.queries.labels[kept].astype(np.int64),
         task.gallery.labels.astype(np.int64),
@@ -162,15 +162,20 @@ def _lift(found: Mapping[str, float], random: Mapping[str, float]) -> dict[str, 
     }
 
 
-def plain_task(protocol: ProtocolConfig, task: Task) -> Task:
+def plain_task(protocol: ProtocolConfig, task: RetrievalTask) -> RetrievalTask:
     """The same task with nothing left out but the query itself."""
     plain = dataclasses.replace(protocol, exclude_same_group=False, drop_duplicates=False)
-    out = Exclusions.of(task.queries, task.gallery, plain)
-    return Task.of(task.queries, task.gallery, out, task.relevance)
+    out = Exclusions.from_protocol(task.queries, task.gallery, plain)
+    return RetrievalTask.from_sides(task.queries, task.gallery, out, task.relevance)
 
 
 def with_exclusions(
-    settings: Config, found: Evidence, ours: Evaluation, plain: Evaluation, objective: str, task: Task
+    settings: Config,
+    found: Evidence,
+    ours: Evaluation,
+    plain: Evaluation,
+    objective: str,
+    task: RetrievalTask,
 ) -> Evidence:
     """Add what leaving out groups and copies does to the headline score.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.scores import average_precision, precision_at
 from medretrieval.protocol.ranking import Labels, class_members
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -35,12 +35,12 @@ class Outcome:
     average_precision: Floats
 
     @classmethod
-    def of(cls, evaluation: Evaluation, task: Task, k: int) -> "Outcome":
+    def from_evaluation(cls, evaluation: Evaluation, task: RetrievalTask, k: int) -> "Outcome":
         """Judge a run at depth k, at most the depth of its saved ranking."""
-        ranking, nothing = evaluation.ranking, task.relevant == 0
+        ranking, nothing = evaluation.ranking, task.n_relevant == 0
         hits = task.relevance.hits(ranking.ids, ranking.query_labels, ranking.gallery_labels)
         precision = np.where(nothing, np.nan, precision_at(hits, k))
-        partly = np.where(nothing, np.nan, average_precision(hits, task.relevant))
+        partly = np.where(nothing, np.nan, average_precision(hits, task.n_relevant))
         return cls(k, hits, precision, evaluation.per_query.get("map", partly))
 
     @property
@@ -67,7 +67,7 @@ class Hubs:
 
     @property
     def skewness(self) -> float:
-        """Third standardised moment of the k-occurrence: large where a few items crowd the lists."""
+        """Third standardized moment of the k-occurrence: large where a few items crowd the lists."""
         counts = self.lists[self.found].astype(np.float64)
         apart = counts - counts.mean()
         spread = float((apart**2).mean())

@@ -18,7 +18,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 FILE = "per_query.npz"
 WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
@@ -41,7 +41,12 @@ class BaselineScores:
 
 
 def baseline(
-    settings: Config, task: Task, size: int, run_identity: Mapping[str, Any], depth: int, cache: Cache
+    settings: Config,
+    task: RetrievalTask,
+    size: int,
+    run_identity: Mapping[str, Any],
+    depth: int,
+    cache: Cache,
 ) -> BaselineScores | None:
     """Score the baseline encoder on a run's task: its queries, gallery, protocol, metric and depths.
 
@@ -66,7 +71,7 @@ def baseline(
     identity = identify(encoder, cache)
     if identity == run_identity:
         return None
-    depth = task.reach if len(task.queries) * task.reach <= WHOLE_CELLS else depth
+    depth = task.max_depth if len(task.queries) * task.max_depth <= WHOLE_CELLS else depth
     parts = {
         "depth": depth,
         "encoder": identity,
@@ -96,7 +101,7 @@ def baseline(
 
 def _score(
     settings: Config,
-    task: Task,
+    task: RetrievalTask,
     query: Embeddings,
     gallery: Embeddings,
     depth: int,

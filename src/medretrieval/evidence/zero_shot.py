@@ -17,11 +17,11 @@ from medretrieval.evaluate.knn_vote import auroc
 from medretrieval.index.autotune import sample_gallery
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex
-from medretrieval.index.recall import exact_distances, neighbour_recall
+from medretrieval.index.recall import exact_distances, neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.prompts import Prompts
 from medretrieval.protocol.ranking import Labels
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.vectors import l2_normalize
 
 Vectors = NDArray[np.float32]
@@ -29,8 +29,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class InWords:
-    """Findings of a run whose queries are sentences.
+class TextEvidence:
+    """RunOutputs of a run whose queries are sentences.
 
     Attributes:
         zero_shot: as `zero_shot`.
@@ -45,14 +45,14 @@ class InWords:
         return {"zero_shot": dict(self.zero_shot), "modality_gap": dict(self.gap)}
 
 
-def in_words(
+def text_evidence(
     settings: Config,
-    task: Task,
+    task: RetrievalTask,
     index: VectorIndex,
     query: Vectors,
     gallery: Vectors,
     recall: Mapping[int, float] | None,
-) -> InWords | None:
+) -> TextEvidence | None:
     """Zero-shot scores and modality gap of a run; None where images ask.
 
     Args:
@@ -61,7 +61,7 @@ def in_words(
         index: the run's index.
         query: vectors of the queries, float32 [q, d].
         gallery: float32 [n, d].
-        recall: k -> share of the exact neighbours that the index found for the sentences; None for exact
+        recall: k -> share of the exact neighbors that the index found for the sentences; None for exact
             search.
     """
     prompts = task.queries
@@ -73,7 +73,7 @@ def in_words(
         k = max(settings.evaluation.ks)
         images = image_recall(index, gallery, len(prompts), k, settings.seed)
         found["recall"] = {"k": k, "sentences": recall[k], "images": images, "queries": len(prompts)}
-    return InWords(zero_shot(cosine, task.gallery.labels, prompts.classes), found)
+    return TextEvidence(zero_shot(cosine, task.gallery.labels, prompts.classes), found)
 
 
 def cosines(images: Vectors, classes: Vectors) -> Floats:
@@ -162,6 +162,6 @@ def image_recall(index: VectorIndex, gallery: Vectors, count: int, k: int, seed:
     vectors, own = sample_gallery(gallery, count, seed)
     out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
     depth = min(k, len(gallery) - 1)
-    exact = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.extra))[1]
-    ids = out.remove(*index.search(vectors, depth + out.extra))[0]
-    return neighbour_recall(exact_distances(vectors, gallery, ids, index.metric), exact, depth)
+    exact = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[1]
+    ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
+    return neighbor_recall(exact_distances(vectors, gallery, ids, index.metric), exact, depth)

@@ -35,7 +35,7 @@ class Axis:
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        """Raw pixels whose centre the model sees (bool [raw])."""
+        """Raw pixels whose center the model sees (bool [raw])."""
         inside = self._seen_at >= 0
         return inside & (self._seen_at <= self.seen)
 
@@ -73,7 +73,7 @@ class Placement:
             grid: float32 [rows, columns], equal cells over the model's input.
 
         Returns:
-            float32 [h, w], linear between the cells' centres, 0 where the model does not see the image.
+            float32 [h, w], linear between the cells' centers, 0 where the model does not see the image.
         """
         rows, columns = grid.shape
         return (self.y.weights(rows) @ grid @ self.x.weights(columns).T).astype(np.float32)

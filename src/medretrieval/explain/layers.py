@@ -50,10 +50,10 @@ class Layer:
 def find_layer(
     module: "torch.nn.Module", features: Callable[["torch.Tensor"], "torch.Tensor"], pixels: "torch.Tensor"
 ) -> Layer:
-    """The last map of a convolutional model, or the last normalised tokens of a transformer that count.
+    """The last map of a convolutional model, or the last normalized tokens of a transformer that count.
 
     Of a transformer whose vector is the class token's these are what its last attention reads: later, other
-    tokens count no more. Before a normalisation would not do, for it takes away how long a token is, so that
+    tokens count no more. Before a normalization would not do, for it takes away how long a token is, so that
     gradient times activation adds up to 0.
 
     Args:
@@ -67,7 +67,7 @@ def find_layer(
     import torch
 
     calls, vector = _watch(module, features, pixels)
-    # Not the plain sum: a last normalisation makes that a constant.
+    # Not the plain sum: a last normalization makes that a constant.
     random = torch.randn(vector.shape, generator=torch.Generator().manual_seed(0)).to(vector)
     shape = (int(pixels.shape[2]), int(pixels.shape[3]))
     for place in range(len(calls) - 1, -1, -1):
@@ -128,7 +128,7 @@ def _map_layer(call: _Call, image: tuple[int, int]) -> Layer | None:
 
 
 def _token_layer(call: _Call, before: list[_Call], image: tuple[int, int]) -> Layer | None:
-    """Normalised tokens on the grid of the patches, which the convolution that cut them shows."""
+    """Normalized tokens on the grid of the patches, which the convolution that cut them shows."""
     shape = tuple(call.output.shape)
     if len(shape) != 3 or 1 not in shape[:2] or "norm" not in type(call.module).__name__.lower():
         return None

@@ -30,7 +30,7 @@ class Picture:
     mask: NDArray[np.bool_] | None
 
     @classmethod
-    def of(cls, split: Split, position: int, classes: Sequence[str]) -> "Picture":
+    def from_split(cls, split: Split, position: int, classes: Sequence[str]) -> "Picture":
         """One image of a split."""
         mask = None if split.masks is None else split.masks[position]
         kind = class_name(split.labels, position, classes)
@@ -178,8 +178,8 @@ def explain_nearest(
     found = [
         explain_images(
             explainer,
-            Picture.of(queries, int(i), classes),
-            Picture.of(gallery, int(nearest[i]), classes),
+            Picture.from_split(queries, int(i), classes),
+            Picture.from_split(gallery, int(nearest[i]), classes),
             steps,
             rng,
         )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.preprocess import vectorise
+from medretrieval.encoders.preprocess import vectorize
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
 from medretrieval.errors import UserError
 from medretrieval.explain.geometry import Placement, placement
@@ -79,7 +79,7 @@ class Explainer:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = require_explainable(encoder)
-        self._preprocess = vectorise(self._loaded.transform)
+        self._preprocess = vectorize(self._loaded.transform)
         if self._preprocess.geometry is None:
             raise UserError(
                 f"encoder={encoder.name}: its transform has steps that explain does not know, so a "
@@ -93,8 +93,8 @@ class Explainer:
     @functools.cached_property
     def layer(self) -> Layer:
         """Where maps are taken."""
-        grey = np.full((1, 64, 64), 128, np.uint8)
-        return find_layer(self._loaded.module, self._loaded.features, self._pixels(grey))
+        gray = np.full((1, 64, 64), 128, np.uint8)
+        return find_layer(self._loaded.module, self._loaded.features, self._pixels(gray))
 
     def vector(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one image as the encoder's own runtime does (float32 [d])."""
@@ -149,7 +149,7 @@ class Explainer:
 
     def _pixels(self, images: NDArray[np.uint8]) -> "torch.Tensor":
         device = next(self._loaded.module.parameters()).device
-        return self._preprocess.normalise(self._preprocess(images).to(device))
+        return self._preprocess.normalize(self._preprocess(images).to(device))
 
 
 @functools.lru_cache(maxsize=16)

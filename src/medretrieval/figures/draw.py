@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, Figures
+from medretrieval.config import Config
 from medretrieval.evidence.by_class import class_scores
 from medretrieval.evidence.by_depth import curves as curves_by_depth
 from medretrieval.evidence.failures import Outcome
@@ -13,7 +13,7 @@ from medretrieval.figures import curves, embedding_map, galleries, per_class, re
 from medretrieval.figures.examples import examples
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs.folder import FIGURES, as_json
-from medretrieval.runs.report import Findings
+from medretrieval.runs.report import RunOutputs
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Drawn:
     links: dict[str, Path]
 
 
-def draw(settings: Config, inputs: Inputs, found: Findings, title: str, cache: Cache) -> Drawn:
-    """Draw what report.figures asks for; nothing for none.
+def draw(settings: Config, inputs: Inputs, found: RunOutputs, title: str, cache: Cache) -> Drawn:
+    """Draw what the configuration asks for; nothing where it is switched off.
 
     Lists are judged at the headline depth, the middle one of evaluation.ks, or at the saved one where that
     is less.
@@ -42,15 +42,17 @@ def draw(settings: Config, inputs: Inputs, found: Findings, title: str, cache: C
         title: the run in one line.
         cache: where the map and the baseline are kept.
     """
-    if settings.report.figures == Figures.none:
+    if not settings.figures.enabled:
         return Drawn({}, {})
     task, classes, ks = inputs.task, inputs.dataset.classes, settings.evaluation.ks
-    outcome = Outcome.of(found.evaluation, task, min(ks[len(ks) // 2], found.evaluation.ranking.depth))
+    outcome = Outcome.from_evaluation(
+        found.evaluation, task, min(ks[len(ks) // 2], found.evaluation.ranking.depth)
+    )
     size, depth = inputs.dataset.size, found.evaluation.counts["depth"]
     line = baseline(settings, task, size, inputs.identity, depth, cache)
     files = _of_queries(settings, inputs, found, outcome, title)
     files |= _of_scores(settings, inputs, found, outcome, line, title)
-    method, seed = settings.report.map, settings.seed
+    method, seed = settings.figures.projection, settings.seed
     page = embedding_map.kept_map(task, found.query, found.gallery, classes, method, seed, cache)
     return Drawn(
         {f"{FIGURES}/{name}": content for name, content in files.items()},
@@ -59,11 +61,11 @@ def draw(settings: Config, inputs: Inputs, found: Findings, title: str, cache: C
 
 
 def _of_queries(
-    settings: Config, inputs: Inputs, found: Findings, outcome: Outcome, title: str
+    settings: Config, inputs: Inputs, found: RunOutputs, outcome: Outcome, title: str
 ) -> dict[str, bytes]:
     """Single queries and results: galleries, confusion, and examples.json about both."""
-    report = settings.report
-    wanted = report.queries, report.results
+    config = settings.figures
+    wanted = config.queries, config.results
     shown = examples(inputs.dataset, inputs.task, found.evaluation, outcome, wanted, settings.seed)
     return {
         "examples.json": as_json(shown.document | {"thumbnails": shown.thumbnails}).encode(),
@@ -75,7 +77,7 @@ def _of_queries(
 def _of_scores(
     settings: Config,
     inputs: Inputs,
-    found: Findings,
+    found: RunOutputs,
     outcome: Outcome,
     line: BaselineScores | None,
     title: str,

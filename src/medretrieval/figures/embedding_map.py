@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Figures, MapMethod, ReportConfig
+from medretrieval.config import FiguresConfig, Projection
 from medretrieval.datasets.base import Queries, Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.figures import text_tiles as sentences
 from medretrieval.protocol.ranking import NONE, class_name
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.vectors import l2_normalize
 
 FILE = "embedding_map.html"
@@ -29,38 +29,38 @@ LAYOUT = 1  # of the page: a change makes the kept ones anew
 POINTS = 2000  # of both splits, at most
 SIDE = 48  # pixels of a thumbnail, at most
 SHOWN = 112  # pixels of it on the screen
-NAMES = {MapMethod.pca: "PCA", MapMethod.tsne: "t-SNE", MapMethod.umap: "UMAP"}
+NAMES = {Projection.pca: "PCA", Projection.tsne: "t-SNE", Projection.umap: "UMAP"}
 SEVERAL = "several findings"
-NEIGHBOURS_FIRST = 50  # principal components that t-SNE and UMAP start from
-# Okabe and Ito's, then Tol's "muted" and "light" for sets of many classes; "none" and "several" are greys.
-COLOURS = (
+NEIGHBORS_FIRST = 50  # principal components that t-SNE and UMAP start from
+# Okabe and Ito's, then Tol's "muted" and "light" for sets of many classes; "none" and "several" are grays.
+COLORS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
     "#332288", "#882255", "#999933", "#44BB99", "#AA4499", "#77AADD", "#BBCC33", "#661100", "#EE8866",
 )  # fmt: skip
-GREYS = {NONE: "#BBBBBB", SEVERAL: "#777777"}
+GRAYS = {NONE: "#BBBBBB", SEVERAL: "#777777"}
 SYMBOLS = ("circle", "diamond-open")  # of the gallery's and of the queries' points
 
 
-def require_method(report: ReportConfig) -> None:
+def require_method(config: FiguresConfig) -> None:
     """Refuse a map whose library is not installed.
 
     Raises:
         UserError: naming the extra to install.
     """
-    wanted = report.figures != Figures.none and report.map == MapMethod.umap
+    wanted = config.enabled and config.projection == Projection.umap
     if wanted and importlib.util.find_spec("umap") is None:
         raise UserError(
-            "report.map=umap: umap-learn is not installed; pip install 'medretrieval[umap]', or choose "
-            "report.map=pca"
+            "figures.projection=umap: umap-learn is not installed; pip install 'medretrieval[umap]', or "
+            "choose figures.projection=pca"
         )
 
 
 def kept_map(
-    task: Task,
+    task: RetrievalTask,
     query: Embeddings,
     gallery: Embeddings,
     classes: Sequence[str],
-    method: MapMethod,
+    method: Projection,
     seed: int,
     cache: Cache,
 ) -> Path:
@@ -98,7 +98,7 @@ def kept_map(
 
 
 def _page(
-    sides: Mapping[str, tuple[Queries, Embeddings]], classes: tuple[str, ...], method: MapMethod, seed: int
+    sides: Mapping[str, tuple[Queries, Embeddings]], classes: tuple[str, ...], method: Projection, seed: int
 ) -> str:
     from plotly import graph_objects
     from plotly.io import to_html
@@ -156,7 +156,7 @@ def sample(sizes: Mapping[str, int], most: int, seed: int) -> dict[str, NDArray[
 
 
 def project(
-    vectors: NDArray[np.float32], method: MapMethod, seed: int
+    vectors: NDArray[np.float32], method: Projection, seed: int
 ) -> tuple[NDArray[np.float64], tuple[str, str]]:
     """Vectors in a plane: of their directions, so that their lengths have no part in it.
 
@@ -171,30 +171,30 @@ def project(
     unit = l2_normalize(np.asarray(vectors)).astype(np.float64)
     unit -= unit.mean(axis=0)
     left, spread, _ = np.linalg.svd(unit, full_matrices=False)
-    components = (left * spread)[:, :NEIGHBOURS_FIRST]
-    if method == MapMethod.pca:
+    components = (left * spread)[:, :NEIGHBORS_FIRST]
+    if method == Projection.pca:
         shares = spread**2 / max(float((spread**2).sum()), 1e-12)
         plane = np.zeros((len(unit), 2))
         plane[:, : components.shape[1]] = components[:, :2]
         parts = [f"{100 * share:.1f} %" for share in [*shares[:2], 0.0][:2]]
         return plane, (f"component 1 ({parts[0]} of the variance)", f"component 2 ({parts[1]})")
-    return np.asarray(_neighbour_map(components, method, seed), np.float64), (
+    return np.asarray(_neighbor_map(components, method, seed), np.float64), (
         f"{NAMES[method]} 1",
         f"{NAMES[method]} 2",
     )
 
 
-def _neighbour_map(components: NDArray[np.float64], method: MapMethod, seed: int) -> Any:
-    if method == MapMethod.tsne:
+def _neighbor_map(components: NDArray[np.float64], method: Projection, seed: int) -> Any:
+    if method == Projection.tsne:
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, max(1.0, (len(components) - 1) / 3))
         return TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(components)
     import umap
 
-    neighbours = max(2, min(15, len(components) - 1))
-    start = "spectral" if len(components) > 2 * neighbours else "random"
-    mapper = umap.UMAP(n_neighbors=neighbours, init=start, random_state=seed, n_jobs=1)
+    neighbors = max(2, min(15, len(components) - 1))
+    start = "spectral" if len(components) > 2 * neighbors else "random"
+    mapper = umap.UMAP(n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1)
     return mapper.fit_transform(components)
 
 
@@ -208,7 +208,7 @@ def _traces(
     from plotly import graph_objects
 
     names = [*classes, SEVERAL, NONE]
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(classes)} | GREYS
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(classes)} | GRAYS
     traces, first, named = [], 0, set()
     for symbol, (role, rows) in zip(SYMBOLS, chosen.items(), strict=False):
         split, ids = sides[role][0], sides[role][0].ids
@@ -228,7 +228,7 @@ def _traces(
                     showlegend=name not in named,
                     hoverinfo="none",
                     customdata=[[int(first + i), str(ids[rows[i]]), words[i], role] for i in mine],
-                    marker={"symbol": symbol, "color": colours[name], "size": 7, "opacity": 0.75},
+                    marker={"symbol": symbol, "color": colors[name], "size": 7, "opacity": 0.75},
                 )
             )
             named.add(name)
@@ -245,7 +245,7 @@ def _traces(
 
 
 def _kind(split: Queries, position: int, classes: tuple[str, ...]) -> str:
-    """What an image is coloured by: its class, or that it has several findings, or none."""
+    """What an image is colored by: its class, or that it has several findings, or none."""
     label = split.labels[position]
     if split.labels.ndim == 2 and label.sum() > 1:
         return SEVERAL

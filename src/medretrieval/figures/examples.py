@@ -15,7 +15,7 @@ from medretrieval.evidence import failures
 from medretrieval.evidence.failures import Confident, Hubs, Outcome
 from medretrieval.figures import text_tiles as sentences
 from medretrieval.protocol.ranking import NONE, class_name
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 THUMBNAIL = 64  # pixels a side, at most
 SPOILED = 5  # queries named with a hub, at most
@@ -43,7 +43,12 @@ class Examples:
 
 
 def examples(
-    dataset: Dataset, task: Task, evaluation: Evaluation, outcome: Outcome, shown: tuple[int, int], seed: int
+    dataset: Dataset,
+    task: RetrievalTask,
+    evaluation: Evaluation,
+    outcome: Outcome,
+    shown: tuple[int, int],
+    seed: int,
 ) -> Examples:
     """Choose what to show of a run.
 
@@ -78,7 +83,7 @@ class _Rows:
     """Rows of the document, and the images they name."""
 
     def __init__(
-        self, dataset: Dataset, task: Task, evaluation: Evaluation, outcome: Outcome, results: int
+        self, dataset: Dataset, task: RetrievalTask, evaluation: Evaluation, outcome: Outcome, results: int
     ) -> None:
         self.classes, self.task, self.outcome, self.results = dataset.classes, task, outcome, results
         self.ranking = evaluation.ranking

@@ -1,7 +1,7 @@
 """Galleries: rows of images with what is known of each, drawn pixel by pixel.
 
 Drawn with Pillow into one bitmap: matplotlib would take ten times as long for the same few hundred words.
-Right and wrong are told by frame, sign and colour (Okabe and Ito's blue and vermilion).
+Right and wrong are told by frame, sign and color (Okabe and Ito's blue and vermilion).
 """
 
 import functools
@@ -20,16 +20,16 @@ from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDI
 from medretrieval.figures.examples import Examples
 from medretrieval.figures.style import font
 from medretrieval.protocol.prompts import PROMPT
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 SIDE = 112  # pixels of an image as drawn, about
 AUDIT_SIDE, AUDIT_GAP = 112, 8  # pixels of the audit's picture
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
-RIGHT, WRONG, PLAIN, INK, GREY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
+RIGHT, WRONG, PLAIN, INK, GRAY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 WRAPPED = 2  # lines that a class may take
-LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colours
-BLENDS = 8  # shades of a frame's colour, in a palette that is greys but for them
+LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colors
+BLENDS = 8  # shades of a frame's color, in a palette that is grays but for them
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
             _draw_tile(sheet, draw, (PAD + place * column + (GAP if place else 0), top), tile, title)
         draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], "#bbbbbb", 1)
         top += tall
-    return _png(sheet, grey=all(tile.image.ndim == 2 for row in rows for tile in row))
+    return _png(sheet, gray=all(tile.image.ndim == 2 for row in rows for tile in row))
 
 
 def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
@@ -157,7 +157,7 @@ def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
 def _draw_heading(draw: ImageDraw.ImageDraw, heading: Sequence[str]) -> None:
     y = PAD
     for text, size in _sized(heading):
-        draw.text((PAD, y), text, GREY if size == 11 else INK, font(size))
+        draw.text((PAD, y), text, GRAY if size == 11 else INK, font(size))
         y += LINE + (5 if size == 14 else 0)
 
 
@@ -165,23 +165,23 @@ def _draw_tile(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], tile: Tile, title: Sequence[str]
 ) -> None:
     (left, top), (height, width) = corner, _drawn_size(tile.image)
-    colour = PLAIN if tile.right is None else RIGHT if tile.right else WRONG
+    color = PLAIN if tile.right is None else RIGHT if tile.right else WRONG
     thick, inset = (1, FRAME - 1) if tile.right is None else (FRAME, 0)
     corners = (inset, inset, width + 2 * FRAME - 1 - inset, height + 2 * FRAME - 1 - inset)
     frame = [left + corners[0], top + corners[1], left + corners[2], top + corners[3]]
-    draw.rectangle(frame, outline=colour, width=thick)
+    draw.rectangle(frame, outline=color, width=thick)
     resample = Image.Resampling.NEAREST if height >= len(tile.image) else Image.Resampling.BOX
     picture = Image.fromarray(tile.image).convert("RGB").resize((width, height), resample)
     sheet.paste(picture, (left + FRAME, top + FRAME))
     if tile.right is not None:
-        draw.rectangle((left, top, left + 17, top + 17), fill=colour)
+        draw.rectangle((left, top, left + 17, top + 17), fill=color)
         draw.text((left + 9, top + 9), SIGNS[tile.right], "white", font(14), anchor="mm")
     y = top + height + 2 * FRAME + 1
     for text in title:
         draw.text((left, y), text, INK, font(11))
         y += LINE
     for text in tile.lines:
-        draw.text((left, y), text, GREY, font(11))
+        draw.text((left, y), text, GRAY, font(11))
         y += LINE
 
 
@@ -216,12 +216,12 @@ def _cut(text: str, width: int) -> str:
     return f"{text.rstrip(' ,')}…"
 
 
-def _png(sheet: Image.Image, grey: bool) -> bytes:
-    """As PNG: of colour images first in all colours, and of fewer where it would be too large."""
-    content = b"" if grey else _encoded(sheet, 2)
-    for colours in (256, 128, 64):
+def _png(sheet: Image.Image, gray: bool) -> bytes:
+    """As PNG: of color images first in all colors, and of fewer where it would be too large."""
+    content = b"" if gray else _encoded(sheet, 2)
+    for colors in (256, 128, 64):
         if not content or len(content) > LARGEST:
-            content = _encoded(_in_greys(sheet, colours) if grey else _in_colours(sheet, colours), 4)
+            content = _encoded(_in_grays(sheet, colors) if gray else _in_colors(sheet, colors), 4)
     return content
 
 
@@ -231,32 +231,32 @@ def _encoded(picture: Image.Image, level: int) -> bytes:
     return buffer.getvalue()
 
 
-def _in_colours(sheet: Image.Image, colours: int) -> Image.Image:
-    return sheet.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+def _in_colors(sheet: Image.Image, colors: int) -> Image.Image:
+    return sheet.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
-def _in_greys(sheet: Image.Image, colours: int) -> Image.Image:
-    """A sheet of grey images with a palette of greys; with 256 colours none is off by more than one level.
+def _in_grays(sheet: Image.Image, colors: int) -> Image.Image:
+    """A sheet of gray images with a palette of grays; with 256 colors none is off by more than one level.
 
-    What is not grey is a frame or its sign: a colour, or a blend of it and white. Pillow's own quantizing
+    What is not gray is a frame or its sign: a color, or a blend of it and white. Pillow's own quantizing
     is off by four levels.
     """
     pixels = np.asarray(sheet)
     red, green, blue = (pixels[..., i] for i in range(3))
-    greys = colours - 2 * BLENDS
-    places = np.round(np.arange(256) * (greys - 1) / 255).astype(np.uint8)[green]
-    palette = [np.repeat(np.arange(greys)[:, None] * 255 / (greys - 1), 3, axis=1)]
-    for i, (colour, mine, least) in enumerate(((RIGHT, red < blue, red), (WRONG, red > blue, blue))):
-        frame = np.array(ImageColor.getrgb(colour)[:3])
+    grays = colors - 2 * BLENDS
+    places = np.round(np.arange(256) * (grays - 1) / 255).astype(np.uint8)[green]
+    palette = [np.repeat(np.arange(grays)[:, None] * 255 / (grays - 1), 3, axis=1)]
+    for i, (color, mine, least) in enumerate(((RIGHT, red < blue, red), (WRONG, red > blue, blue))):
+        frame = np.array(ImageColor.getrgb(color)[:3])
         share = (least[mine] - frame.min()) / (255 - frame.min())
-        places[mine] = greys + i * BLENDS + np.round(np.clip(share, 0, 1) * (BLENDS - 1)).astype(np.uint8)
+        places[mine] = grays + i * BLENDS + np.round(np.clip(share, 0, 1) * (BLENDS - 1)).astype(np.uint8)
         palette.append(frame + np.linspace(0, 1, BLENDS)[:, None] * (255 - frame))
     picture = Image.fromarray(places)
     picture.putpalette(np.concatenate(palette).round().astype(np.uint8).tobytes())
     return picture
 
 
-def audit_picture(path: Path, found: Audit, task: Task, rows: int = 8) -> None:
+def audit_picture(path: Path, found: Audit, task: RetrievalTask, rows: int = 8) -> None:
     """Draw the worst pairs of each kind side by side (PNG), at most `rows` a kind; one column a kind."""
     kinds = {
         kind: [p for p in found.pairs if p.kind == kind][:rows]
@@ -275,14 +275,14 @@ def audit_picture(path: Path, found: Audit, task: Task, rows: int = 8) -> None:
             top = 28 + line * row
             sheet.paste(_tile(_asking(task), pair.query), (left, top))
             sheet.paste(_tile(task.gallery, pair.gallery), (left + AUDIT_SIDE + AUDIT_GAP, top))
-            colour = "black" if pair.same_label else "#c00000"
+            color = "black" if pair.same_label else "#c00000"
             names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"
-            draw.text((left, top + AUDIT_SIDE + 2), names, colour)
+            draw.text((left, top + AUDIT_SIDE + 2), names, color)
             label = "same label" if pair.same_label else "OTHER LABEL"
             draw.text(
                 (left, top + AUDIT_SIDE + 14),
                 f"cos {pair.cosine:.4f}, hash {pair.hash_distance}, {label}",
-                colour,
+                color,
             )
     sheet.save(path)
 

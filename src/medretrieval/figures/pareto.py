@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
-from medretrieval.figures.style import COLOURS, plain_words
+from medretrieval.figures.style import COLORS, plain_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
 
-SHAPES = "osD^vP*X"  # a second sign beside colour, and the only one in print without it
+SHAPES = "osD^vP*X"  # a second sign beside color, and the only one in print without it
 AREA = (40.0, 500.0)  # square points of the smallest and the largest marker
 KEYS = ("label", "encoder", "score", "latency_ms", "bytes_per_vector")
 # Where a label may stand about its point, in points: the first that covers nothing is taken.
@@ -29,7 +29,7 @@ STEP = 5.0  # pixels between the boxes that stand for a line
 def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "score") -> None:
     """Draw score against latency, one marker a run, and join those that no other run beats in both.
 
-    The area of a marker grows with its bytes per vector, its colour and shape say its encoder.
+    The area of a marker grows with its bytes per vector, its color and shape say its encoder.
 
     Args:
         path: the PNG to write, 150 dpi.
@@ -103,31 +103,31 @@ def _draw_front(axes: "Axes", points: NDArray[np.float64]) -> None:
 def _draw_markers(
     axes: "Axes", rows: Sequence[Mapping[str, Any]], points: NDArray[np.float64], areas: NDArray[np.float64]
 ) -> None:
-    for name, (colour, shape) in _styles(rows).items():
+    for name, (color, shape) in _styles(rows).items():
         mine = [i for i, row in enumerate(rows) if row["encoder"] == name]
         axes.scatter(
-            points[mine, 1], points[mine, 0], s=areas[mine], c=colour, marker=shape,
+            points[mine, 1], points[mine, 0], s=areas[mine], c=color, marker=shape,
             alpha=0.75, edgecolors="white", linewidths=0.8, zorder=2,
         )  # fmt: skip
 
 
 def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """A colour and a shape for each encoder, in the order of the rows."""
+    """A color and a shape for each encoder, in the order of the rows."""
     names = dict.fromkeys(str(row["encoder"]) for row in rows)
-    return {name: (COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]) for i, name in enumerate(names)}
+    return {name: (COLORS[i % len(COLORS)], SHAPES[i % len(SHAPES)]) for i, name in enumerate(names)}
 
 
 def _draw_legends(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
     """Encoders, the front, and what the smallest and the largest marker stand for; beside the picture."""
     from matplotlib.lines import Line2D
 
-    def mark(shape: str, colour: str, size: float, text: str) -> Line2D:
+    def mark(shape: str, color: str, size: float, text: str) -> Line2D:
         return Line2D(
-            [], [], linestyle="", marker=shape, color=colour, markersize=size,
+            [], [], linestyle="", marker=shape, color=color, markersize=size,
             markeredgecolor="white", label=text,
         )  # fmt: skip
 
-    encoders = [mark(shape, colour, 9, name) for name, (colour, shape) in _styles(rows).items()]
+    encoders = [mark(shape, color, 9, name) for name, (color, shape) in _styles(rows).items()]
     encoders.append(Line2D([], [], color="0.45", linestyle="--", label="no run is better in both (bold)"))
     sizes = np.array([row["bytes_per_vector"] for row in rows], np.float64)
     ends = sorted({float(sizes.min()), float(sizes.max())})
@@ -158,42 +158,42 @@ def _place(
     drawing = axes.get_figure(root=True)
     assert drawing is not None
     pixel = drawing.dpi / 72
-    centres, reach = axes.transData.transform(points), radii * pixel
+    centers, reach = axes.transData.transform(points), radii * pixel
     inside = axes.get_window_extent()
     front = axes.transData.transform(np.column_stack(axes.lines[0].get_data()))
-    markers = np.column_stack([centres - reach[:, None], centres + reach[:, None]])
+    markers = np.column_stack([centers - reach[:, None], centers + reach[:, None]])
     taken = np.concatenate([markers, *(_trail(a, b) for a, b in pairwise(front))])
-    for i, (label, centre) in enumerate(zip(labels, centres, strict=True)):
+    for i, (label, center) in enumerate(zip(labels, centers, strict=True)):
         extent = label.get_window_extent()
         size, others = np.array([extent.width, extent.height]), np.delete(taken, i, axis=0)
-        boxes = [_beside(centre, reach[i] + d * pixel, size, place) for d in DISTANCES for place in PLACES]
-        leads = [_trail(centre, np.clip(centre, box[:2], box[2:])) for box in boxes]
+        boxes = [_beside(center, reach[i] + d * pixel, size, place) for d in DISTANCES for place in PLACES]
+        leads = [_trail(center, np.clip(center, box[:2], box[2:])) for box in boxes]
         costs = [
             _overlap(box[None], taken) + _overlap(lead, others) + _outside(box, inside.extents)
             for box, lead in zip(boxes, leads, strict=True)
         ]
         best = int(np.argmin(costs))
-        label.set_position(tuple((boxes[best][:2] - centre) / pixel))
+        label.set_position(tuple((boxes[best][:2] - center) / pixel))
         taken = np.concatenate([taken, boxes[best][None]])
         if best >= len(PLACES):  # too far from its point to be told without a line
             taken = np.concatenate([taken, leads[best]])
-            _lead(axes, centre, boxes[best], reach[i])
+            _lead(axes, center, boxes[best], reach[i])
 
 
-def _lead(axes: "Axes", centre: NDArray[np.float64], box: NDArray[np.float64], radius: float) -> None:
+def _lead(axes: "Axes", center: NDArray[np.float64], box: NDArray[np.float64], radius: float) -> None:
     """A thin line from the edge of a marker to its label."""
-    end = np.clip(centre, box[:2], box[2:])
-    start = centre + (end - centre) * radius / np.hypot(*(end - centre))
+    end = np.clip(center, box[:2], box[2:])
+    start = center + (end - center) * radius / np.hypot(*(end - center))
     ends = axes.transData.inverted().transform([start, end])
     axes.plot(*ends.T, color="0.5", linewidth=0.6, zorder=1, scalex=False, scaley=False)
 
 
 def _beside(
-    centre: NDArray[np.float64], reach: float, size: NDArray[np.float64], place: tuple[int, int]
+    center: NDArray[np.float64], reach: float, size: NDArray[np.float64], place: tuple[int, int]
 ) -> NDArray[np.float64]:
     """The box (x0, y0, x1, y1) of a label in a direction from a point, touching a circle about it."""
     step = np.array(place) * (reach if 0 in place else reach * math.sqrt(0.5))
-    corner = centre + step + size * (np.array(place) - 1) / 2
+    corner = center + step + size * (np.array(place) - 1) / 2
     return np.concatenate([corner, corner + size])
 
 

@@ -73,7 +73,7 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
 
 
 def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
-    """Draw the shares of examples.json's confusion as a table of colours and numbers, PNG."""
+    """Draw the shares of examples.json's confusion as a table of colors and numbers, PNG."""
     names, k = short(confusion["classes"]), confusion["k"]
     share = np.array(confusion["share"], np.float64)
     cell = 0.9 if len(names) <= 4 else 0.52 if len(names) <= 9 else 0.4

@@ -1,4 +1,4 @@
-"""The picture of answers: each query and its neighbours in a row, small images large and unsmoothed."""
+"""The picture of answers: each query and its neighbors in a row, small images large and unsmoothed."""
 
 import os
 import textwrap
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
 from medretrieval.figures.style import plain_words
-from medretrieval.query.search import Answer, Neighbour
+from medretrieval.query.search import Answer, Neighbor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +21,8 @@ MARK = "medretrieval query"  # in the file, so that another one's picture is nev
 ROWS, RESULTS = 12, 10  # queries and results of each that are drawn
 CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.55, 0.15  # inches
 DPI = 150
-PALE, QUIET = "0.8", "0.5"  # greys of frames
-FAR_COLOUR = "#D55E00"  # of Okabe and Ito 2008
+PALE, QUIET = "0.8", "0.5"  # grays of frames
+NOVEL_COLOR = "#D55E00"  # of Okabe and Ito 2008
 
 
 def require_ours(path: Path) -> None:
@@ -57,12 +57,12 @@ def _is_ours(path: Path) -> bool:
 
 
 def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> None:
-    """Draw the first ROWS answers with the first RESULTS neighbours of each (PNG, in one step).
+    """Draw the first ROWS answers with the first RESULTS neighbors of each (PNG, in one step).
 
     Args:
         path: where it goes.
         answers: at least one.
-        gallery: the images of the neighbours.
+        gallery: the images of the neighbors.
         title: what was asked.
 
     Raises:
@@ -72,7 +72,7 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
     from matplotlib.figure import Figure
 
     answers = answers[:ROWS]
-    results = max(min(len(answer.neighbours), RESULTS) for answer in answers)
+    results = max(min(len(answer.neighbors), RESULTS) for answer in answers)
     lead = 1 + any(_was_changed(answer) or answer.query.image is None for answer in answers)
     columns = max(lead + results, 3)
     width, height = LEFT + CELL * columns, HEAD + (CELL + CAPTION) * len(answers)
@@ -90,10 +90,10 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
 
     for row, answer in enumerate(answers):
         _draw_query(answer, row, lead, cell)
-        for column, neighbour in enumerate(answer.neighbours[:RESULTS]):
+        for column, neighbor in enumerate(answer.neighbors[:RESULTS]):
             axes = cell(row, lead + column)
-            _show(axes, gallery.images[neighbour.position])
-            _caption(axes, _said(column + 1, neighbour))
+            _show(axes, gallery.images[neighbor.position])
+            _caption(axes, _said(column + 1, neighbor))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         plain_words(drawing)
@@ -120,18 +120,18 @@ def _draw_query(answer: Answer, row: int, lead: int, cell: Any) -> None:
         axes.set_title("query", fontsize=7.5, loc="left", pad=2)
         _frame(axes, QUIET)
         return
-    far = answer.nearness is not None and answer.nearness.is_far
+    far = answer.novelty is not None and answer.novelty.is_out_of_distribution
     pictures = [query.shown, query.image] if _was_changed(answer) else [query.image]
     captions = [[_fitted(Path(query.name).name, CELL, keep_end=True)], *([[]] if len(pictures) > 1 else [])]
-    captions[-1] += ["far from everything"] if far else []
+    captions[-1] += ["out of distribution"] if far else []
     side = query.image.shape[0]
     titles = ["query", f"as asked, {side} x {side}"]
     for i, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
         axes = cell(row, lead - len(pictures) + i)
         _show(axes, pixels)
-        _frame(axes, FAR_COLOUR if far else "black")
+        _frame(axes, NOVEL_COLOR if far else "black")
         axes.set_title(titles[i], fontsize=7.5, loc="left", pad=2)
-        _caption(axes, "\n".join(caption), FAR_COLOUR if far else "black")
+        _caption(axes, "\n".join(caption), NOVEL_COLOR if far else "black")
 
 
 def _show(axes: "Axes", pixels: NDArray[np.uint8]) -> None:
@@ -141,21 +141,21 @@ def _show(axes: "Axes", pixels: NDArray[np.uint8]) -> None:
     _frame(axes, PALE)
 
 
-def _frame(axes: "Axes", colour: str) -> None:
+def _frame(axes: "Axes", color: str) -> None:
     for spine in axes.spines.values():
-        spine.set_color(colour)
-        spine.set_linewidth(0.6 if colour in (PALE, QUIET) else 1.4)
+        spine.set_color(color)
+        spine.set_linewidth(0.6 if color in (PALE, QUIET) else 1.4)
 
 
-def _caption(axes: "Axes", text: str, colour: str = "black") -> None:
+def _caption(axes: "Axes", text: str, color: str = "black") -> None:
     axes.annotate(
         text, (0, 0), (0, -3), xycoords="axes fraction", textcoords="offset points", fontsize=7.5, va="top",
-        linespacing=1.1, color=colour,
+        linespacing=1.1, color=color,
     )  # fmt: skip
 
 
-def _said(rank: int, neighbour: Neighbour) -> str:
-    lines = f"{rank}  {neighbour.label}", neighbour.id, f"{round(neighbour.distance, 4) + 0.0:.4f}"
+def _said(rank: int, neighbor: Neighbor) -> str:
+    lines = f"{rank}  {neighbor.label}", neighbor.id, f"{round(neighbor.distance, 4) + 0.0:.4f}"
     return "\n".join(_fitted(line, CELL) for line in lines)
 
 

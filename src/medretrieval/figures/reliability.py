@@ -1,4 +1,4 @@
-"""The neighbours' vote: whether its confidence can be believed, and what abstaining gains."""
+"""The neighbors' vote: whether its confidence can be believed, and what abstaining gains."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.knn_vote import BINS, Vote, vote
 from medretrieval.figures.style import CHANCE, OURS, axes_at, figure, heading, name_axes, png, scales
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 QUARTERS = {0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}
 
 
-def cast_again(evaluation: Evaluation, task: Task) -> tuple[Vote, NDArray[np.bool_]] | None:
+def cast_again(evaluation: Evaluation, task: RetrievalTask) -> tuple[Vote, NDArray[np.bool_]] | None:
     """The vote of every query that has something to find, and whether it was right (bool [q']).
 
     None where fewer results are saved than vote.
@@ -25,14 +25,16 @@ def cast_again(evaluation: Evaluation, task: Task) -> tuple[Vote, NDArray[np.boo
     distances, ids = evaluation.vote_distances, evaluation.ranking.ids
     if ids.shape[1] < distances.shape[1]:
         return None
-    kept, ids = task.relevant > 0, ids[:, : distances.shape[1]]
+    kept, ids = task.n_relevant > 0, ids[:, : distances.shape[1]]
     labels, gallery = task.queries.labels.astype(np.int64), task.gallery.labels.astype(np.int64)
     results = np.where(ids < 0, -1, gallery[ids])
     cast = vote(results[kept], distances[kept], int(max(labels.max(), gallery.max())) + 1)
     return cast, cast.predicted == labels[kept]
 
 
-def picture(evaluation: Evaluation, task: Task, scores: Mapping[str, float], vote_k: int, run: str) -> bytes:
+def picture(
+    evaluation: Evaluation, task: RetrievalTask, scores: Mapping[str, float], vote_k: int, run: str
+) -> bytes:
     """Draw the reliability diagram (Guo et al. 2017) beside the abstention curve, PNG."""
     drawing = figure(9, 4.3)
     heading(drawing, f"The vote of the {vote_k} nearest", run)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = "viridis"  # its brightness alone tells the values apart, so every kind of colour vision can
+COLORS = "viridis"  # its brightness alone tells the values apart, so every kind of color vision can
 OPAQUE = 0.75  # of the largest value; an image shows through where a map says little
 PANEL = 2.1  # inches
 LINE = 26  # characters of a sentence
@@ -92,7 +92,7 @@ def _draw_side(axes: "Sequence[Axes]", side: tuple[Picture, Map], role: str, mor
 
 def _image(axes: "Axes", image: NDArray[np.uint8], dim: bool = False) -> None:
     smooth = "nearest" if max(image.shape[:2]) < SMALL else "antialiased"
-    if dim and image.ndim == 3:  # colours of the image would be read as those of the map
+    if dim and image.ndim == 3:  # colors of the image would be read as those of the map
         image = image.mean(axis=2).astype(np.uint8)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
     axes.set_axis_off()
@@ -102,9 +102,9 @@ def _overlay(axes: "Axes", found: Map) -> None:
     from matplotlib import colormaps
 
     share = scaled(found)
-    coloured = colormaps[COLOURS](share)
-    coloured[..., 3] = OPAQUE * share
-    axes.imshow(coloured, interpolation="bilinear")  # as RGBA, which smooths what shows through, too
+    colored = colormaps[COLORS](share)
+    colored[..., 3] = OPAQUE * share
+    axes.imshow(colored, interpolation="bilinear")  # as RGBA, which smooths what shows through, too
 
 
 def _frame(axes: "Axes", visible: NDArray[np.bool_]) -> None:
@@ -137,7 +137,7 @@ def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
 
     thin = 0.1 / len(grid)  # of the height, which grows with the rows
     bar = drawing.colorbar(
-        ScalarMappable(cmap=COLOURS),
+        ScalarMappable(cmap=COLORS),
         ax=grid,
         location="bottom",
         pad=thin / 2,
@@ -163,11 +163,11 @@ def deletion_curves(path: Path, pairs: Sequence[Explained], title: str) -> None:
         "what the map marks": (MARKED, "o", np.stack([p.deletion.marked for p in pairs])),
         "the same shape elsewhere": (RANDOM, "s", np.stack([p.deletion.random for p in pairs])),
     }
-    for name, (colour, shape, values) in lines.items():
+    for name, (color, shape, values) in lines.items():
         removed = np.linspace(0, 1, values.shape[1])
-        axes.plot(removed, values.T, color=colour, alpha=0.18, linewidth=0.8)
+        axes.plot(removed, values.T, color=color, alpha=0.18, linewidth=0.8)
         axes.plot(
-            removed, values.mean(axis=0), color=colour, marker=shape, markersize=4, linewidth=2,
+            removed, values.mean(axis=0), color=color, marker=shape, markersize=4, linewidth=2,
             label=f"{name} (area {_area(values):.3f})",
         )  # fmt: skip
     axes.set(xlabel="share of the image removed (blurred)", ylabel="cosine", xlim=(0, 1))

@@ -1,4 +1,4 @@
-"""What the charts have in common: a figure without pyplot, its colours, and its PNG bytes.
+"""What the charts have in common: a figure without pyplot, its colors, and its PNG bytes.
 
 Margins are set in inches from the lengths of the names: matplotlib's own layouts cost more than a chart.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DPI = 105
 # Okabe and Ito 2008, "Color universal design"; its yellow is left out, too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 # Okabe and Ito 2008, "Color universal design".
 OURS, BASELINE, CHANCE = "#0072B2", "#D55E00", "#666666"
 LETTER = 0.076  # inches of a letter at 9 points, about

@@ -48,7 +48,7 @@ def has_picture(path: Path) -> bool:
 def read(path: Path, max_pixels: int) -> Seen:
     """Read the first frame of a DICOM file in 8 bits.
 
-    Grey values go through the modality LUT (rescale slope and intercept) and the first VOI LUT or window
+    Gray values go through the modality LUT (rescale slope and intercept) and the first VOI LUT or window
     (PS3.3, C.11.1 and C.11.2); without either their least and greatest value become 0 and 255, padding
     left out. MONOCHROME1 is inverted, so that dense is bright.
 
@@ -145,11 +145,11 @@ def _seen(dataset: Any, frame: NDArray[Any]) -> Seen:
         return _eight(frame, frame.dtype.itemsize * 8), ()
     if frame.ndim == 3:
         return _eight(frame, int(dataset.BitsStored)), ()
-    grey, said = _grey(dataset, frame)
-    return (255 - grey if kind == "MONOCHROME1" else grey), said
+    gray, said = _gray(dataset, frame)
+    return (255 - gray if kind == "MONOCHROME1" else gray), said
 
 
-def _grey(dataset: Any, frame: NDArray[Any]) -> Seen:
+def _gray(dataset: Any, frame: NDArray[Any]) -> Seen:
     from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
     values = apply_modality_lut(frame, dataset)
@@ -164,9 +164,9 @@ def _grey(dataset: Any, frame: NDArray[Any]) -> Seen:
     inside = _not_padding(dataset, frame)
     shown = values[inside] if inside.any() else values
     low, high = float(shown.min()), float(shown.max())
-    grey = to_8_bits(values, low, high)
-    grey[~inside] = 255 if str(dataset.PhotometricInterpretation) == "MONOCHROME1" else 0
-    return grey, (f"it has no window: its values {low:g} to {high:g} as 0 to 255",)
+    gray = to_8_bits(values, low, high)
+    gray[~inside] = 255 if str(dataset.PhotometricInterpretation) == "MONOCHROME1" else 0
+    return gray, (f"it has no window: its values {low:g} to {high:g} as 0 to 255",)
 
 
 def _not_padding(dataset: Any, frame: NDArray[Any]) -> NDArray[np.bool_]:
@@ -179,6 +179,6 @@ def _not_padding(dataset: Any, frame: NDArray[Any]) -> NDArray[np.bool_]:
     return (frame < ends[0]) | (frame > ends[1])
 
 
-def _eight(colours: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+def _eight(colors: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """RGB of so many bits in 8 (uint8 [height, width, 3])."""
-    return colours if colours.dtype == np.uint8 and bits == 8 else to_8_bits(colours, 0, 2**bits - 1)
+    return colors if colors.dtype == np.uint8 and bits == 8 else to_8_bits(colors, 0, 2**bits - 1)

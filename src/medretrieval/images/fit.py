@@ -22,14 +22,14 @@ def as_in_dataset(pixels: NDArray[np.uint8], size: int, channels: int, fit: Fit)
     """A picture as an image of a dataset: a square of its size, with its channels.
 
     As MedMNIST made its images (Yang et al. 2023): most of its sources that are no squares were cropped
-    in the centre to their short edge, and all resized by cubic interpolation. Pillow's bicubic filter
+    in the center to their short edge, and all resized by cubic interpolation. Pillow's bicubic filter
     averages when it makes smaller, so nothing aliases. A picture that has the size already stays as it is.
 
     Args:
         pixels: uint8 [height, width] or [height, width, 3].
         size: pixels a side.
-        channels: 1 (grey, by ITU-R 601 where it was RGB) or 3.
-        fit: crop the centre, pad with black to the long edge, or stretch.
+        channels: 1 (gray, by ITU-R 601 where it was RGB) or 3.
+        fit: crop the center, pad with black to the long edge, or stretch.
 
     Returns:
         uint8 [size, size] or [size, size, 3].
@@ -56,7 +56,7 @@ def thumbnail(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _cropped(picture: "Image") -> "Image":
-    """The square in the centre."""
+    """The square in the center."""
     width, height = picture.size
     side = min(picture.size)
     left, top = (width - side) // 2, (height - side) // 2

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 80_000_000  # of a picture; as RGB that is 240 MB
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's modes of one channel beyond 8 bits
 CLEAR = ("LA", "La", "PA", "RGBA", "RGBa")  # its modes with an alpha channel
-GREY = ("1", "L", "LA", "La")
+GRAY = ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Picture:
     """A picture as its file has it, in 8 bits.
 
     Attributes:
-        pixels: uint8 [height, width] (grey) or [height, width, 3] (RGB), upright.
+        pixels: uint8 [height, width] (gray) or [height, width, 3] (RGB), upright.
         remarks: what was done to it that its owner should know.
     """
 
@@ -126,7 +126,7 @@ def _read(path: Path) -> Picture:
         return _narrowed(path, np.asarray(picture), remarks)
     if picture.mode in CLEAR or "transparency" in picture.info:
         picture = _on_black(picture, remarks)
-    return Picture(np.array(picture.convert("L" if picture.mode in GREY else "RGB")), tuple(remarks))
+    return Picture(np.array(picture.convert("L" if picture.mode in GRAY else "RGB")), tuple(remarks))
 
 
 def _narrowed(path: Path, values: NDArray[np.generic], remarks: list[str]) -> Picture:
@@ -139,13 +139,13 @@ def _narrowed(path: Path, values: NDArray[np.generic], remarks: list[str]) -> Pi
 def _on_black(picture: "Image", remarks: list[str]) -> "Image":
     from PIL import Image
 
-    grey = picture.mode in GREY
+    gray = picture.mode in GRAY
     picture = picture.convert("RGBA")
     if picture.getchannel("A").getextrema() == (255, 255):
-        return picture.convert("L" if grey else "RGB")
+        return picture.convert("L" if gray else "RGB")
     remarks.append("its transparent parts laid on black")
     black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, picture).convert("L" if grey else "RGB")
+    return Image.alpha_composite(black, picture).convert("L" if gray else "RGB")
 
 
 def _quiet() -> "warnings.catch_warnings[None]":

@@ -22,7 +22,7 @@ from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex, is_exhaustive, set_parameters
-from medretrieval.index.recall import exact_distances, neighbour_recall
+from medretrieval.index.recall import exact_distances, neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
 
@@ -102,7 +102,7 @@ def sample_gallery(
     """Draw a validation sample from the gallery itself, so that no test query has a say in the tuning.
 
     Right where the queries are in the gallery (leave_one_out). Where they are not, prefer the val split with
-    positions of -1: a graph finds the neighbours of its own members more easily than those of strangers
+    positions of -1: a graph finds the neighbors of its own members more easily than those of strangers
     (HNSW32 on 4208 chest X-rays, efSearch=11: recall at 10 is 0.98 for members, 0.91 for images held out).
 
     Args:
@@ -131,7 +131,7 @@ def autotune(
     Settings are tried from the cheapest on, up to the first that finds everything. The choice goes by
     recall and by the parameters themselves, never by the clock: the smallest value that reaches the target
     (of several parameters, the fewest steps up their ranges in all), because measured times change from run
-    to run and a choice by them would too. Recall is tie-aware (`approximation.neighbour_recall`).
+    to run and a choice by them would too. Recall is tie-aware (`approximation.neighbor_recall`).
 
     Args:
         index: the index to tune; left with the chosen parameters.
@@ -139,33 +139,33 @@ def autotune(
         validation: float32 [v, d], as the encoder gives them; never the test queries.
         own: int64 [v], their positions in the gallery, -1 where they are not in it; they do not find
             themselves.
-        k: neighbours a query whose recall is meant.
+        k: neighbors a query whose recall is meant.
         target: recall to reach, above 0 and at most 1.
 
     Raises:
         UserError: a target that no setting reaches, an index without search parameters,
-            no validation vectors, or fewer than k neighbours to find.
+            no validation vectors, or fewer than k neighbors to find.
     """
     where = f"{KEY}={target}"
     if len(validation) == 0:
         raise UserError(f"{where}: there are no validation vectors to tune on")
     out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
-    if not 1 <= k <= len(gallery) - out.extra:
-        reach = len(gallery) - out.extra
+    if not 1 <= k <= len(gallery) - out.overfetch:
+        reach = len(gallery) - out.overfetch
         raise UserError(f"{where}: recall at k={k} is wanted, and a query can find {reach} images")
-    ranges = _ranges(index.index, k + out.extra)
+    ranges = _ranges(index.index, k + out.overfetch)
     if not ranges:
         raise UserError(
             f"{where}: the index has no search parameters to tune (exact search already finds "
             "everything it can); use index=ivf or index=hnsw, or leave the target out"
         )
-    exact = out.remove(*exact_search(validation, gallery, index.metric, k + out.extra))[1]
+    exact = out.remove(*exact_search(validation, gallery, index.metric, k + out.overfetch))[1]
 
     def ask() -> NDArray[np.int64]:
-        return out.remove(*index.search(validation, k + out.extra))[0]
+        return out.remove(*index.search(validation, k + out.overfetch))[0]
 
     def recall(ids: NDArray[np.int64]) -> float:
-        return neighbour_recall(exact_distances(validation, gallery, ids, index.metric), exact, k)
+        return neighbor_recall(exact_distances(validation, gallery, ids, index.metric), exact, k)
 
     curve, steps = _explore(index.index, ask, recall, len(validation), ranges)
     chosen = _choose(curve, steps, k, target)

@@ -17,7 +17,7 @@ FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: fais
 def prepare(
     vectors: NDArray[np.float32], metric: MetricConfig, what: str, begin: int = 0
 ) -> NDArray[np.float32]:
-    """The vectors as FAISS wants them: contiguous, and a normalised copy where the metric says so.
+    """The vectors as FAISS wants them: contiguous, and a normalized copy where the metric says so.
 
     Args:
         vectors: float32 [n, d].

@@ -13,7 +13,7 @@ BLOCK = 65_536  # gallery vectors that are looked at together
 def exact_search(
     queries: NDArray[np.float32], gallery: NDArray[np.float32], metric: MetricConfig, depth: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Exact neighbours without an index, the gallery read in blocks (it may be memory-mapped).
+    """Exact neighbors without an index, the gallery read in blocks (it may be memory-mapped).
 
     Args:
         queries: float32 [q, d], as the encoder gives them.

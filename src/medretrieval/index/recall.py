@@ -24,7 +24,7 @@ def exact_distances(
         metric: the distance.
 
     Returns:
-        float64 [q, depth], ascending in nearness as `VectorIndex.search`; inf for a missing result.
+        float64 [q, depth], ascending as those of `VectorIndex.search`; inf for a missing result.
     """
     a = prepare(queries, metric, "queries")
     result = np.full(ids.shape, np.inf)
@@ -38,7 +38,7 @@ def exact_distances(
     return result
 
 
-def neighbour_recall(found: NDArray[np.float64], exact: NDArray[np.float32], k: int) -> float:
+def neighbor_recall(found: NDArray[np.float64], exact: NDArray[np.float32], k: int) -> float:
     """Share of the first k results that are not farther than the exact k-th.
 
     Args:
@@ -46,7 +46,7 @@ def neighbour_recall(found: NDArray[np.float64], exact: NDArray[np.float32], k: 
         exact: float32 [q, depth], distances of the exact results, ascending.
         k: depth.
 
-    >>> neighbour_recall(np.array([[0.1, 0.2, 0.9]]), np.array([[0.1, 0.2, 0.2]], np.float32), 3).__round__(2)
+    >>> neighbor_recall(np.array([[0.1, 0.2, 0.9]]), np.array([[0.1, 0.2, 0.2]], np.float32), 3).__round__(2)
     0.67
     """
     limit = exact[:, k - 1 : k].astype(np.float64)

@@ -32,7 +32,7 @@ class Exclusions:
     dropped: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, queries: Queries, gallery: Split, protocol: ProtocolConfig) -> "Exclusions":
+    def from_protocol(cls, queries: Queries, gallery: Split, protocol: ProtocolConfig) -> "Exclusions":
         """What a protocol leaves out.
 
         `exclude_self`: the query itself, by id and wherever it stands (among byte-identical images the first
@@ -85,33 +85,33 @@ class Exclusions:
         return left
 
     @cached_property
-    def extra(self) -> int:
+    def overfetch(self) -> int:
         """Results that have to be asked for beyond the wanted depth."""
         most = np.bincount(self.pairs[0]).max() if len(self.pairs[0]) else 0
         return int(self.dropped.sum() + most)
 
-    def of_rows(self, rows: Ints) -> "Exclusions":
+    def for_rows(self, rows: Ints) -> "Exclusions":
         """What is left out for some of the queries (positions, int64 [r])."""
         return Exclusions(tuple((query[rows], gallery) for query, gallery in self.matches), self.dropped)
 
     def remove(
         self, ids: Ints, distances: NDArray[np.float32], rows: slice = slice(None)
     ) -> tuple[Ints, NDArray[np.float32]]:
-        """Take what is left out from results that are `extra` deeper than wanted.
+        """Take what is left out from results that are `overfetch` deeper than wanted.
 
         Args:
-            ids: int64 [r, depth + extra], -1 for a missing result.
-            distances: float32 [r, depth + extra].
+            ids: int64 [r, depth + overfetch], -1 for a missing result.
+            distances: float32 [r, depth + overfetch].
             rows: which queries they are of.
 
         Returns:
             ids and distances [r, depth]; a row of which less was left out loses its last results.
         """
-        if not self.extra:
+        if not self.overfetch:
             return ids, distances
         out = self._is_out(ids, rows)
-        depth = ids.shape[1] - self.extra
-        if self.extra == 1:
+        depth = ids.shape[1] - self.overfetch
+        if self.overfetch == 1:
             out[:, -1] |= ~out.any(axis=1)
         else:
             out |= np.cumsum(~out, axis=1, dtype=np.int32) > depth
@@ -140,7 +140,7 @@ class Exclusions:
         Returns:
             int64 [q, depth].
         """
-        n, width = len(self.dropped), depth + self.extra
+        n, width = len(self.dropped), depth + self.overfetch
         places = (rng.integers(0, n, queries)[:, None] + np.arange(width)) % n
         ids = rng.permutation(n)[places]
         return self.remove(ids, np.zeros(ids.shape, np.float32))[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Inputs:
 
     Attributes:
         dataset, encoder, identity, task: as configured.
-        centre: the split that means are fitted to, where protocol.center says one.
+        center_split: the split that means are fitted to, where protocol.center says one.
     """
 
     dataset: Dataset
     encoder: Encoder
     identity: dict[str, Any]
-    task: Task
-    centre: Split | None
+    task: RetrievalTask
+    center_split: Split | None

@@ -116,7 +116,7 @@ def prompts_of(settings: Config, dataset: Dataset) -> Prompts:
             f"prompts/{dataset.name}.yaml (templates and classes) into conf/ or the folder of --config-dir, "
             "named as the dataset's own file there"
         )
-    return Prompts(dataset.classes, *_texts(config, dataset), use, dataset.task == "multi")
+    return Prompts(dataset.classes, *_texts(config, dataset), use, dataset.label_type == "multi")
 
 
 def _texts(config: PromptsConfig, dataset: Dataset) -> tuple[tuple[str, ...], NDArray[np.int64]]:

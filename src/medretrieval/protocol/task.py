@@ -11,7 +11,7 @@ from medretrieval.protocol.relevance import Relevance
 
 
 @dataclass(frozen=True)
-class Task:
+class RetrievalTask:
     """Who queries whom: everything about a protocol that scores depend on.
 
     Attributes:
@@ -19,30 +19,30 @@ class Task:
         gallery: the split that is searched.
         exclusions: what is left out of each query's results.
         relevance: what makes a result relevant.
-        relevant: R of each query, int64 [q].
-        size: items each query can find, int64 [q].
+        n_relevant: R of each query, int64 [q].
+        n_candidates: items each query can find, int64 [q].
     """
 
     queries: Queries
     gallery: Split
     exclusions: Exclusions
     relevance: Relevance
-    relevant: NDArray[np.int64]
-    size: NDArray[np.int64]
+    n_relevant: NDArray[np.int64]
+    n_candidates: NDArray[np.int64]
 
     @classmethod
-    def of(
+    def from_sides(
         cls, queries: Queries, gallery: Split, exclusions: Exclusions, relevance: Relevance | None = None
-    ) -> "Task":
+    ) -> "RetrievalTask":
         """Derive the counts from both sides."""
         relevance = relevance or Relevance()
         relevant = relevance.counts(queries.labels, gallery.labels, exclusions)
         return cls(queries, gallery, exclusions, relevance, relevant, exclusions.sizes(len(queries)))
 
     @property
-    def reach(self) -> int:
+    def max_depth(self) -> int:
         """Results that every query can have."""
-        return int(self.size.min())
+        return int(self.n_candidates.min())
 
     @property
     def is_graded(self) -> bool:

@@ -14,37 +14,37 @@ from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.errors import UserError
 from medretrieval.index.exact_search import exact_search, pair_distances
 
-KIND = "typical"
+KIND = "novelty"
 FILE = "distances.npy"
 SAMPLE = 2_000  # gallery images whose own nearest distance is taken
 SEED = 0
-FAR = 0.99  # share of the gallery's own nearest distances beyond which a query is far from everything
+NOVELTY_QUANTILE = 0.99  # of the gallery's own nearest distances; beyond it a query is out of distribution
 
 
 @dataclass(frozen=True)
-class Nearness:
+class Novelty:
     """How near a query is to its nearest image, and what is usual.
 
     Attributes:
         distance: to the nearest image of the gallery, by exact search.
         metric: of this distance.
-        beyond: share of the gallery's own nearest distances that are less.
-        limit: their FAR quantile.
+        quantile: share of the gallery's own nearest distances that are less.
+        limit: their NOVELTY_QUANTILE quantile.
     """
 
     distance: float
     metric: str
-    beyond: float
+    quantile: float
     limit: float
 
     @property
-    def is_far(self) -> bool:
+    def is_out_of_distribution(self) -> bool:
         """Whether it is farther from everything than nearly all images of the gallery are."""
         return self.distance > self.limit
 
 
 def judging_metric(metric: MetricConfig) -> MetricConfig:
-    """What nearness is judged by: the run's metric, but cosine for an inner product.
+    """What novelty is judged by: the run's metric, but cosine for an inner product.
 
     An inner product grows with the length of the query, so its size does not say how alike two images are.
     """
@@ -53,13 +53,13 @@ def judging_metric(metric: MetricConfig) -> MetricConfig:
     return metric
 
 
-def nearness(
+def novelty(
     queries: NDArray[np.float32],
     gallery: NDArray[np.float32],
     gallery_sha256: str,
     metric: MetricConfig,
     cache: Cache,
-) -> list[Nearness] | None:
+) -> list[Novelty] | None:
     """Judge each query's nearest distance against the gallery's own, each without itself.
 
     Of queries like the gallery's images 1 % are beyond the limit. Where the gallery has several images of
@@ -73,16 +73,16 @@ def nearness(
         cache: where they are kept.
 
     Returns:
-        A judgement a query; None where the gallery is a single image.
+        A judgment a query; None where the gallery is a single image.
     """
     if len(gallery) < 2:
         return None
     used = judging_metric(metric)
     own = _kept(gallery, gallery_sha256, used, cache)
-    limit = float(np.quantile(own, FAR, method="higher"))
+    limit = float(np.quantile(own, NOVELTY_QUANTILE, method="higher"))
     nearest, _ = exact_search(queries, gallery, used, 1)
     distances = pair_distances(queries, gallery, nearest, used)[:, 0]
-    return [Nearness(float(d), used.name, float((own < d).mean()), limit) for d in distances]
+    return [Novelty(float(d), used.name, float((own < d).mean()), limit) for d in distances]
 
 
 def own_nearest(gallery: NDArray[np.float32], metric: MetricConfig) -> NDArray[np.float64]:

@@ -19,12 +19,12 @@ from medretrieval.index.exact_search import pair_distances
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking, class_name
-from medretrieval.query.novelty import Nearness, nearness
+from medretrieval.query.novelty import Novelty, novelty
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.reopen import (
     INDEX,
     require_links,
-    require_not_centred,
+    require_not_centered,
     require_whole,
     saved_config,
     saved_encoder,
@@ -55,7 +55,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A result: its position in the gallery, its id there, its class in words, its split, its distance."""
 
     position: int
@@ -67,15 +67,15 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run answers: neighbours, nearest first, and how near the query is (None for a sentence)."""
+    """What a run answers: neighbors, nearest first, and how near the query is (None for a sentence)."""
 
     query: Query
-    neighbours: tuple[Neighbour, ...]
-    nearness: Nearness | None
+    neighbors: tuple[Neighbor, ...]
+    novelty: Novelty | None
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchableRun:
     """A finished run, open for questions.
 
     Attributes:
@@ -96,7 +96,7 @@ class Asked:
     cache: Cache = field(repr=False)
 
     @classmethod
-    def open(cls, folder: Path, overrides: tuple[str, ...] = ()) -> "Asked":
+    def open(cls, folder: Path, overrides: tuple[str, ...] = ()) -> "SearchableRun":
         """Open a run, no more of it than questions need.
 
         Raises:
@@ -104,7 +104,7 @@ class Asked:
         """
         settings = check(saved_config(folder, overrides))
         run_folder.require_format(folder)
-        require_not_centred(folder, settings)
+        require_not_centered(folder, settings)
         require_links(folder, (INDEX, GALLERY))
         require_whole(folder, GALLERY)
         report, ranking = run_folder.read_scores(folder), saved_ranking(folder)
@@ -183,12 +183,12 @@ class Asked:
             saved_vectors(self.folder, "gallery"),
         )
         ids, distances = self._search(vectors, gallery, k)
-        near: Sequence[Nearness | None] = [None] * len(queries)
+        near: Sequence[Novelty | None] = [None] * len(queries)
         if queries[0].image is not None:
             digest = file_sha256(self.folder / GALLERY)
-            near = nearness(vectors, gallery, digest, self.settings.metric, self.cache) or near
+            near = novelty(vectors, gallery, digest, self.settings.metric, self.cache) or near
         return [
-            Answer(query, self._neighbours(i, d), how_near)
+            Answer(query, self._neighbors(i, d), how_near)
             for query, i, d, how_near in zip(queries, ids, distances, near, strict=True)
         ]
 
@@ -201,10 +201,10 @@ class Asked:
         order = np.lexsort((ids, distances), axis=1)[:, :k]
         return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
 
-    def _neighbours(self, ids: NDArray[np.int64], distances: NDArray[np.float64]) -> tuple[Neighbour, ...]:
+    def _neighbors(self, ids: NDArray[np.int64], distances: NDArray[np.float64]) -> tuple[Neighbor, ...]:
         names, labels = self.ranking.gallery_ids, self.ranking.gallery_labels
         return tuple(
-            Neighbour(
+            Neighbor(
                 int(i),
                 str(names[i]),
                 class_name(labels, int(i), self.dataset.classes),

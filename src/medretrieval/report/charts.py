@@ -1,6 +1,6 @@
 """Charts as inline SVG: what they say is also said by the tables beside them.
 
-Colours are CSS classes (`c0` to `c6`), so that a dark page and print have their own.
+Colors are CSS classes (`c0` to `c6`), so that a dark page and print have their own.
 """
 
 import math
@@ -12,13 +12,13 @@ import numpy as np
 from markupsafe import Markup
 
 from medretrieval.evidence.pareto import pareto_front
-from medretrieval.figures.style import COLOURS
+from medretrieval.figures.style import COLORS
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46  # margins
 RADIUS = 5
 DIGIT = 7.0  # width of a numeral
-SERIES = len(COLOURS)
+SERIES = len(COLORS)
 Box = tuple[float, float, float, float]
 
 
@@ -96,22 +96,22 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: 
     parts.append(Markup('<polyline class="front" points="{}"/>').format(line))
     boxes: list[Box] = [_about(x(p.x), y(p.y), RADIUS) for p in points]
     for i, p in enumerate(points):
-        centre = x(p.x), y(p.y)
-        text, box = _place(centre, str(p.number), boxes, i)
+        center = x(p.x), y(p.y)
+        text, box = _place(center, str(p.number), boxes, i)
         boxes.append(box)
-        parts.append(_mark(p, centre, y, text, bool(front[i])))
+        parts.append(_mark(p, center, y, text, bool(front[i])))
     return _svg(parts, title, described, key)
 
 
-def _mark(p: Point, centre: tuple[float, float], y: Scale, text: tuple[float, float], first: bool) -> Markup:
-    cx, cy = centre
+def _mark(p: Point, center: tuple[float, float], y: Scale, text: tuple[float, float], first: bool) -> Markup:
+    cx, cy = center
     whisker = Markup("")
     if p.low is not None and p.high is not None:
         whisker = Markup('<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
             cx, y(p.low), y(p.high)
         )
     near = min(max(cx, text[0]), text[0] + DIGIT * len(str(p.number))), min(max(cy, text[1] - 9), text[1])
-    if math.dist(near, centre) > RADIUS + 6:  # too far from its marker to be told without a line
+    if math.dist(near, center) > RADIUS + 6:  # too far from its marker to be told without a line
         whisker += Markup('<line class="lead" x1="{}" y1="{}" x2="{:.1f}" y2="{:.1f}"/>').format(
             cx, cy, *near
         )
@@ -126,7 +126,7 @@ def _mark(p: Point, centre: tuple[float, float], y: Scale, text: tuple[float, fl
 
 
 def _shape(series: int, x: float, y: float) -> Markup:
-    """A second sign beside colour: circle, square, diamond, triangle."""
+    """A second sign beside color: circle, square, diamond, triangle."""
     r = RADIUS
     shapes: dict[int, list[tuple[float, float]]] = {
         1: [(-r, -r), (r, -r), (r, r), (-r, r)],
@@ -151,7 +151,7 @@ def _about(x: float, y: float, reach: float) -> Box:
 
 
 def _place(
-    centre: tuple[float, float], text: str, taken: list[Box], own: int
+    center: tuple[float, float], text: str, taken: list[Box], own: int
 ) -> tuple[tuple[float, float], Box]:
     """Where a number stands beside its marker so that it covers least (the text's left end and baseline)."""
     width, height = DIGIT * len(text), 10.0
@@ -159,8 +159,8 @@ def _place(
     for distance in (2.0, 9.0, 18.0, 30.0, 44.0):
         for a, b in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
             reach = RADIUS + distance
-            left = centre[0] + a * reach + (a - 1) * width / 2
-            top = centre[1] + b * reach + (b - 1) * height / 2
+            left = center[0] + a * reach + (a - 1) * width / 2
+            top = center[1] + b * reach + (b - 1) * height / 2
             box = left, top, left + width, top + height
             inside = left >= LEFT and box[2] <= WIDTH - 2 and box[1] >= 2 and box[3] <= HEIGHT - BOTTOM
             cost = sum(_shared(box, other) for i, other in enumerate(taken) if i != own)

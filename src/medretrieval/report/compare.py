@@ -92,7 +92,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
 
 
 def _require_comparable(runs: list[Run], score: str) -> None:
-    # Centring changes the vectors, as an encoder does, not who queries whom.
+    # Centering changes the vectors, as an encoder does, not who queries whom.
     for key in sorted({key for run in runs for key in run.report["protocol"]} - {"center"}):
         _require_same(runs, f"protocol.{key}", [run.report["protocol"].get(key) for run in runs])
     for role in ("query", "gallery"):

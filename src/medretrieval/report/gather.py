@@ -71,8 +71,8 @@ def gather(runs: Sequence[Run]) -> Content:
 
 def _config(run: Run) -> dict[str, Any]:
     """A run's configuration as flat keys; the prompts only where sentences ask."""
-    in_words = run.report["protocol"]["prompts"] is not None
-    return {k: v for k, v in config_of(run).items() if in_words or not k.startswith("prompts.")}
+    text_evidence = run.report["protocol"]["prompts"] is not None
+    return {k: v for k, v in config_of(run).items() if text_evidence or not k.startswith("prompts.")}
 
 
 def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:

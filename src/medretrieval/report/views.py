@@ -24,7 +24,7 @@ class RunView:
         run: its files.
         pair: its difference to the best, None for the best and where nothing was compared.
         series: of its encoder in charts.
-        recall: neighbours found by its index, None where it is exact.
+        recall: neighbors found by its index, None where it is exact.
         bar: its interval, drawn.
     """
 

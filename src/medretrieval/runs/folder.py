@@ -12,7 +12,7 @@ import numpy as np
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.protocol.ranking import Labels
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 
 FORMAT = 5  # of a run's folder; runs of another format are not taken for finished
 SCORES = "scores.json"
@@ -35,7 +35,7 @@ GROUP = "group"  # column of per_query.parquet, where queries have groups
 def write(
     folder: Path,
     evaluation: Evaluation,
-    task: Task,
+    task: RetrievalTask,
     documents: dict[str, str],
     links: dict[str, Path],
     writers: dict[str, Callable[[Path], None]],
@@ -83,13 +83,13 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(target, path)
 
 
-def _write_per_query(path: Path, evaluation: Evaluation, task: Task) -> None:
+def _write_per_query(path: Path, evaluation: Evaluation, task: RetrievalTask) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     ranking = evaluation.ranking
     columns = {"id": pa.array(ranking.query_ids), "label": _label_column(ranking.query_labels)}
-    columns["relevant"] = pa.array(task.relevant)
+    columns["relevant"] = pa.array(task.n_relevant)
     if task.queries.groups is not None:
         columns[GROUP] = pa.array(task.queries.groups)
     columns |= {n: pa.array(v, from_pandas=True) for n, v in evaluation.per_query.items()}

@@ -11,12 +11,12 @@ from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.protocol.exclusions import active
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import FORMAT
 
 
 def fingerprint_of(
-    settings: Config, task: Task, identity: Mapping[str, Any], centre: Split | None = None
+    settings: Config, task: RetrievalTask, identity: Mapping[str, Any], center_split: Split | None = None
 ) -> str:
     """What makes two runs the same: configuration, data and weights, but not where files lie."""
     config = dataclasses.asdict(settings)
@@ -24,7 +24,7 @@ def fingerprint_of(
         del config[key]
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)
-    fitted = {} if centre is None else {"centre": centre.images_sha256}
+    fitted = {} if center_split is None else {"center": center_split.images_sha256}
     return content_key(
         fitted
         | {
@@ -58,7 +58,7 @@ def title(settings: Config, encoder: Encoder) -> str:
     asks = protocol.query or f"prompts, {protocol.prompts},"
     who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"
     itself = "" if protocol.exclude_self else ", the query itself counted"
-    itself += f", centred on {protocol.center}" if protocol.center else ""
+    itself += f", centered on {protocol.center}" if protocol.center else ""
     itself += "".join(f", {option.replace('_', ' ')}" for option in active(protocol))
     return (
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "

@@ -26,7 +26,7 @@ def manifest(
 
     Args:
         dataset: where the splits come from.
-        sides: the splits that were read and the prompts, by role ("query", "gallery", "centre").
+        sides: the splits that were read and the prompts, by role ("query", "gallery", "center").
         identity: of the encoder, with its weights' hash.
         config: the run's whole configuration; with it this file suffices to do the run again.
     """

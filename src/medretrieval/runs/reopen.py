@@ -24,7 +24,7 @@ from medretrieval.runs import folder as run_folder
 INDEX = "index.faiss"
 # Parts of an encoder's identity that change the last bits of its vectors and not the space they are in.
 SAME_SPACE = ("versions", "runtime", "precision", "compile")
-TABLE = 2**12  # codes of a product quantiser, at most: FAISS goes up to 12 bits in practice
+TABLE = 2**12  # codes of a product quantizer, at most: FAISS goes up to 12 bits in practice
 LINKS = ("embeddings_query.npy", "embeddings_gallery.npy", INDEX)
 
 
@@ -175,7 +175,7 @@ def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder
     ]
 
 
-def require_not_centred(folder: Path, settings: Config) -> None:
+def require_not_centered(folder: Path, settings: Config) -> None:
     """Refuse a run whose vectors are freed of means, which those of a new query are not.
 
     Raises:

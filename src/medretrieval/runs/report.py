@@ -10,7 +10,7 @@ from medretrieval.evaluate.evaluate import Evaluation, objective_name
 from medretrieval.evidence.ann_loss import Approximation
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence, per_class
-from medretrieval.evidence.zero_shot import InWords
+from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.autotune import Tuned
 from medretrieval.index.faiss_index import VectorIndex
@@ -21,7 +21,7 @@ from medretrieval.runs.identity import title
 
 
 @dataclass(frozen=True)
-class Findings:
+class RunOutputs:
     """What the stages of a run gave.
 
     Attributes:
@@ -33,7 +33,7 @@ class Findings:
         loss: what the index loses against exact search, None for exact search itself.
         rate: how fast it answers.
         leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
-        in_words: zero-shot scores and modality gap, None where images ask.
+        text_evidence: zero-shot scores and modality gap, None where images ask.
         explained: which regions make some pairs similar, None where that is off.
     """
 
@@ -46,12 +46,12 @@ class Findings:
     loss: Approximation | None
     rate: Speed
     leaks: Audit | None
-    in_words: InWords | None
+    text_evidence: TextEvidence | None
     explained: Explanations | None
 
 
 def document(
-    settings: Config, inputs: Inputs, found: Findings, notes: list[str], fingerprint: str
+    settings: Config, inputs: Inputs, found: RunOutputs, notes: list[str], fingerprint: str
 ) -> dict[str, Any]:
     """The content of scores.json, but for the seconds of the stages."""
     objective = objective_name(settings.evaluation, inputs.task)
@@ -90,7 +90,7 @@ def document(
         "approximation": found.loss.document() if found.loss else None,
         "autotune": dataclasses.asdict(found.tuned) if found.tuned else None,
         "audit": found.leaks.counts if found.leaks else {},
-        **(found.in_words.document() if found.in_words else {}),
+        **(found.text_evidence.document() if found.text_evidence else {}),
         "explain": found.explained.document() if found.explained else None,
         "notes": notes,
         "fingerprint": fingerprint,

@@ -47,11 +47,11 @@ def _fidelity_lines(encoder: dict[str, Any]) -> list[str]:
     found = encoder["fidelity"]
     if found is None:
         return []
-    share, k = found["neighbours_in_common"], found["neighbours"]
-    neighbours = "" if share is None else f", {100 * share:.1f} % of {k} neighbours in common"
+    share, k = found["neighbors_in_common"], found["neighbors"]
+    neighbors = "" if share is None else f", {100 * share:.1f} % of {k} neighbors in common"
     return [
         f"vectors: {encoder['runtime']} {encoder['precision']}, against {found['against']} on "
-        f"{found['images']} images: cosine {found['cosine_min']:.6f} at least{neighbours}"
+        f"{found['images']} images: cosine {found['cosine_min']:.6f} at least{neighbors}"
     ]
 
 

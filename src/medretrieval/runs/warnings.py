@@ -8,15 +8,15 @@ from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.faiss_index import POINTS_A_CENTROID, hnsw_of
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
-from medretrieval.runs.report import Findings
+from medretrieval.runs.report import RunOutputs
 
 SAMPLE = 1000
 FEW = 30  # queries of a class
 
 
-def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
+def notes_of(settings: Config, task: RetrievalTask, found: RunOutputs) -> list[str]:
     """Sentences about a run, none for a plain one.
 
     Args:
@@ -38,7 +38,7 @@ def notes_of(settings: Config, task: Task, found: Findings) -> list[str]:
     )
 
 
-def _about_index(settings: Config, run: Findings) -> list[str]:
+def _about_index(settings: Config, run: RunOutputs) -> list[str]:
     index, vectors, counts = run.index, run.query.vectors, run.evaluation.counts
     found: list[str] = []
     unit = np.allclose(np.linalg.norm(vectors[:SAMPLE], axis=1), 1, atol=1e-3)
@@ -78,7 +78,7 @@ def _about_index(settings: Config, run: Findings) -> list[str]:
     return found
 
 
-def _about_speed(settings: Config, run: Findings) -> list[str]:
+def _about_speed(settings: Config, run: RunOutputs) -> list[str]:
     exact = run.loss.exact_queries_per_s if run.loss else None
     rate = run.rate.queries_per_s_batched
     if exact is None or exact <= rate:
@@ -89,7 +89,7 @@ def _about_speed(settings: Config, run: Findings) -> list[str]:
     ]
 
 
-def _about_chance(run: Findings) -> list[str]:
+def _about_chance(run: RunOutputs) -> list[str]:
     trust = run.trust
     reached = [
         name
@@ -101,9 +101,9 @@ def _about_chance(run: Findings) -> list[str]:
     return [f"A random ranking does as well, within the interval, in: {', '.join(reached)}."]
 
 
-def _about_depth(settings: Config, task: Task) -> list[str]:
+def _about_depth(settings: Config, task: RetrievalTask) -> list[str]:
     """A k that some queries cannot fill with relevant results."""
-    deepest, relevant = max(settings.evaluation.ks), task.relevant[task.relevant > 0]
+    deepest, relevant = max(settings.evaluation.ks), task.n_relevant[task.n_relevant > 0]
     short = int((relevant < deepest).sum())
     if not short:
         return []
@@ -177,10 +177,10 @@ def _about_baseline(trust: Evidence) -> list[str]:
     ]
 
 
-def _about_words(settings: Config, found: Findings) -> list[str]:
-    if found.in_words is None:
+def _about_words(settings: Config, found: RunOutputs) -> list[str]:
+    if found.text_evidence is None:
         return []
-    gap, queries = found.in_words.gap, found.evaluation.counts["queries"]
+    gap, queries = found.text_evidence.gap, found.evaluation.counts["queries"]
     image = gap["cosine_image_image"]
     line = (
         f"Modality gap: the means of sentences and of images are {gap['distance']:.3f} apart, the "

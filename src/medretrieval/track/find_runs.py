@@ -203,7 +203,7 @@ def place(run: Run) -> str:
         ]
         for role in ("query", "gallery")
     ]
-    # Centring changes the vectors, not who queries whom.
+    # Centering changes the vectors, not who queries whom.
     protocol = {key: value for key, value in report["protocol"].items() if key != "center"}
     how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
     return repr((report["dataset"], protocol, hashes, how, report["objective"]["name"]))

@@ -47,7 +47,7 @@ SQLITE = "sqlite:///"
 
 
 @dataclass
-class About:
+class RunDescription:
     """What MLflow is told of a run besides its scores.
 
     Attributes:
@@ -66,7 +66,7 @@ class About:
 class Tracker:
     """One MLflow run, from `start` to `finish` or `fail`; does nothing where tracking is off or away."""
 
-    def __init__(self, config: TrackingConfig, outputs: Path, about: About) -> None:
+    def __init__(self, config: TrackingConfig, outputs: Path, about: RunDescription) -> None:
         self.config = config
         self.outputs = outputs
         self.about = about
@@ -218,7 +218,9 @@ def _monitor(run_id: str, uri: str) -> Any:
     return monitor
 
 
-def log_folder(client: "MlflowClient", run_id: str, folder: Path, about: About, log_index: bool) -> None:
+def log_folder(
+    client: "MlflowClient", run_id: str, folder: Path, about: RunDescription, log_index: bool
+) -> None:
     """Log a finished run's folder: scores in one call, inputs, note, small files; then FINISHED."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 
@@ -373,7 +375,7 @@ def _log_one(folder: Path, uri: str | None, outputs: Path) -> int:
         log.info("%s: in MLflow already, run %s", folder, note["run_id"])
         return 0
     config = TrackingConfig(True, target, note["experiment"], note["log_index"], False)
-    about = About(**note["about"])
+    about = RunDescription(**note["about"])
     try:
         client, experiment = connect(config, outputs)
         run_id = note["run_id"] if note["uri"] == target else None

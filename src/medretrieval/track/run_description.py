@@ -5,16 +5,16 @@ import dataclasses
 from medretrieval.config import Config, leaves
 from medretrieval.datasets.base import Dataset, Queries, Split
 from medretrieval.protocol.exclusions import active
-from medretrieval.protocol.task import Task
+from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.manifest import git_state
-from medretrieval.track.mlflow_tracker import SWEEP_TAG, About
+from medretrieval.track.mlflow_tracker import SWEEP_TAG, RunDescription
 
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
     "dataset.channels",
     "dataset.classes",
     "dataset.root",
-    "dataset.task",
+    "dataset.label_type",
     "encoder.batch_size",
     "encoder.device",
     "index.build",
@@ -22,7 +22,7 @@ NO_PARAMETERS = {
 }
 
 
-def about(settings: Config, sweep: str | None) -> About:
+def describe_run(settings: Config, sweep: str | None) -> RunDescription:
     """Name, tags and parameters of a run for MLflow."""
     encoder = str(settings.encoder["name"])
     tags = {
@@ -48,10 +48,10 @@ def about(settings: Config, sweep: str | None) -> About:
     }
     names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
     names += active(settings.protocol)
-    return About(" ".join(names), tags, params)
+    return RunDescription(" ".join(names), tags, params)
 
 
-def dataset_inputs(settings: Config, dataset: Dataset, task: Task) -> dict[str, dict[str, str]]:
+def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> dict[str, dict[str, str]]:
     """The splits of a run as MLflow's dataset inputs, by role."""
     sides: tuple[tuple[str, Queries], ...] = (("query", task.queries), ("gallery", task.gallery))
     return {
