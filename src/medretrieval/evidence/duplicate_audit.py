@@ -92,7 +92,7 @@ def audit(
         config: thresholds.
     """
     count, n = len(task.queries), len(task.gallery)
-    same = task.queries.name == task.gallery.name
+    same = task.queries_are_gallery
     itself = np.arange(count) if same else np.full(count, -1)
     codes = identical_codes(_asking(task).images, task.gallery.images)
     groups = _groups(task)
@@ -126,8 +126,8 @@ def audit(
 
 def _asking(task: RetrievalTask) -> Split:
     """The queries, which are images: sentences have no look-alikes and are not audited."""
-    assert isinstance(task.queries, Split)
-    return task.queries
+    assert task.queries.split is not None
+    return task.queries.split
 
 
 def _sample(queries: int, gallery: int) -> NDArray[np.int64]:
@@ -187,7 +187,7 @@ def _group_counts(
 ) -> dict[str, int]:
     if groups is None:
         return {}
-    both = 0 if task.queries.name == task.gallery.name else len(np.intersect1d(*groups))
+    both = 0 if task.queries_are_gallery else len(np.intersect1d(*groups))
     return {GROUP: found[GROUP].queries, "groups_on_both_sides": both}
 
 
