@@ -25,7 +25,7 @@ from medretrieval.embed.images import embed, identify
 from medretrieval.embed.shards import image_digests
 from medretrieval.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -156,10 +156,10 @@ import json, os, pathlib, random, signal, sys, time
 sys.path.insert(0, sys.argv[2])
 import tqdm, filelock
 import numpy as np
-from medretrieval import shards
-from medretrieval.cache import Cache
+from medretrieval.embed import shards
+from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
-from medretrieval.embed import embed
+from medretrieval.embed.images import embed
 from tests.toy_encoders import Neighborly, numbered
 
 place, n = pathlib.Path(sys.argv[1]), int(sys.argv[3])
