@@ -61,6 +61,7 @@ format: $(STAMP) ## mend what ruff can mend
 
 # Pages that are made from the code are made first, a line each: $(BIN)/python -m <module>
 docs: $(STAMP) ## build the site of docs/ into build/site, with the API
+	$(BIN)/python -m medretrieval.evaluate.score_page docs/scores.md README.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## time the stages side by side

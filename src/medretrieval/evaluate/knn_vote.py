@@ -89,7 +89,7 @@ def balanced_accuracy(predicted: Labels, labels: Labels) -> float:
         predicted: int64 [q]; -1, no class, is wrong.
         labels: int64 [q].
 
-    >>> balanced_accuracy(np.array([0, 0, 1, -1]), np.array([0, 0, 0, 1])).round(4)
+    >>> round(balanced_accuracy(np.array([0, 0, 1, -1]), np.array([0, 0, 0, 1])), 4)
     0.3333
     """
     right = (predicted == labels).astype(np.float64)

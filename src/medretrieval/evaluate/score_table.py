@@ -94,7 +94,7 @@ class Score:
 SCORES = (
     Score(
         "chance_precision",
-        meaning="expected precision of a random ranking of this gallery: the line to beat",
+        meaning="expected precision of a random ranking of this gallery",
         formula="R / N, N being the images the query can find",
         chance=for_each(closed_forms.share_of_relevant),
     ),
@@ -135,8 +135,8 @@ SCORES = (
     ),
     Score(
         "map_at_{k}_hits",
-        meaning="the same sum divided by the hits among the first K: it does not fall when relevant images "
-        "are missed",
+        meaning="average precision over the first K results, divided by the hits among them: it does not "
+        "fall when relevant images are missed",
         formula="sum over i <= K of h_i P_i, divided by max(1, sum(h_1..h_K))",
         of_query=lambda r, k: scores.average_precision_at_hits(r.hits, k),
         chance=for_each(closed_forms.average_precision_at_hits),
@@ -225,7 +225,7 @@ SCORES = (
     ),
     Score(
         "vote_balanced_accuracy",
-        meaning="the same, every class weighing alike",
+        meaning="share of queries whose class the vote names, every class weighing alike",
         formula="mean over classes of the share of their queries that the vote names rightly",
         of_votes=lambda vote, labels: knn_vote.balanced_accuracy(vote.predicted, labels),
         needs=Needs.VOTERS,
@@ -281,7 +281,7 @@ def reported_scores(ks: Sequence[int], label_type: LabelType) -> list[ReportedSc
         label_type: of the dataset.
 
     >>> [reported.name for reported in reported_scores([1, 5], "multi")][:3]
-    ['precision_at_1', 'recall_at_1', 'hit_rate_at_1']
+    ['chance_precision', 'precision_at_1', 'recall_at_1']
     """
     valid = [score for score in SCORES if label_type in score.label_types]
     found = []
