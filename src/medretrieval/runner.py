@@ -3,9 +3,9 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,10 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs import folder as run_folder
-from medretrieval.runs.identity import fingerprint_of, slug
+from medretrieval.runs.identity import find_finished, fingerprint_of, mark_finished, slug
 from medretrieval.runs.manifest import manifest
-from medretrieval.runs.report import RunOutputs, document
+from medretrieval.runs.outputs import RunOutputs, report_of
+from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
 from medretrieval.track.mlflow_tracker import Tracker, add_to_sweep, tracked
 from medretrieval.track.run_description import dataset_inputs, describe_run
@@ -56,18 +57,18 @@ class RunResult:
 
     Attributes:
         folder: where everything is; of the earlier run where this one was skipped.
-        report: the content of its scores.json.
+        report: what scores.json holds.
         skipped: the same configuration had finished before.
     """
 
     folder: Path
-    report: dict[str, Any]
+    report: RunReport
     skipped: bool
 
     @property
     def objective(self) -> float:
         """The one score that sweepers see."""
-        return float(self.report["objective"]["value"])
+        return self.report.objective.value
 
 
 def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -> RunResult:
@@ -79,7 +80,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         sweep: the id of the sweep this run is part of.
 
     Returns:
-        The folder and the content of scores.json.
+        The folder and the report.
 
     Raises:
         UserError: anything the user can mend, in one line.
@@ -95,7 +96,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         with clock("load"):
             inputs = load(settings, cache)
         fingerprint = fingerprint_of(settings, inputs.task, inputs.identity, inputs.center_split)
-        finished = None if settings.force else run_folder.find_finished(outputs, fingerprint)
+        finished = None if settings.force else find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
         explaining.require(settings, inputs.encoder)
@@ -108,12 +109,13 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         index, tuned = _index(settings, inputs, gallery, cache, clock)
         evaluation = _evaluate(settings, inputs.task, index, query.vectors, clock)
         found = _judge(settings, inputs, (query, gallery), (index, tuned), evaluation, cache, clock)
-        report = document(settings, inputs, found, notes_of(settings, inputs.task, found), fingerprint)
+        report = report_of(settings, inputs, found, notes_of(settings, inputs.task, found), fingerprint)
         with clock("figures"):
-            drawn = draw(settings, inputs, found, report["title"], cache)
-        report["timings_s"] = clock.seconds | {"total": time.perf_counter() - clock.begin}
+            drawn = draw(settings, inputs, found, report.title, cache)
+        seconds = clock.seconds | {"total": time.perf_counter() - clock.begin}
+        report = replace(report, timings_s=seconds)
         _write(cfg, folder, inputs, found, drawn, report)
-        run_folder.mark_finished(outputs, fingerprint, folder)
+        mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
         tracker.finish(folder)
     return RunResult(folder, report, skipped=False)
@@ -236,7 +238,7 @@ def _trust(
 
 
 def _write(
-    cfg: DictConfig, folder: Path, inputs: Inputs, found: RunOutputs, drawn: Drawn, report: Mapping[str, Any]
+    cfg: DictConfig, folder: Path, inputs: Inputs, found: RunOutputs, drawn: Drawn, report: RunReport
 ) -> None:
     queries = inputs.task.queries
     sides = {"query": queries, "gallery": inputs.task.gallery}
@@ -244,8 +246,8 @@ def _write(
         sides["center"] = inputs.center_split
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     documents = {
-        run_folder.SCORES: run_folder.as_json(report),
-        run_folder.MANIFEST: run_folder.as_json(manifest(inputs.dataset, sides, inputs.identity, config)),
+        run_folder.SCORES: report.to_text(),
+        run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
         run_folder.CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
     }
     if isinstance(queries, Prompts):
@@ -263,7 +265,7 @@ def _write(
         writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
         writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
     if found.explained is not None:
-        writers |= saliency_writers(found.explained, report["title"])
+        writers |= saliency_writers(found.explained, report.title)
     run_folder.write(folder, found.evaluation, inputs.task, documents, links, writers)
 
 
@@ -277,7 +279,7 @@ def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
         run_folder.mark_skipped(folder, finished)
     if sweep is not None:
         add_to_sweep(finished, sweep)
-    return RunResult(finished, run_folder.read_scores(finished), skipped=True)
+    return RunResult(finished, read_report(finished), skipped=True)
 
 
 def _set_threads(threads: int) -> None:
