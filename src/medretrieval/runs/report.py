@@ -48,7 +48,8 @@ class ProtocolReport:
         gallery: the split that is searched.
         exclude_self: a query does not find itself.
         exclude_same_group: a query does not find images of its own group.
-        drop_duplicates: of byte-identical images of the gallery only the first can be found.
+        drop_duplicates: of byte-identical images of the gallery only the first can be found, and by a query
+            no copy of itself.
         prompts: "each" (every sentence is a query) or "ensemble" (one query a class); null where images are.
         center: the split whose mean image is subtracted from every image, as the mean of the prompts is from
             every prompt; null where nothing is subtracted.
@@ -134,7 +135,7 @@ class VoteReport:
 
     Attributes:
         k: neighbors that vote.
-        abstention: null for multi-label data, where nobody votes.
+        abstention: accuracy by the share of queries answered; null for multi-label data, where none votes.
     """
 
     k: int
@@ -178,8 +179,9 @@ class RunReport:
         intervals: score -> its interval, of the headline scores and the objective; empty where fewer than two
             queries or groups tell.
         resampled: what the intervals draw again, the gallery held fixed: "queries" or "groups".
-        left_out: null where nothing but the query itself is left out.
-        baseline: null where the run is the baseline, evaluation.baseline=none, or sentences are the queries.
+        left_out: what leaving out groups or copies changes; null where neither is left out.
+        baseline: the line to beat; null where the run is the baseline, evaluation.baseline=none, or sentences
+            are the queries.
         per_class: class -> its queries, of the classes that have any; a query with several findings counts
             for each.
         vote: what a reader of the nearest cases would conclude.
@@ -187,12 +189,12 @@ class RunReport:
         encoder: the encoder and its embeddings.
         index: the index.
         speed: how fast the index answers.
-        approximation: null for exact search.
-        autotune: null where index.autotune is not set.
-        audit: null where audit.enabled=false or sentences are the queries.
-        zero_shot: null where images are the queries.
-        modality_gap: null where images are the queries.
-        explain: null where explain.enabled=false or no query has a result.
+        approximation: what an approximate index loses; null for exact search.
+        autotune: how search parameters were chosen; null where index.autotune is not set.
+        audit: counts of look-alikes; null where audit.enabled=false or sentences are the queries.
+        zero_shot: naming images by the nearest sentences; null where images are the queries.
+        modality_gap: how far sentences and images stand apart; null where images are the queries.
+        explain: what the maps are worth; null where explain.enabled=false or no query has a result.
         notes: what a reader might overlook, a sentence each.
         timings_s: stage -> seconds, and their `total` with what lies between.
         fingerprint: SHA-256 of configuration, data and weights; equal where two runs must come out equal.

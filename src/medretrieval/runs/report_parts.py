@@ -68,7 +68,7 @@ class EncoderReport:
         dimension: numbers a vector.
         cached: all embeddings were in the cache already.
         images_per_s: rate at which the gallery was embedded, images a second.
-        fidelity: null where the vectors are those of torch fp32.
+        fidelity: how far its vectors are from those of torch fp32; null where they are these.
         identity: what changes its vectors (weights' hash, preprocessing, precision, ...); its keys are those
             of the encoder's class.
     """
@@ -245,7 +245,7 @@ class ZeroShotReport:
         majority: accuracy of always naming the most frequent class; null for multi-label data.
         macro_auroc: mean of `auroc`; null where that is empty.
         auroc: class -> area under the ROC curve, of the classes that some images have and some have not.
-        confusion: null for multi-label data.
+        confusion: what was named what; null for multi-label data.
     """
 
     images: int
@@ -283,7 +283,7 @@ class ModalityGap:
         cosine_text_image: mean cosine of a sentence and an image.
         cosine_image_image: mean cosine of two different images; null where there is one only.
         cosine_text_text: mean cosine of two different sentences; null where there is one only.
-        recall: null for exact search.
+        recall: what the index finds for each of the two; null for exact search.
     """
 
     distance: float
@@ -348,7 +348,7 @@ class ExplainReport:
     Attributes:
         layer: the module of the encoder that they were taken at.
         deletion: removing what they mark against removing anything else.
-        pointing: null where no query has a known finding.
+        pointing: whether they point at known findings; null where no query has one.
     """
 
     layer: str

@@ -101,7 +101,7 @@ def _key(kind: Any, name: str, key: str) -> str | int:
     if kind is str:
         return name
     if not name.isdecimal():
-        raise _wrong(key, "whole numbers as keys", name)
+        raise ContentError(f"{key} has the key {name[:40]!r}, where a whole number is wanted")
     return int(name)
 
 
