@@ -147,6 +147,7 @@ def test_text_of_files_is_shown_and_never_run(config, write_npz, tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert odd not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
+    assert "28 × 28 pixels, label type single</span>" in text
     assert len(Page(text).all("script")) == 2
 
 

@@ -141,7 +141,7 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         constant=constant,
         comparison=comparison,
         notes=notes,
-        data=_data(ordered[0]),
+        manifest=ordered[0].manifest,
         classes=_classes(ordered[0]),
         picture=_audit_picture(ordered),
         audits=_audits(views),
@@ -201,11 +201,6 @@ def _group_charts(key: str, heading: str, score: str, views: list[RunView]) -> l
         title = f"{score} against {name} ({heading})"
         drawn.append(charts.scatter(points, f"{name} (log scale)", score, title, f"{key}s{i}"))
     return drawn
-
-
-def _data(run: Run) -> dict[str, Any]:
-    config = run.manifest.config["dataset"]
-    return {"roles": run.manifest.data, "label_type": config.get("label_type"), "size": config.get("size")}
 
 
 def _classes(run: Run) -> list[tuple[str, int, int]]:

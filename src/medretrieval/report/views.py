@@ -8,6 +8,7 @@ from markupsafe import Markup
 from medretrieval.evaluate.scores import is_headline
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
+from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import RunReport
 from medretrieval.track.find_runs import Run
 
@@ -85,6 +86,7 @@ class Group:
         columns: axes in which the runs differ.
         constant: axis -> value of the others.
         notes: how the differences were tested.
+        manifest: of the best run, for the data that all of them have in common.
         classes: class, images of it among the queries, and in the gallery; empty where that is not known.
         picture: of the audit, a data URI.
         audits: title, and the audit's counts, of runs with different counts.
@@ -98,7 +100,7 @@ class Group:
     constant: dict[str, str]
     comparison: Comparison | None
     notes: list[str]
-    data: dict[str, Any]
+    manifest: Manifest
     classes: list[tuple[str, int, int]]
     picture: str | None
     audits: list[tuple[str, dict[str, float]]]
