@@ -13,6 +13,7 @@ from medretrieval import cli
 from medretrieval.config import root
 from medretrieval.runs import folder as results
 from medretrieval.runs.folder import skipped_for
+from medretrieval.runs.report import Objective, read_report
 
 RUN = ("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,3]")
 UNTRACKED = (*RUN, "tracking=none")
@@ -214,8 +215,7 @@ def test_conf_and_presets_are_found(tmp_path):
 def test_the_score_reaches_hydras_sweepers(command, write_npz, tmp_path):
     write_npz()
     folder = command(*UNTRACKED).stdout.rsplit("results: ", 1)[1].strip()
-    report = results.read_scores(Path(folder))
-    assert report["objective"] == {"name": "precision_at_3", "value": 1.0}
+    assert read_report(Path(folder)).objective == Objective("precision_at_3", 1.0)
 
 
 def test_a_folder_is_named_in_letters_whatever_the_encoder_is_called(command, write_npz, tmp_path):

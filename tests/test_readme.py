@@ -22,9 +22,8 @@ LINES = 150
 def test_every_number_is_what_its_command_gives(row, config, real_root, tmp_path_factory):
     cache = tmp_path_factory.getbasetemp() / "cache of the readme"
     command = row[-1].strip("`")
-    scores = run(config(*overrides(command), f"paths.data={real_root}", f"paths.cache={cache}")).report[
-        "scores"
-    ]
+    places = (f"paths.data={real_root}", f"paths.cache={cache}")
+    scores = run(config(*overrides(command), *places)).report.scores
     said = [float(cell) for cell in row[2:5]]
     # Convolutions differ in the last bits between machines, which can swap neighbors.
     assert [scores[n] for n in ("precision_at_5", "map", "chance_precision")] == pytest.approx(said, abs=2e-3)

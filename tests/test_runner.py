@@ -37,7 +37,7 @@ def encoded(monkeypatch):
 
 
 def test_an_ideal_encoder_scores_one_and_chance_stands_beside_it(config, painted_file):
-    scores = run(config(*PIXELS)).report["scores"]
+    scores = run(config(*PIXELS)).report.scores
     # Of 6 relevant images 1 or 3 can be among the first 1 or 3; everything else is perfect.
     assert scores.pop("chance_precision") == 0.5
     recalls = {name: scores.pop(name) for name in list(scores) if "recall" in name}
@@ -52,9 +52,9 @@ def test_shuffled_labels_score_the_chance_level(config, write_npz):
     labels = {f"{split}_labels": rng.permutation(np.arange(400) % 2) for split in ("train", "val", "test")}
     write_npz(n=400, **labels)
     report = run(config(*PIXELS)).report
-    for name, expected in report["chance"].items():
+    for name, expected in report.chance.items():
         # 400 queries; neighbors of like queries overlap, so the margin is wide.
-        assert report["scores"][name] == pytest.approx(expected, abs=0.1 if "recall" not in name else 0.01)
+        assert report.scores[name] == pytest.approx(expected, abs=0.1 if "recall" not in name else 0.01)
 
 
 def test_the_folder_holds_everything_in_documented_form(config, painted_file, tmp_path):
@@ -92,7 +92,7 @@ def test_the_folder_holds_everything_in_documented_form(config, painted_file, tm
     assert faiss.read_index(str(folder / "index.faiss")).ntotal == len(vectors) == 12
     assert OmegaConf.load(folder / "config.yaml").metric.name == "l2"
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["data"]["query"]["images"] == 12
+    assert manifest["data"]["query"]["count"] == 12
     assert manifest["seed"] == 0
     assert manifest["libraries"]["numpy"] == np.__version__
 
@@ -102,9 +102,9 @@ def test_reported_scores_are_the_means_of_the_saved_ones(config, painted_file):
     table = pd.read_parquet(result.folder / "per_query.parquet")
     assert list(table["id"][:2]) == ["test/0", "test/1"]
     for name in ("precision_at_3", "map", "mrr", "ndcg_at_3", "majority_vote_at_3"):
-        assert result.report["scores"][name] == pytest.approx(table[name].mean())
+        assert result.report.scores[name] == pytest.approx(table[name].mean())
         by_class = table.groupby("label")[name].mean().mean()
-        assert result.report["scores"][f"macro_{name}"] == pytest.approx(by_class)
+        assert result.report.scores[f"macro_{name}"] == pytest.approx(by_class)
 
 
 def test_saved_scores_follow_from_the_saved_ranking(config, painted_file):
@@ -121,7 +121,7 @@ def test_save_depth_cuts_the_saved_ranking_and_no_score(config, painted_file):
     cut = run(config(*PIXELS, "encoder=random", "evaluation.save_depth=2"))
     assert Ranking.load(cut.folder / "ranking.npz").depth == 2
     assert Ranking.load(whole.folder / "ranking.npz").depth == 12
-    assert cut.report["scores"] == whole.report["scores"]
+    assert cut.report.scores == whole.report.scores
 
 
 def test_three_indexes_and_two_metrics_embed_each_split_once(config, painted_file, encoded):
@@ -135,13 +135,13 @@ def test_the_query_itself_counts_only_where_asked(config, painted_file):
     pair = ("encoder=random", "protocol=leave_one_out")
     without = run(config(*PIXELS, *pair))
     with_self = run(config(*PIXELS, *pair, "protocol.exclude_self=false"))
-    assert with_self.report["scores"]["precision_at_1"] == 1.0
-    assert without.report["scores"]["precision_at_1"] < 1.0
-    assert "the query itself counted" in with_self.report["title"]
+    assert with_self.report.scores["precision_at_1"] == 1.0
+    assert without.report.scores["precision_at_1"] < 1.0
+    assert "the query itself counted" in with_self.report.title
 
 
 def test_the_objective_is_what_the_configuration_says(config, painted_file):
-    assert run(config(*PIXELS)).report["objective"]["name"] == "precision_at_3"
+    assert run(config(*PIXELS)).report.objective.name == "precision_at_3"
     chosen = run(config(*PIXELS, "evaluation.objective=macro_recall_at_1"))
     assert chosen.objective == pytest.approx(1 / 6)
 
@@ -156,7 +156,7 @@ def test_a_finished_configuration_is_skipped_until_forced(config, painted_file, 
     forced = run(config(*PIXELS, "force=true"))
     assert not forced.skipped
     assert forced.folder != first.folder
-    assert forced.report["scores"] == first.report["scores"]
+    assert forced.report.scores == first.report.scores
     assert encoded == [12, 12]
 
 
@@ -193,8 +193,8 @@ def test_random_weights_are_marked_in_every_output(config, painted_file, caplog)
 
     model = ("encoder=timm", "encoder.model=test_resnet", "encoder.pretrained=null", "evaluation.ks=[1]")
     report = run(config("dataset=breastmnist", *model)).report
-    assert report["encoder"]["random_weights"] is True
-    assert "RANDOM WEIGHTS" in report["title"]
+    assert report.encoder.random_weights is True
+    assert "RANDOM WEIGHTS" in report.title
     assert "RANDOM WEIGHTS" in run_table(report, Path("x"))
     assert "RANDOM WEIGHTS" in sweep_table([report])
     assert "RANDOM WEIGHTS" in caplog.text
@@ -246,26 +246,26 @@ def test_an_interrupted_embedding_goes_on(config, painted_file, monkeypatch):
         patch.setattr(PixelEncoder, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config(*PIXELS))
-    assert run(config(*PIXELS)).report["scores"]["precision_at_1"] == 1.0
+    assert run(config(*PIXELS)).report.scores["precision_at_1"] == 1.0
 
 
 def test_a_read_only_cache_serves_what_is_in_it(config, painted_file, monkeypatch):
     run(config(*PIXELS))
     monkeypatch.setattr("medretrieval.cache.store.Cache._require_writable", lambda *a: pytest.fail("wrote"))
-    assert run(config(*PIXELS, "force=true")).report["encoder"]["cached"] is True
+    assert run(config(*PIXELS, "force=true")).report.encoder.cached is True
 
 
 def test_approximate_indexes_leave_out_what_needs_the_whole_ranking(config, write_npz):
     write_npz(n=200)
     report = run(config(*PIXELS, "index=hnsw")).report
-    assert "map" not in report["scores"]
-    assert "precision_at_3" in report["scores"]
-    assert any("left out" in note for note in report["notes"])
+    assert "map" not in report.scores
+    assert "precision_at_3" in report.scores
+    assert any("left out" in note for note in report.notes)
 
 
 def test_a_sweep_over_metrics_that_rank_alike_says_so(config, painted_file):
     normalized = run(config(*PIXELS, "encoder.normalize=true"))
-    assert any("rank them alike" in note for note in normalized.report["notes"])
+    assert any("rank them alike" in note for note in normalized.report.notes)
 
 
 def test_multi_label_queries_without_a_finding_are_left_out(config, write_npz):
@@ -275,7 +275,7 @@ def test_multi_label_queries_without_a_finding_are_left_out(config, write_npz):
     write_npz("chestmnist", n=20, **{f"{s}_labels": labels for s in ("train", "val", "test")})
     result = run(config("dataset=chestmnist", "encoder=pixels", "evaluation.ks=[1,3]"))
     alone = int((labels.sum(axis=1) == 0).sum())
-    assert result.report["counts"]["queries_without_relevant"] == alone >= 1
+    assert result.report.counts.queries_without_relevant == alone >= 1
     table = pd.read_parquet(result.folder / "per_query.parquet")
     assert np.isnan(table["precision_at_3"][0])
     assert "majority_vote_at_3" not in table
@@ -297,7 +297,7 @@ def test_pixels_on_pneumoniamnist_score_what_was_measured(config, real_root, pro
         f"protocol={protocol}",
         f"paths.data={real_root}",
     )
-    scores = run(config(*overrides)).report["scores"]
+    scores = run(config(*overrides)).report.scores
     assert {name: round(scores[name], 4) for name in expected} == pytest.approx(expected, abs=2e-4)
 
 

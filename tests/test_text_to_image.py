@@ -54,16 +54,16 @@ def vectors_of(folder):
 def test_sentences_that_name_their_class_find_it_and_nothing_else(config, write_npz):
     write_npz(n=12)
     result = run(config(*ASK))
-    scores = result.report["scores"]
+    scores = result.report.scores
     assert {scores[f"precision_at_{k}"] for k in (1, 2, 4)} == {1.0}
     assert scores["map"] == scores["r_precision"] == scores["mrr"] == 1
     assert scores["recall_at_4"] == pytest.approx(4 / 6)
-    assert result.report["counts"]["queries"] == 2
-    assert {c: row["queries"] for c, row in result.report["per_class"].items()} == {
+    assert result.report.counts.queries == 2
+    assert {c: row.queries for c, row in result.report.per_class.items()} == {
         "malignant": 1,
         "normal, benign": 1,
     }
-    assert "prompts, ensemble, queries test" in result.report["title"]
+    assert "prompts, ensemble, queries test" in result.report.title
     ranking = Ranking.load(result.folder / "ranking.npz")
     assert list(ranking.query_ids) == ["prompt/malignant", "prompt/normal, benign"]
     assert (ranking.gallery_labels[ranking.ids[0, :6]] == 0).all()
@@ -75,18 +75,16 @@ def test_a_sentence_of_the_other_class_finds_the_other_class(config, write_npz):
     """Of the class's two sentences one finds it and one the other, so the mean over sentences is half."""
     write_npz(n=12)
     report = run(config(*ASK, EACH, ASTRAY)).report
-    assert report["per_class"]["malignant"]["precision_at_4"] == 0.5
-    assert report["per_class"]["normal, benign"]["precision_at_4"] == 1
-    assert report["scores"]["precision_at_4"] == pytest.approx(2 / 3)
-    assert (
-        report["zero_shot"]["accuracy"] == 1
-    )  # the ensemble leans to neither, and the other class to its own
+    assert report.per_class["malignant"].scores["precision_at_4"] == 0.5
+    assert report.per_class["normal, benign"].scores["precision_at_4"] == 1
+    assert report.scores["precision_at_4"] == pytest.approx(2 / 3)
+    assert report.zero_shot.accuracy == 1  # the ensemble leans to neither, and the other class to its own
 
 
 def test_an_ensemble_of_both_classes_ranks_by_position_alone(config, write_npz):
     """(1, 1) is as near to (1, 0) as to (0, 1); the gallery's labels go 0, 1, 0, 1, ..."""
     write_npz(n=12)
-    per_class = run(config(*ASK, ASTRAY)).report["per_class"]["malignant"]
+    per_class = run(config(*ASK, ASTRAY)).report.per_class["malignant"].scores
     assert [per_class[f"precision_at_{k}"] for k in (1, 2, 4)] == [1, 0.5, 0.5]
     assert per_class["map"] == pytest.approx(np.mean([(i + 1) / (2 * i + 1) for i in range(6)]))
 
@@ -104,7 +102,7 @@ def test_findings_are_asked_for_one_by_one(config, write_npz):
     np.testing.assert_array_equal(task.n_relevant, labels.sum(axis=0))
     np.testing.assert_array_equal(ranking.query_labels, np.eye(14, dtype=bool))
     hits = labels[ranking.ids[3, :4], 3]
-    assert result.report["per_class"]["infiltration"]["precision_at_4"] == hits.mean()
+    assert result.report.per_class["infiltration"].scores["precision_at_4"] == hits.mean()
     assert verify(result.folder) == []
 
 
@@ -138,10 +136,10 @@ def test_other_sentences_are_other_data(config, write_npz):
     folder = run(config(*ASK)).folder
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    assert manifest["data"]["query"]["prompts"] == 2
+    assert manifest["data"]["query"]["count"] == 2
     manifest["config"]["prompts"]["templates"] = ["a scan of {}"]
     path.write_text(json.dumps(manifest))
-    assert any(line.startswith("query: texts_sha256") for line in verify(folder))
+    assert any(line.startswith("query: content_sha256") for line in verify(folder))
 
 
 def test_centering_takes_from_each_side_the_mean_of_the_train_split(config, write_npz):
@@ -161,12 +159,12 @@ def test_centering_takes_from_each_side_the_mean_of_the_train_split(config, writ
     found = vectors_of(done.folder)
     np.testing.assert_allclose(found[0], said, atol=1e-5)
     np.testing.assert_allclose(found[1], wanted, atol=1e-5)
-    assert done.report["modality_gap"]["distance"] < plain.report["modality_gap"]["distance"]
+    assert done.report.modality_gap.distance < plain.report.modality_gap.distance
     assert (done.folder / "index.faiss").resolve() != (plain.folder / "index.faiss").resolve()
     manifest = json.loads((done.folder / "manifest.json").read_text())
     assert manifest["data"]["center"]["split"] == "train"
-    assert done.report["protocol"]["center"] == "train"
-    assert "centered on train" in done.report["title"]
+    assert done.report.protocol.center == "train"
+    assert "centered on train" in done.report.title
     write_npz(n=12, train_images=painted(np.arange(12) % 2, seed=9))
     assert not run(config(*ASK, *offsets, EACH, ASTRAY, "protocol.center=train")).skipped
 
@@ -176,22 +174,22 @@ def test_copies_in_the_gallery_can_count_once(config, write_npz):
     images[2:6:2] = images[0]
     write_npz(n=12, test_images=images)
     report = run(config(*ASK, "protocol.drop_duplicates=true")).report
-    assert report["scores"]["recall_at_4"] == pytest.approx(np.mean([4 / 4, 4 / 6]))
-    assert report["left_out"]["dropped"] == 2
+    assert report.scores["recall_at_4"] == pytest.approx(np.mean([4 / 4, 4 / 6]))
+    assert report.left_out.dropped == 2
 
 
 def test_what_needs_images_is_left_out_and_said(config, write_npz):
     write_npz(n=12)
     result = run(config(*ASK))
-    assert result.report["audit"] == {}
-    assert result.report["baseline"]["encoder"] is None
-    notes = " ".join(result.report["notes"])
+    assert result.report.audit is None
+    assert result.report.baseline is None
+    notes = " ".join(result.report.notes)
     assert "No line of pixels: they cannot be asked in words" in notes
     assert "2 sentences ask: intervals over so few" in notes
     assert "Modality gap: the means" in notes
     assert "no independent queries" not in notes
-    assert "no independent queries" in " ".join(run(config(*ASK, EACH)).report["notes"])
-    assert run(config("dataset=breastmnist", "encoder=pixels")).report.get("zero_shot") is None
+    assert "no independent queries" in " ".join(run(config(*ASK, EACH)).report.notes)
+    assert run(config("dataset=breastmnist", "encoder=pixels")).report.zero_shot is None
 
 
 def test_an_encoder_without_words_is_refused_before_any_image_is_embedded(config, write_npz, tmp_path):
@@ -249,7 +247,7 @@ def test_a_warm_run_of_a_clip_loads_no_torch(tmp_path, write_npz):
     warm = subprocess.run([sys.executable, "-c", code, *overrides], capture_output=True, text=True)
     assert warm.returncode == 0, warm.stderr
     assert warm.stdout.splitlines()[-1] == "[]"
-    assert not first.report["encoder"]["cached"]
+    assert not first.report.encoder.cached
 
 
 def _tiny_clip(folder):
@@ -284,8 +282,8 @@ def test_numbers_of_zero_shot_and_gap_go_to_mlflow_flat(config, write_npz):
     report = run(config(*ASK, "index=hnsw", "evaluation.baseline=none")).report
     flat = _flat(report)
     assert flat["zero_shot/accuracy"] == 1
-    assert flat["modality_gap/distance"] == report["modality_gap"]["distance"]
-    assert flat["modality_gap/recall_images"] == report["modality_gap"]["recall"]["images"]
+    assert flat["modality_gap/distance"] == report.modality_gap.distance
+    assert flat["modality_gap/recall_images"] == report.modality_gap.recall.images
     assert all(isinstance(value, int | float) for value in flat.values())
 
 

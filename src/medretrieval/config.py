@@ -210,7 +210,7 @@ class Config:
     threads: int | None = MISSING
 
 
-# Keys of earlier versions and what they are called now, for the refusal that names it.
+# Keys of earlier versions and what they are called now, for the refusal that names it and for `renamed`.
 RENAMED = {
     "dataset.task": "dataset.label_type",
     "report": "figures",
@@ -219,6 +219,8 @@ RENAMED = {
     "report.queries": "figures.queries",
     "report.results": "figures.results",
 }
+# Values of earlier versions, by the key of that time.
+REWORDED = {"report.figures": {"all": True, "none": False}}
 
 
 def root() -> Path:
@@ -371,3 +373,24 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
             items |= leaves(value, f"{prefix}.{key}" if prefix else str(key))
         return items
     return {prefix: node}
+
+
+def renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that an earlier version kept, in the keys and values of this one.
+
+    >>> renamed({"seed": 0, "report": {"figures": "none", "map": "pca"}})
+    {'seed': 0, 'figures': {'enabled': False, 'projection': 'pca'}}
+    """
+    result: dict[str, Any] = {
+        key: dict(node) if isinstance(node, dict) else node for key, node in config.items()
+    }
+    for old, new in RENAMED.items():
+        group, _, key = old.rpartition(".")
+        if key not in result.get(group, {}):
+            continue
+        value = result[group].pop(key)
+        to_group, _, to_key = new.rpartition(".")
+        result.setdefault(to_group, {})[to_key] = REWORDED.get(old, {}).get(value, value)
+        if not result[group]:
+            del result[group]
+    return result

@@ -3,9 +3,9 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ from medretrieval.load import load
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs import folder as run_folder
-from medretrieval.runs.identity import fingerprint_of, slug
+from medretrieval.runs.identity import find_finished, fingerprint_of, mark_finished, slug
 from medretrieval.runs.manifest import manifest
-from medretrieval.runs.report import RunOutputs, document
+from medretrieval.runs.outputs import RunOutputs, report_of
+from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
 from medretrieval.track.mlflow_tracker import Tracker, add_to_sweep, tracked
 from medretrieval.track.run_description import dataset_inputs, describe_run
@@ -52,18 +53,18 @@ class RunResult:
 
     Attributes:
         folder: where everything is; of the earlier run where this one was skipped.
-        report: the content of its scores.json.
+        report: what scores.json holds.
         skipped: the same configuration had finished before.
     """
 
     folder: Path
-    report: dict[str, Any]
+    report: RunReport
     skipped: bool
 
     @property
     def objective(self) -> float:
         """The one score that sweepers see."""
-        return float(self.report["objective"]["value"])
+        return self.report.objective.value
 
 
 def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -> RunResult:
@@ -75,7 +76,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         sweep: the id of the sweep this run is part of.
 
     Returns:
-        The folder and the content of scores.json.
+        The folder and the report.
 
     Raises:
         UserError: anything the user can mend, in one line.
@@ -91,7 +92,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         with clock("load"):
             inputs = load(settings, cache)
         fingerprint = fingerprint_of(settings, inputs)
-        finished = None if settings.force else run_folder.find_finished(outputs, fingerprint)
+        finished = None if settings.force else find_finished(outputs, fingerprint)
         if finished is not None:
             return _skip(finished, folder, sweep)
         explaining.require(settings, inputs.encoder)
@@ -105,11 +106,12 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         searched = stages.index(sides)
         evaluation = stages.evaluate(searched.index, sides)
         outcome = stages.judge(sides, searched, evaluation)
-        report = document(settings, inputs, outcome, notes_of(settings, inputs.task, outcome), fingerprint)
-        drawn = stages.draw(outcome, report["title"])
-        report["timings_s"] = clock.seconds | {"total": time.perf_counter() - clock.begin}
+        report = report_of(settings, inputs, outcome, notes_of(settings, inputs.task, outcome), fingerprint)
+        drawn = stages.draw(outcome, report.title)
+        seconds = clock.seconds | {"total": time.perf_counter() - clock.begin}
+        report = replace(report, timings_s=seconds)
         stages.write(Written(cfg, folder, report), outcome, drawn)
-        run_folder.mark_finished(outputs, fingerprint, folder)
+        mark_finished(outputs, fingerprint, folder)
         tracker.about.params |= {f"index.{k}": str(v) for k, v in searched.index.spec.parameters.items()}
         tracker.finish(folder)
     return RunResult(folder, report, skipped=False)
@@ -146,7 +148,7 @@ class Written:
 
     cfg: DictConfig
     folder: Path
-    report: Mapping[str, Any]
+    report: RunReport
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,8 @@ class Stages:
             sides["center"] = inputs.center_split
         config: Any = OmegaConf.to_container(run.cfg, resolve=True)
         documents = {
-            run_folder.SCORES: run_folder.as_json(run.report),
-            run_folder.MANIFEST: run_folder.as_json(manifest(inputs.dataset, sides, inputs.identity, config)),
+            run_folder.SCORES: run.report.to_text(),
+            run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
             run_folder.CONFIG: OmegaConf.to_yaml(run.cfg, resolve=True),
         }
         if (prompts := inputs.task.queries.prompts) is not None:
@@ -275,7 +277,7 @@ class Stages:
             writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
             writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
         if outcome.explained is not None:
-            writers |= saliency_writers(outcome.explained, run.report["title"])
+            writers |= saliency_writers(outcome.explained, run.report.title)
         run_folder.write(run.folder, outcome.evaluation, inputs.task, documents, links, writers)
 
 
@@ -294,7 +296,7 @@ def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
         run_folder.mark_skipped(folder, finished)
     if sweep is not None:
         add_to_sweep(finished, sweep)
-    return RunResult(finished, run_folder.read_scores(finished), skipped=True)
+    return RunResult(finished, read_report(finished), skipped=True)
 
 
 def _set_threads(threads: int) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from medretrieval.config import TrackingConfig, expand
 from medretrieval.figures.pareto import figure
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.tables import AXES, differing, ranked_together, sweep_table
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def sweep_id(folder: str) -> str:
     return Path(folder).name
 
 
-def reports_of(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def reports_of(folder: Path) -> tuple[list[RunReport], list[str]]:
     """The reports of a sweep's runs (of the earlier run where one was skipped), and a line a failure."""
     reports, failures = [], []
     jobs = sorted(
@@ -67,11 +68,11 @@ def reports_of(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     )
     for job in jobs:
         if (job / run_folder.SCORES).exists():
-            reports.append(run_folder.read_scores(job))
+            reports.append(read_report(job))
         elif (job / run_folder.SKIPPED).exists():
             earlier = run_folder.skipped_for(job)
             if (earlier / run_folder.SCORES).exists():
-                reports.append(run_folder.read_scores(earlier))
+                reports.append(read_report(earlier))
             else:
                 failures.append(f"skipped: {job.name}: {earlier} had its results and is gone")
         else:
@@ -94,12 +95,12 @@ def sweep_summary(folder: Path) -> str:
     return "\n".join([*lines, f"in the MLflow UI filter by: tags.sweep LIKE '%{folder.name}%'"])
 
 
-def draw_pareto(folder: Path, reports: list[dict[str, Any]]) -> list[Path]:
+def draw_pareto(folder: Path, reports: list[RunReport]) -> list[Path]:
     """Draw quality against latency and bytes, a picture for each dataset, protocol and score of a sweep.
 
     Args:
         folder: where pareto.png goes; pareto_<what>.png where there is more than one.
-        reports: contents of scores.json.
+        reports: of its runs.
 
     Returns:
         The pictures; none for what has a single run.
@@ -113,15 +114,15 @@ def draw_pareto(folder: Path, reports: list[dict[str, Any]]) -> list[Path]:
     return pictures
 
 
-def _points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _points(runs: list[RunReport]) -> list[dict[str, Any]]:
     shown = differing(runs).values()
     return [
         {
             "label": " ".join(text for axis in shown if (text := axis(run))),
             "encoder": AXES["encoder"](run),
-            "score": run["objective"]["value"],
-            "latency_ms": run["speed"]["latency_ms"]["p50"],
-            "bytes_per_vector": run["speed"]["bytes_per_vector"],
+            "score": run.objective.value,
+            "latency_ms": run.speed.latency_ms.p50,
+            "bytes_per_vector": run.speed.bytes_per_vector,
         }
         for run in runs
     ]

@@ -1,10 +1,7 @@
 """The verbs `verify` and `again`: are a run's numbers what its files say, and do they come out again?"""
 
-import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +15,16 @@ from medretrieval.protocol.ranking import Ranking
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runner import run
 from medretrieval.runs import folder as run_folder
-from medretrieval.runs.reopen import require_links, saved_config, saved_index, saved_vectors
+from medretrieval.runs import manifest
+from medretrieval.runs.manifest import read_manifest
+from medretrieval.runs.reopen import (
+    config_of_any_format,
+    require_links,
+    saved_config,
+    saved_index,
+    saved_vectors,
+)
+from medretrieval.runs.report import RunReport, read_report, scores_of_any_format
 from medretrieval.track.find_runs import run_and_overrides
 
 
@@ -35,9 +41,9 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     Raises:
         UserError: no finished run, or files of it are gone.
     """
-    cfg = saved_config(folder, overrides)
-    settings = check(cfg)
-    report, ranking = run_folder.read_scores(folder), Ranking.load(folder / run_folder.RANKING)
+    report = read_report(folder)
+    settings = check(saved_config(folder, overrides))
+    ranking = Ranking.load(folder / run_folder.RANKING)
     require_links(folder)
     _, task = load_task(settings)
     found = _about_data(folder, task)
@@ -50,50 +56,45 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
 
 
 def _about_data(folder: Path, task: RetrievalTask) -> list[str]:
-    manifest = json.loads((folder / run_folder.MANIFEST).read_text())
+    data = read_manifest(folder).data
     splits: dict[str, Queries] = {"query": task.queries, "gallery": task.gallery}
-    hashes = {
-        role: {
-            "texts_sha256" if split.split is None else "images_sha256": split.content_sha256,
-            "labels_sha256": split.labels_sha256,
-        }
+    hashes = [
+        (role, what, getattr(split, what), getattr(data[role], what))
         for role, split in splits.items()
-    }
+        for what in ("content_sha256", "labels_sha256")
+    ]
     return [
-        f"{role}: {what} is {found[:12]}, was {manifest['data'][role][what][:12]}: other data"
-        for role, of_role in hashes.items()
-        for what, found in of_role.items()
-        if manifest["data"][role][what] != found
+        f"{role}: {what} is {now[:12]}, was {was[:12]}: other data"
+        for role, what, now, was in hashes
+        if was != now
     ] + [
         f"{role}: the groups are not those of dataset.groups any more"
         for role, split in splits.items()
-        if manifest["data"][role]["groups_sha256"] != groups_sha256(split.groups)
+        if data[role].groups_sha256 != groups_sha256(split.groups)
     ]
 
 
-def _about_scores(
-    folder: Path, report: Mapping[str, Any], ranking: Ranking, min_jaccard: float | None
-) -> list[str]:
+def _about_scores(folder: Path, report: RunReport, ranking: Ranking, min_jaccard: float | None) -> list[str]:
     """Means against the saved scores of queries, and precision against the saved ranking."""
     from pyarrow import parquet
 
     table = parquet.read_table(folder / run_folder.PER_QUERY).to_pydict()
-    relevant = np.array(table["relevant"])
+    relevant = np.array(table[run_folder.N_RELEVANT])
     differing = []
-    for name, saved in report["scores"].items():
+    for name, saved in report.scores.items():
         if name in table:
             column = np.array(table[name], dtype=np.float64)
             differing += _difference(f"scores.json: {name}", saved, float(column[relevant > 0].mean()))
     for k in (k for k in _depths(report) if k <= ranking.depth):
         hits = _hits(ranking, min_jaccard)[:, :k].sum(axis=1)[relevant > 0] / k
         name = f"precision_at_{k}"
-        differing += _difference(f"ranking.npz: {name}", report["scores"][name], float(hits.mean()))
+        differing += _difference(f"ranking.npz: {name}", report.scores[name], float(hits.mean()))
     return differing
 
 
-def _depths(report: Mapping[str, Any]) -> list[int]:
+def _depths(report: RunReport) -> list[int]:
     prefix = "precision_at_"
-    return [int(name.removeprefix(prefix)) for name in report["scores"] if name.startswith(prefix)]
+    return [int(name.removeprefix(prefix)) for name in report.scores if name.startswith(prefix)]
 
 
 def _hits(ranking: Ranking, min_jaccard: float | None) -> NDArray[np.bool_]:
@@ -110,7 +111,7 @@ def _hits(ranking: Ranking, min_jaccard: float | None) -> NDArray[np.bool_]:
 
 
 def _about_ranking(
-    folder: Path, settings: Config, report: Mapping[str, Any], task: RetrievalTask, ranking: Ranking
+    folder: Path, settings: Config, report: RunReport, task: RetrievalTask, ranking: Ranking
 ) -> list[str]:
     again = _search_again(folder, settings, report, task)
     found, saved = again.ranking, ranking
@@ -126,17 +127,15 @@ def _about_ranking(
             f"ranking.npz: {int(rows.sum())} of {len(rows)} queries have other results when searched again "
             f"(first {first}); distances differ by at most {apart:.2g}"
         )
-    for name, value in report["scores"].items():
+    for name, value in report.scores.items():
         if name in again.scores:
             differing += _difference(f"searched again: {name}", value, again.scores[name])
     return differing
 
 
-def _search_again(
-    folder: Path, settings: Config, report: Mapping[str, Any], task: RetrievalTask
-) -> Evaluation:
+def _search_again(folder: Path, settings: Config, report: RunReport, task: RetrievalTask) -> Evaluation:
     vectors, searched = saved_vectors(folder, "query"), saved_index(folder, settings, report)
-    depth = report["counts"]["depth"]
+    depth = report.counts.depth
     return evaluate(lambda rows, k: searched.search(vectors[rows], k), task, depth, settings.evaluation)
 
 
@@ -151,33 +150,23 @@ def again(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, list[str
     """Do a run again from its saved configuration, and compare.
 
     Args:
-        folder: a finished run's folder.
+        folder: a finished run's folder, of this or an earlier results format.
         overrides: of its configuration, such as "paths.outputs=...".
 
     Returns:
         The new run's folder, and what differs.
     """
-    done = run(saved_config(folder, (*overrides, "force=true")))
-    before = run_folder.read_scores(folder)
-    differing = _about_manifest(folder, done.folder)
-    for name, value in before["scores"].items():
-        if name not in done.report["scores"]:
+    done = run(config_of_any_format(folder, (*overrides, "force=true")))
+    differing = manifest.differing(folder, done.folder)
+    for name, value in scores_of_any_format(folder).items():
+        if name not in done.report.scores:
             differing.append(f"{name} is missing now")
         else:
-            differing += _difference(name, value, done.report["scores"][name])
+            differing += _difference(name, value, done.report.scores[name])
     a, b = (Ranking.load(f / run_folder.RANKING) for f in (folder, done.folder))
     if a.ids.shape != b.ids.shape or not np.array_equal(a.ids, b.ids):
         differing.append("the rankings differ")
     return done.folder, differing
-
-
-def _about_manifest(before: Path, after: Path) -> list[str]:
-    old, new = (json.loads((f / run_folder.MANIFEST).read_text()) for f in (before, after))
-    return [
-        f"{key} was {old[key]}, is {new[key]}"
-        for key in ("data", "weights_sha256", "libraries", "threads", "seed")
-        if old[key] != new[key]
-    ]
 
 
 def verify_main(arguments: list[str]) -> int:
@@ -185,9 +174,9 @@ def verify_main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as aside:
         folder, overrides = run_and_overrides("verify", arguments, Path(aside))
         differing = verify(folder, overrides)
-        counts = run_folder.read_scores(folder)["counts"]
+        queries = read_report(folder).counts.queries
     if not differing:
-        print(f"{arguments[0]}: {counts['queries']} rankings and all scores are as saved")
+        print(f"{arguments[0]}: {queries} rankings and all scores are as saved")
         return 0
     print(f"{arguments[0]}: {len(differing)} differences", *differing, sep="\n  ")
     return 1
@@ -200,7 +189,7 @@ def again_main(arguments: list[str]) -> int:
         new, differing = again(folder, overrides)
     print(f"results: {new}")
     if not differing:
-        kept = run_folder.read_scores(new)["encoder"]["cached"]
+        kept = read_report(new).encoder.cached
         source = (
             "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
         )

@@ -308,8 +308,8 @@ def test_a_run_after_pruning_makes_anew(config, write_npz, capsys):
     first = run(config(*overrides)).report
     said(capsys, "prune", "--keep-gb", "0")
     second = run(config(*overrides)).report
-    assert not second["encoder"]["cached"]
-    assert second["scores"] == first["scores"]
+    assert not second.encoder.cached
+    assert second.scores == first.scores
 
 
 def test_a_reader_keeps_its_vectors_while_they_are_pruned(cache, capsys):

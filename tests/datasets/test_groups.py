@@ -82,12 +82,12 @@ def test_a_run_with_groups_draws_whole_groups_and_says_so(config, write_npz, wri
     path = write_groups()
     alone = run(config(*BASE)).report
     found = run(config(*BASE, f"dataset.groups={path}"))
-    assert (alone["resampled"], found.report["resampled"]) == ("queries", "groups")
-    assert found.report["scores"] == alone["scores"]
-    assert found.report["intervals"] != alone["intervals"]
-    assert found.report["audit"]["groups_on_both_sides"] == 20
-    assert found.report["audit"]["same_group"] == 40
-    assert any(note.startswith("20 groups have images on both sides") for note in found.report["notes"])
+    assert (alone.resampled, found.report.resampled) == ("queries", "groups")
+    assert found.report.scores == alone.scores
+    assert found.report.intervals != alone.intervals
+    assert found.report.audit.groups_on_both_sides == 20
+    assert found.report.audit.same_group == 40
+    assert any(note.startswith("20 groups have images on both sides") for note in found.report.notes)
     frame = pd.read_parquet(found.folder / "per_query.parquet")
     assert frame["group"].tolist() == [f"p{i // 2}" for i in range(40)]
     kinds = pd.read_parquet(found.folder / "audit.parquet")["kind"]
@@ -115,20 +115,20 @@ def test_leaving_out_a_patient_changes_the_score_and_the_change_is_said(config, 
     base = (*BASE, "encoder=pixels", "protocol=leave_one_out", "evaluation.objective=precision_at_1")
     base = (*base, f"dataset.groups={write_groups()}")
     plain, strict = run(config(*base)), run(config(*base, "protocol.exclude_same_group=true"))
-    assert plain.report["scores"]["precision_at_1"] == 1.0
-    assert plain.report["left_out"] is None
-    left_out = strict.report["left_out"]
-    assert strict.report["scores"]["precision_at_1"] < 0.8
-    assert left_out["options"] == ["exclude_same_group"]
-    assert left_out["without"] == 1.0
-    change, low, high = left_out["change"]
-    assert change == pytest.approx(strict.report["scores"]["precision_at_1"] - 1.0)
-    assert low < change < high
-    assert any("Leaving out same group changes precision_at_1 by -" in n for n in strict.report["notes"])
-    assert "exclude same group" in strict.report["title"]
-    assert not any("exclude_same_group=true" in note for note in strict.report["notes"])
+    assert plain.report.scores["precision_at_1"] == 1.0
+    assert plain.report.left_out is None
+    left_out = strict.report.left_out
+    assert strict.report.scores["precision_at_1"] < 0.8
+    assert left_out.options == ["exclude_same_group"]
+    assert left_out.without == 1.0
+    change = left_out.change
+    assert change.value == pytest.approx(strict.report.scores["precision_at_1"] - 1.0)
+    assert change.low < change.value < change.high
+    assert any("Leaving out same group changes precision_at_1 by -" in n for n in strict.report.notes)
+    assert "exclude same group" in strict.report.title
+    assert not any("exclude_same_group=true" in note for note in strict.report.notes)
     # The baseline and chance play by the same rules.
-    assert strict.report["chance"]["precision_at_1"] < plain.report["chance"]["precision_at_1"]
+    assert strict.report.chance["precision_at_1"] < plain.report.chance["precision_at_1"]
 
 
 def test_dropping_duplicates_leaves_no_copy_to_find(config, write_npz):
@@ -137,9 +137,9 @@ def test_dropping_duplicates_leaves_no_copy_to_find(config, write_npz):
     write_npz(n=20, test_images=images, train_images=np.concatenate([images[:10]] * 2))
     base = (*BASE, "encoder=pixels", "evaluation.objective=hit_rate_at_1", "protocol.drop_duplicates=true")
     found = run(config(*base)).report
-    assert found["counts"]["depth"] == 9  # ten pictures, and a query's own is not among them
-    assert found["left_out"]["dropped"] == 10
-    assert found["left_out"]["pairs"] == 10
+    assert found.counts.depth == 9  # ten pictures, and a query's own is not among them
+    assert found.left_out.dropped == 10
+    assert found.left_out.pairs == 10
 
 
 def test_compare_draws_groups_and_refuses_runs_of_other_groups(config, write_npz, write_groups):
@@ -159,8 +159,8 @@ def test_one_patient_is_too_few_to_say_anything_of_the_spread_and_no_crash(confi
     rows = [f"{s},{i},{'p' if s == 'test' else i}" for s in ("train", "val", "test") for i in range(40)]
     base = (*BASE, f"dataset.groups={write_groups(rows=rows)}", "index=hnsw", "protocol.drop_duplicates=true")
     result = run(config(*base))
-    assert result.report["intervals"] == {}
-    assert result.report["approximation"]["changes"] == {}
-    assert result.report["baseline"]["difference"] is None
-    assert result.report["left_out"]["change"] is None
+    assert result.report.intervals == {}
+    assert result.report.approximation.changes == {}
+    assert result.report.baseline.difference is None
+    assert result.report.left_out.change is None
     assert "against exact search: recall@3" in run_table(result.report, result.folder)

@@ -181,9 +181,9 @@ def test_a_run_reports_its_look_alikes(config, write_npz):
     black = np.zeros((12, 28, 28), np.uint8)
     write_npz(test_images=black, train_images=black)
     result = run(config("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1]"))
-    assert result.report["audit"]["identical_between"] == 12
-    assert result.report["audit"]["identical_within_query"] == 11
-    assert any("12 query images have a byte-identical other image" in note for note in result.report["notes"])
+    assert result.report.audit.identical_between == 12
+    assert result.report.audit.identical_within_query == 11
+    assert any("12 query images have a byte-identical other image" in note for note in result.report.notes)
     assert (result.folder / "audit.png").exists()
     assert (result.folder / "audit.parquet").exists()
 
@@ -191,18 +191,18 @@ def test_a_run_reports_its_look_alikes(config, write_npz):
 def test_no_audit_where_none_is_wanted(config, write_npz):
     write_npz()
     result = run(config("dataset=breastmnist", "encoder=pixels", "evaluation.ks=[1]", "audit.enabled=false"))
-    assert result.report["audit"] == {}
+    assert result.report.audit is None
     assert not (result.folder / "audit.parquet").exists()
 
 
 @pytest.mark.realdata
 def test_the_known_copies_of_pneumoniamnist_are_found(config, real_root):
     places = ("dataset=pneumoniamnist", "encoder=random", f"paths.data={real_root}")
-    train = run(config(*places)).report["audit"]
+    train = run(config(*places)).report.audit
     names = ("identical_within_query", "identical_within_gallery", "identical_between")
-    assert [train[name] for name in names] == [3, 18, 0]
-    val = run(config(*places, "protocol.query=val")).report["audit"]
-    assert val["identical_between"] == 8
+    assert [getattr(train, name) for name in names] == [3, 18, 0]
+    val = run(config(*places, "protocol.query=val")).report.audit
+    assert val.identical_between == 8
 
 
 def test_an_audit_is_made_once_for_all_indexes_and_anew_for_other_thresholds(config, write_npz, monkeypatch):
@@ -213,7 +213,7 @@ def test_an_audit_is_made_once_for_all_indexes_and_anew_for_other_thresholds(con
     monkeypatch.setattr(auditing, "audit", lambda *a: made.append(1) or inner(*a))
     again = run(config(*base, "index=ivf"))
     assert made == []
-    assert again.report["audit"] == first.report["audit"]
+    assert again.report.audit == first.report.audit
     pairs = [pd.read_parquet(r.folder / "audit.parquet") for r in (first, again)]
     assert pairs[0].equals(pairs[1])
     run(config(*base, "audit.near_hash=0"))

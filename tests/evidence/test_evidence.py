@@ -27,26 +27,25 @@ def noisy_file(write_npz):
 def test_the_baseline_is_what_a_run_of_pixels_scores(config, noisy_file, protocol):
     report = run(config(*RANDOM, f"protocol={protocol}")).report
     pixels = run(config(*RANDOM, f"protocol={protocol}", "encoder=pixels")).report
-    assert report["baseline"]["encoder"] == "pixels"
-    assert {"precision_at_3", "map", "mrr"} <= report["baseline"]["scores"].keys()
-    for name, value in report["baseline"]["scores"].items():
-        assert value == pixels["scores"][name]
-    difference, low, high = report["baseline"]["difference"]
-    name = report["objective"]["name"]
-    assert difference == pytest.approx(report["scores"][name] - pixels["scores"][name])
-    assert low < difference < high
+    assert report.baseline.encoder == "pixels"
+    assert {"precision_at_3", "map", "mrr"} <= report.baseline.scores.keys()
+    for name, value in report.baseline.scores.items():
+        assert value == pixels.scores[name]
+    difference, name = report.baseline.difference, report.objective.name
+    assert difference.value == pytest.approx(report.scores[name] - pixels.scores[name])
+    assert difference.low < difference.value < difference.high
 
 
 def test_the_baseline_of_the_baseline_is_left_out(config, noisy_file):
     report = run(config(*RANDOM, "encoder=pixels")).report
-    assert report["baseline"] == {"encoder": None, "scores": {}, "difference": None}
+    assert report.baseline is None
     assert "pixels " not in run_table(report, noisy_file).splitlines()[3]
 
 
 def test_the_baseline_is_scored_once_for_all_encoders(config, noisy_file, monkeypatch):
     run(config(*RANDOM))
     monkeypatch.setattr("medretrieval.evidence.pixel_baseline._score", lambda *a: pytest.fail("scored again"))
-    assert run(config(*RANDOM, "encoder.seed=1")).report["baseline"]["encoder"] == "pixels"
+    assert run(config(*RANDOM, "encoder.seed=1")).report.baseline.encoder == "pixels"
 
 
 def test_where_whole_rankings_would_take_long_the_baseline_is_as_deep_as_the_run(
@@ -54,40 +53,38 @@ def test_where_whole_rankings_would_take_long_the_baseline_is_as_deep_as_the_run
 ):
     monkeypatch.setattr("medretrieval.evidence.pixel_baseline.WHOLE_CELLS", 100)
     overrides = ("index=hnsw", "index.ef_search=10", "evaluation.vote_k=5")
-    scores = run(config(*RANDOM, *overrides)).report["baseline"]["scores"]
+    scores = run(config(*RANDOM, *overrides)).report.baseline.scores
     assert "precision_at_3" in scores
     assert "map" not in scores
-    assert "map" in run(config(*RANDOM, "index=flat")).report["baseline"]["scores"]
+    assert "map" in run(config(*RANDOM, "index=flat")).report.baseline.scores
 
 
 @pytest.mark.parametrize("change", ["metric=cosine", "evaluation.ks=[1,2]", "protocol=leave_one_out"])
 def test_another_task_has_its_own_baseline(config, noisy_file, change):
-    first = run(config(*RANDOM)).report["baseline"]["scores"]
-    assert run(config(*RANDOM, change)).report["baseline"]["scores"] != first
+    first = run(config(*RANDOM)).report.baseline.scores
+    assert run(config(*RANDOM, change)).report.baseline.scores != first
 
 
 def test_no_baseline_where_none_is_wanted(config, noisy_file):
     report = run(config(*RANDOM, "evaluation.baseline=none")).report
-    assert report["baseline"]["encoder"] is None
-    assert not any("pixels" in note for note in report["notes"])
+    assert report.baseline is None
+    assert not any("pixels" in note for note in report.notes)
 
 
 def test_every_headline_score_has_an_interval_around_it(config, noisy_file):
     report = run(config(*RANDOM)).report
-    assert {"precision_at_3", "map", "mrr", "r_precision", "ndcg_at_3"} <= report["intervals"].keys()
-    for name, (low, high) in report["intervals"].items():
-        assert low <= report["scores"][name] <= high
-        assert 0 <= low <= high <= 1
-    low, high = report["intervals"]["precision_at_3"]
+    assert {"precision_at_3", "map", "mrr", "r_precision", "ndcg_at_3"} <= report.intervals.keys()
+    for name, ends in report.intervals.items():
+        assert 0 <= ends.low <= report.scores[name] <= ends.high <= 1
+    ends = report.intervals["precision_at_3"]
     # Half the width of a normal interval is 1.96 s / sqrt(60).
-    assert 0.03 < high - low < 0.25
+    assert 0.03 < ends.high - ends.low < 0.25
 
 
 def test_a_wider_confidence_gives_wider_intervals(config, noisy_file):
     def width(confidence):
         report = run(config(*RANDOM, f"evaluation.confidence={confidence}")).report
-        low, high = report["intervals"]["map"]
-        return high - low
+        return report.intervals["map"].high - report.intervals["map"].low
 
     assert width(0.5) < width(0.95) < width(0.999)
 
@@ -95,7 +92,7 @@ def test_a_wider_confidence_gives_wider_intervals(config, noisy_file):
 def test_an_encoder_that_pixels_reach_is_told_so(config, noisy_file):
     report = run(config(*RANDOM)).report
     assert any(
-        note.startswith("This encoder scores lower than pixels: difference -") for note in report["notes"]
+        note.startswith("This encoder scores lower than pixels: difference -") for note in report.notes
     )
     assert "pixels" in run_table(report, noisy_file).splitlines()[3]
 
@@ -103,7 +100,7 @@ def test_an_encoder_that_pixels_reach_is_told_so(config, noisy_file):
 def test_few_queries_of_a_class_are_told(config, write_npz):
     write_npz(n=20)
     report = run(config(*RANDOM)).report
-    assert any("2 classes have fewer than 30 queries (the smallest 10)" in note for note in report["notes"])
+    assert any("2 classes have fewer than 30 queries (the smallest 10)" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -123,20 +120,20 @@ def test_pixels_beat_a_small_imagenet_network_on_pneumoniamnist(config, real_roo
         f"paths.data={real_root}",
     )
     report = run(config(*overrides)).report
-    assert report["baseline"]["scores"]["precision_at_5"] == pytest.approx(0.8404, abs=2e-4)
-    assert report["baseline"]["difference"][2] < -0.25
+    assert report.baseline.scores["precision_at_5"] == pytest.approx(0.8404, abs=2e-4)
+    assert report.baseline.difference.high < -0.25
 
 
 def test_the_table_of_classes_holds_the_means_of_their_queries(config, noisy_file):
     result = run(config(*RANDOM))
     frame = pd.read_parquet(result.folder / "per_query.parquet")
     names = ["malignant", "normal, benign"]
-    assert list(result.report["per_class"]) == names
+    assert list(result.report.per_class) == names
     for number, name in enumerate(names):
-        mine, row = frame[frame["label"] == number], result.report["per_class"][name]
-        assert row["queries"] == len(mine)
+        mine, row = frame[frame["label"] == number], result.report.per_class[name]
+        assert row.queries == len(mine)
         for score in ("precision_at_3", "map", "mrr", "vote_accuracy"):
-            assert row[score] == pytest.approx(mine[score].mean())
+            assert row.scores[score] == pytest.approx(mine[score].mean())
 
 
 def test_findings_count_for_each_of_their_classes(config, write_npz):
@@ -144,5 +141,5 @@ def test_findings_count_for_each_of_their_classes(config, write_npz):
     labels[:10, 2] = labels[5:15, 4] = 1
     write_npz("chestmnist", n=20, **{f"{s}_labels": labels for s in ("train", "val", "test")})
     overrides = ("dataset=chestmnist", "encoder=random", "evaluation.ks=[1]", "evaluation.resamples=100")
-    table = run(config(*overrides)).report["per_class"]
-    assert {name: row["queries"] for name, row in table.items()} == {"effusion": 10, "mass": 10}
+    table = run(config(*overrides)).report.per_class
+    assert {name: row.queries for name, row in table.items()} == {"effusion": 10, "mass": 10}

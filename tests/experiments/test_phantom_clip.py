@@ -111,5 +111,5 @@ def test_a_short_training_retrieves_held_out_phantoms_by_sentences(script, confi
     asked = ("protocol=text_to_image", "encoder=phantom_clip", "dataset.difficulty=0.25")
     trained = run(config(*asked)).report
     random = run(config(*asked, "encoder.checkpoint=null")).report
-    assert trained["scores"]["precision_at_10"] > 0.5 > random["scores"]["precision_at_10"]
-    assert trained["zero_shot"]["accuracy"] > 0.4
+    assert trained.scores["precision_at_10"] > 0.5 > random.scores["precision_at_10"]
+    assert trained.zero_shot.accuracy > 0.4

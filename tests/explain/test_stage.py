@@ -35,14 +35,14 @@ def verb(*arguments):
 
 
 def test_a_run_writes_maps_curves_and_numbers(done):
-    found = done.report["explain"]
-    assert found["layer"] == "layer4"
-    assert found["deletion"]["pairs"] == 5
-    assert found["pointing"]["queries"] == 4  # five classes, one of them clear
+    found = done.report.explain
+    assert found.layer == "layer4"
+    assert found.deletion.pairs == 5
+    assert found.pointing.queries == 4  # five classes, one of them clear
     details = json.loads((done.folder / results.EXPLAINED).read_text())
     rows = details["rows"]
     for name in ("area_marked", "area_random"):
-        assert found["deletion"][name] == pytest.approx(np.mean([r["deletion"][name] for r in rows]))
+        assert getattr(found.deletion, name) == pytest.approx(np.mean([r["deletion"][name] for r in rows]))
     for row in rows:
         assert row["query"].startswith("test/")
         assert row["result"].startswith("train/")
@@ -51,33 +51,33 @@ def test_a_run_writes_maps_curves_and_numbers(done):
     for name in (results.EXPLANATIONS, results.DELETION):
         with Image.open(done.folder / name) as picture:
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
-    assert "explain" in done.report["timings_s"]
-    (note,) = [n for n in done.report["notes"] if n.startswith(results.EXPLANATIONS)]
+    assert "explain" in done.report.timings_s
+    (note,) = [n for n in done.report.notes if n.startswith(results.EXPLANATIONS)]
     assert "5 pairs" in note
 
 
 def test_mlflow_gets_the_numbers_under_flat_names(done):
-    values, found = _flat(done.report), done.report["explain"]
-    assert values["explain/deletion_advantage"] == found["deletion"]["advantage"]
-    assert values["explain/deletion_advantage_low"] == found["deletion"]["intervals"]["advantage"][0]
-    assert values["explain/pointing_hits"] == found["pointing"]["hits"]
-    assert values["explain/pointing_area_high"] == found["pointing"]["intervals"]["area"][1]
+    values, found = _flat(done.report), done.report.explain
+    assert values["explain/deletion_advantage"] == found.deletion.advantage
+    assert values["explain/deletion_advantage_low"] == found.deletion.intervals["advantage"].low
+    assert values["explain/pointing_hits"] == found.pointing.hits
+    assert values["explain/pointing_area_high"] == found.pointing.intervals["area"].high
     assert all(isinstance(v, int | float) for v in values.values())
 
 
 def test_without_it_a_run_says_so_and_draws_nothing(config):
     plain = run(config(*PHANTOMS))
-    assert plain.report["explain"] is None
-    assert "explain" not in plain.report["timings_s"]
+    assert plain.report.explain is None
+    assert "explain" not in plain.report.timings_s
     assert not (plain.folder / results.EXPLANATIONS).exists()
     assert not [name for name in _flat(plain.report) if name.startswith("explain/")]
 
 
 def test_images_without_masks_have_no_pointing_game(config, write_npz):
     write_npz()
-    found = run(config("dataset=breastmnist", *PHANTOMS[4:], *EXPLAIN)).report["explain"]
-    assert found["pointing"] is None
-    assert found["deletion"]["pairs"] == 5
+    found = run(config("dataset=breastmnist", *PHANTOMS[4:], *EXPLAIN)).report.explain
+    assert found.pointing is None
+    assert found.deletion.pairs == 5
 
 
 def test_a_note_says_what_the_maps_are_worth():
@@ -96,9 +96,9 @@ def test_a_note_says_what_the_maps_are_worth():
 def test_maps_of_real_weights_find_what_the_similarity_rests_on(config):
     """The gradient of the cosine itself, with its length free, fails this (-0.01)."""
     options = ("dataset.n_train=100", "dataset.n_test=50", "explain.pairs=25", "evaluation.baseline=none")
-    found = run(config(*options, "dataset.size=224", "explain.enabled=true")).report["explain"]
-    assert found["deletion"]["intervals"]["advantage"][0] > 0
-    assert found["deletion"]["wins"] > 0.6
+    found = run(config(*options, "dataset.size=224", "explain.enabled=true")).report.explain
+    assert found.deletion.intervals["advantage"].low > 0
+    assert found.deletion.wins > 0.6
 
 
 @pytest.mark.parametrize(

@@ -160,11 +160,12 @@ def test_curves_are_the_scores_where_there_are_scores(config, dataset, kind, tmp
         assert {len(curve[key]) for key in ("mean", "low", "high", "chance")} == {len(ks)}
         for k in (1, 5, 10):
             score, place = f"{name}_at_{k}", ks.index(k)
-            assert curve["mean"][place] == pytest.approx(report["scores"][score], abs=1e-12)
-            assert [curve["low"][place], curve["high"][place]] == pytest.approx(report["intervals"][score])
+            assert curve["mean"][place] == pytest.approx(report.scores[score], abs=1e-12)
+            ends = report.intervals[score]
+            assert [curve["low"][place], curve["high"][place]] == pytest.approx([ends.low, ends.high])
         random = [np.nanmean(everything[f"{name}_at_{k}"]) for k in ks]
         np.testing.assert_allclose(curve["chance"], random, atol=1e-12)
-        pixels = [report["baseline"]["scores"][f"{name}_at_{k}"] for k in (1, 5, 10)]
+        pixels = [report.baseline.scores[f"{name}_at_{k}"] for k in (1, 5, 10)]
         assert curve["baseline"] == {"ks": [1, 5, 10], "mean": pixels}
 
 
@@ -202,7 +203,7 @@ def test_one_query_is_drawn_without_intervals(config, dataset, tmp_path):
 def test_lists_with_missing_results_are_drawn(config, dataset):
     options = ("index=ivf", "index.nlist=30", "index.nprobe=1", "evaluation.ks=[1,5]")
     result = run(config(*BASE, *dataset("single"), *options))
-    assert result.report["counts"]["missing_results"]
+    assert result.report.counts.missing_results
     document, ranking = read(result, "examples.json"), Ranking.load(result.folder / "ranking.npz")
     for row in rows_of(document):
         found = ranking.ids[int(row["id"].removeprefix("test/")), :5]
@@ -227,7 +228,8 @@ def test_intervals_draw_whole_groups(config, dataset, tmp_path):
     cfg = config(*BASE, *chosen, f"dataset.groups={tmp_path / 'groups.csv'}")
     result = run(cfg)
     curve = read(result, "curves.json")["precision"]
-    assert [curve["low"][4], curve["high"][4]] == pytest.approx(result.report["intervals"]["precision_at_5"])
+    ends = result.report.intervals["precision_at_5"]
+    assert [curve["low"][4], curve["high"][4]] == pytest.approx([ends.low, ends.high])
 
 
 def test_the_map_is_made_once_for_a_sweeps_runs_and_opens_without_a_network(config, dataset, tmp_path):
@@ -352,10 +354,10 @@ def test_thumbnails_of_large_images_are_at_most_64_pixels(config, dataset):
 def test_classes_have_the_means_of_the_scores_and_intervals_about_them(config, dataset, kind, tmp_path):
     cfg = config(*BASE, *dataset(kind), "encoder=random")
     found = scores_by_class(cfg, Cache(tmp_path / "cache"))
-    report = run(cfg).report["per_class"]
+    report = run(cfg).report.per_class
     assert found.names == list(report)
-    assert found.queries == [row["queries"] for row in report.values()]
-    np.testing.assert_allclose(found.mean, [row["precision_at_5"] for row in report.values()])
+    assert found.queries == [row.queries for row in report.values()]
+    np.testing.assert_allclose(found.mean, [row.scores["precision_at_5"] for row in report.values()])
     for mean, queries, ends in zip(found.mean, found.queries, found.ends, strict=True):
         assert (ends is None) == (queries == 1)
         assert ends is None or ends[0] <= mean <= ends[1]
@@ -384,7 +386,8 @@ def test_the_interval_of_a_class_of_all_queries_is_that_of_all(config, dataset, 
     np.savez(tmp_path / "data" / "pneumoniamnist.npz", **arrays)
     found = scores_by_class(cfg, Cache(tmp_path / "cache"))
     assert found.names == ["pneumonia"]
-    assert found.ends[0] == pytest.approx(run(cfg).report["intervals"]["precision_at_5"])
+    ends = run(cfg).report.intervals["precision_at_5"]
+    assert found.ends[0] == pytest.approx((ends.low, ends.high))
 
 
 def test_names_of_classes_are_no_formulas(config, write_npz):

@@ -235,9 +235,9 @@ def test_a_run_tunes_its_index_without_the_test_queries(config, write_npz, monke
         assert (own == -1).all()
         assert not (validation[:, None] == queries[None, :50]).all(axis=2).any()
     report = result.report
-    assert report["autotune"]["recall"] >= 0.9
-    assert report["index"]["search"] == report["autotune"]["parameters"]
-    assert report["autotune"]["parameters"] in {s["parameters"] for s in report["autotune"]["curve"]}
+    assert report.autotune.recall >= 0.9
+    assert report.index.search == report.autotune.parameters
+    assert report.autotune.parameters in {point.parameters for point in report.autotune.curve}
     assert "autotune: " in run_table(report, result.folder)
     assert verify(result.folder) == []
 

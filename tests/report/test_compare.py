@@ -178,10 +178,10 @@ def test_a_run_that_does_not_differ_is_marked(good, bad, capsys):
 
 def test_queries_without_a_relevant_image_are_left_out_and_counted(good, bad, capsys):
     for folder in (good, bad):
-        counts = parquet.read_table(folder / "per_query.parquet")["relevant"].to_numpy().copy()
+        counts = parquet.read_table(folder / "per_query.parquet")["n_relevant"].to_numpy().copy()
         counts[:4] = 0
         scores = [None] * 4 + values_of_file_order(folder)[4:]
-        rewrite(folder, relevant=counts, precision_at_3=scores)
+        rewrite(folder, n_relevant=counts, precision_at_3=scores)
     main([str(good), str(bad), "score=precision_at_3", *FEW])
     assert "over 20 queries (4 without a relevant image left out)" in capsys.readouterr().out
 
@@ -327,7 +327,7 @@ def test_another_protocol_and_another_split_are_refused(make, good, bad):
 def test_other_data_are_refused(make, good, write_npz):
     write_npz(n=24, train_images=np.zeros((24, 28, 28), np.uint8))
     line = refusal(good, make("encoder=pixels"), *FEW)
-    assert "the data (gallery images_sha256) is" in line
+    assert "the data (gallery content_sha256) is" in line
     write_npz(n=24, test_labels=np.array([[0], [1], [1]] * 8, np.uint8))
     assert "the data (query labels_sha256) is" in refusal(good, make("encoder=pixels"), *FEW)
 
@@ -337,7 +337,7 @@ def test_other_data_are_refused(make, good, write_npz):
     [
         ("id", [f"x/{i}" for i in range(24)], "query ids"),
         ("label", [0] * 24, "labels"),
-        ("relevant", [5] * 24, "counts of relevant images"),
+        ("n_relevant", [5] * 24, "counts of relevant images"),
     ],
 )
 def test_other_queries_are_refused(good, bad, column, values, what):
@@ -359,9 +359,9 @@ def test_a_damaged_run_is_refused(good, bad):
     rewrite(bad, precision_at_3=np.r_[np.nan, np.ones(23)])
     assert "precision_at_3 is missing for some queries" in refusal(good, bad, "score=precision_at_3", *FEW)
     edit_json(bad / "scores.json", lambda c: c.pop("protocol"))
-    assert "'protocol' is missing in its files" in refusal(good, bad, *FEW)
+    assert f"{bad}: scores.json: protocol is missing; make it anew with" in refusal(good, bad, *FEW)
     (bad / "scores.json").write_text("{")
-    assert f"{bad}: no finished run" in refusal(good, bad, *FEW)
+    assert f"{bad}: scores.json: damaged, no JSON" in refusal(good, bad, *FEW)
 
 
 @pytest.mark.parametrize(

@@ -94,15 +94,15 @@ def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
     by_source = {r.source: r.report for r in runs}
     for number, (_, cells) in enumerate(page.rows):
         report = by_source[found.sources[number]]
-        score = report["objective"]["name"]
+        score = report.objective.name
         values = [float(cell) for cell in cells if cell]
         assert values[0] == number + 1
         for wanted in (
-            report["objective"]["value"],
-            report["chance"][score],
-            report["lift"][score],
-            report["speed"]["latency_ms"]["p50"],
-            report["speed"]["bytes_per_vector"],
+            report.objective.value,
+            report.chance[score],
+            report.lift[score],
+            report.speed.latency_ms.p50,
+            report.speed.bytes_per_vector,
         ):
             assert wanted in values
         if number:
@@ -110,10 +110,10 @@ def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
             assert pair.difference in values
             assert pair.adjusted in values
     text = (sweep / "report.html").read_text()
-    for name, (low, high) in runs[0].report["intervals"].items():
+    for name, ends in runs[0].report.intervals.items():
         assert name in text
-        assert f"{low:.4f} to {high:.4f}" in text
-    for note in runs[-1].report["notes"]:
+        assert f"{ends.low:.4f} to {ends.high:.4f}" in text
+    for note in runs[-1].report.notes:
         assert note in text.replace("&#39;", "'")
 
 
@@ -147,6 +147,7 @@ def test_text_of_files_is_shown_and_never_run(config, write_npz, tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert odd not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
+    assert "28 × 28 pixels, label type single</span>" in text
     assert len(Page(text).all("script")) == 2
 
 
@@ -294,7 +295,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refusal(sweep, "out=file/r.html", "log=false")
     edit_json(sweep / "0" / "scores.json", lambda c: c.update(format=4))
-    assert "results format 4" in refusal(sweep, "log=false")
+    assert "results format 4, and this version reads 6" in refusal(sweep, "log=false")
     assert not (sweep / "report.html").exists()
 
 

@@ -3,12 +3,13 @@ import pytest
 
 from medretrieval import run
 from medretrieval.errors import UserError
+from medretrieval.runs.report import Objective
 
 BASE = ("dataset=breastmnist", "encoder=random", "evaluation.resamples=200", "audit.enabled=false")
 
 
 def notes(config, *overrides):
-    return run(config(*BASE, *overrides)).report["notes"]
+    return run(config(*BASE, *overrides)).report.notes
 
 
 def test_a_k_beyond_the_relevant_images_is_told(config, write_npz):
@@ -47,11 +48,12 @@ def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):
     write_npz("retinamnist", n=60, **arrays)
     overrides = ("dataset=retinamnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1,5]")
     report = run(config(*BASE, *overrides, "evaluation.objective=macro_graded_ndcg_at_5")).report
-    assert report["objective"] == {"name": "macro_graded_ndcg_at_5", "value": pytest.approx(1.0)}
-    assert 0.4 < report["chance"]["graded_ndcg_at_5"] < 0.8  # neighboring grades count in part
-    assert report["chance"]["ndcg_at_5"] == pytest.approx(0.2, abs=0.05)
-    assert report["lift"]["graded_ndcg_at_5"] == pytest.approx(1 / report["chance"]["graded_ndcg_at_5"])
-    assert report["intervals"]["macro_graded_ndcg_at_5"] == pytest.approx([1, 1])
+    assert report.objective == Objective("macro_graded_ndcg_at_5", pytest.approx(1.0))
+    assert 0.4 < report.chance["graded_ndcg_at_5"] < 0.8  # neighboring grades count in part
+    assert report.chance["ndcg_at_5"] == pytest.approx(0.2, abs=0.05)
+    assert report.lift["graded_ndcg_at_5"] == pytest.approx(1 / report.chance["graded_ndcg_at_5"])
+    ends = report.intervals["macro_graded_ndcg_at_5"]
+    assert (ends.low, ends.high) == pytest.approx((1, 1))
 
 
 def test_findings_that_must_overlap_more_are_relevant_less_often(config, write_npz):
@@ -60,9 +62,9 @@ def test_findings_that_must_overlap_more_are_relevant_less_often(config, write_n
     base = ("dataset=chestmnist", "evaluation.ks=[5]")
     loose = run(config(*BASE, *base)).report
     strict = run(config(*BASE, *base, "evaluation.min_jaccard=0.5")).report
-    assert strict["scores"]["precision_at_5"] < loose["scores"]["precision_at_5"] / 2
-    assert strict["chance"]["precision_at_5"] < loose["chance"]["precision_at_5"] / 2
-    assert strict["scores"]["graded_ndcg_at_5"] == pytest.approx(loose["scores"]["graded_ndcg_at_5"], abs=0.1)
+    assert strict.scores["precision_at_5"] < loose.scores["precision_at_5"] / 2
+    assert strict.chance["precision_at_5"] < loose.chance["precision_at_5"] / 2
+    assert strict.scores["graded_ndcg_at_5"] == pytest.approx(loose.scores["graded_ndcg_at_5"], abs=0.1)
 
 
 def test_an_overlap_is_refused_where_an_image_has_one_class_and_beyond_its_range(config, write_npz):

@@ -1,10 +1,12 @@
-import copy
 import json
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
 
 from medretrieval import compose
+from medretrieval.runs.report import BaselineReport, Objective, read_report
+from medretrieval.runs.report_parts import Difference, ScoreInterval
 from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
 from medretrieval.track.mlflow_tracker import _flat, log_sweep
 
@@ -12,25 +14,34 @@ from medretrieval.track.mlflow_tracker import _flat, log_sweep
 @pytest.fixture(scope="module")
 def reports(finished_sweep):
     places = [*sorted((finished_sweep / "sweeps" / "s1").glob("[0-9]")), finished_sweep / "other"]
-    return [json.loads((place / "scores.json").read_text()) for place in places]
+    return [read_report(place) for place in places]
 
 
 @pytest.fixture
 def random(reports):
     """Of the encoder that draws its vectors."""
-    return copy.deepcopy(reports[2])
+    return reports[2]
+
+
+def changed(report, **parts):
+    """With other values of the objective's score in chance, lift and intervals, or another part."""
+    for name in {"chance", "lift", "intervals"} & parts.keys():
+        parts[name] = getattr(report, name) | {"precision_at_3": parts[name]}
+    return replace(report, **parts)
 
 
 def test_a_run_stands_beside_chance_and_beside_pixels_with_its_interval(random):
-    random["objective"]["value"] = 0.3
-    random["intervals"]["precision_at_3"] = [0.25, 0.35]
-    random["chance"]["precision_at_3"], random["lift"]["precision_at_3"] = 0.2, 1.5
-    random["baseline"] = {
-        "encoder": "pixels", "scores": {"precision_at_3": 0.35}, "difference": [-0.05, -0.1, -0.01],
-    }  # fmt: skip
-    random["notes"] = ["Take care."]
-    assert run_note(random).split("\n") == [
-        f"**precision_at_3 0.3000** (interval 0.2500 to 0.3500): {random['title']}",
+    report = changed(
+        random,
+        objective=Objective("precision_at_3", 0.3),
+        intervals=ScoreInterval(0.25, 0.35),
+        chance=0.2,
+        lift=1.5,
+        baseline=BaselineReport("pixels", {"precision_at_3": 0.35}, Difference(-0.05, -0.1, -0.01)),
+        notes=["Take care."],
+    )
+    assert run_note(report).split("\n") == [
+        f"**precision_at_3 0.3000** (interval 0.2500 to 0.3500): {random.title}",
         "",
         "- A random ranking scores 0.2000, lift 1.50.",
         "- Raw pixels score 0.3500.",  # the rest is among the notes
@@ -40,28 +51,26 @@ def test_a_run_stands_beside_chance_and_beside_pixels_with_its_interval(random):
 
 @pytest.mark.parametrize(
     ("difference", "above"),
-    [([0.1, 0.05, 0.2], True), ([0.1, -0.05, 0.2], False), ([0.1, 0.0, 0.2], False), (None, False)],
+    [((0.1, 0.05, 0.2), True), ((0.1, -0.05, 0.2), False), ((0.1, 0.0, 0.2), False), (None, False)],
 )
 def test_what_is_said_of_pixels_is_what_the_interval_allows(random, difference, above):
-    random["baseline"]["difference"] = difference
-    note = run_note(random)
+    said = difference and Difference(*difference)
+    note = run_note(replace(random, baseline=replace(random.baseline, difference=said)))
     assert "Raw pixels score" in note
     assert ("this run is above them" in note) is above
 
 
 def test_a_note_that_is_cut_counts_what_is_left_of_all_tables(reports):
-    other = [report | {"dataset": "other"} for report in reports[:4]]
+    other = [replace(report, dataset="other") for report in reports[:4]]
     note = sweep_note("s1", "7", reports[:4] * 50 + other * 50)
     shown = len([line for line in note.splitlines() if line.startswith("|")]) - 2
     assert note.endswith(f"{400 - shown} more runs are in sweep.txt.")
 
 
 def test_chance_within_the_interval_is_said(random):
-    random["intervals"]["precision_at_3"] = [0.1, 0.3]
-    random["chance"]["precision_at_3"] = 0.3
-    assert "it lies within the interval" in run_note(random)
-    random["chance"]["precision_at_3"] = 0.31
-    assert "it lies within the interval" not in run_note(random)
+    ends = ScoreInterval(0.1, 0.3)
+    assert "it lies within the interval" in run_note(changed(random, intervals=ends, chance=0.3))
+    assert "it lies within the interval" not in run_note(changed(random, intervals=ends, chance=0.31))
 
 
 def test_a_sweeps_note_has_a_table_for_each_protocol_best_first(reports):
@@ -72,7 +81,7 @@ def test_a_sweeps_note_has_a_table_for_each_protocol_best_first(reports):
     assert second.startswith("leave_one_out, precision_at_3**")
     rows = [line.strip("| ").split(" | ") for line in first.splitlines() if line.startswith("|")]
     values = [row[rows[0].index("precision_at_3")] for row in rows[2:]]
-    assert values == sorted((f"{r['objective']['value']:.4f}" for r in reports[:4]), reverse=True)
+    assert values == sorted((f"{r.objective.value:.4f}" for r in reports[:4]), reverse=True)
     assert {len(row) for row in rows} == {len(rows[0])}
     assert any(cell.startswith("ivf nprobe=") for row in rows[2:] for cell in row)
 
@@ -88,7 +97,7 @@ def test_a_long_note_is_cut_between_rows_and_says_so(reports):
 def test_the_view_names_metrics_that_the_runs_have_the_objective_first(reports):
     ((_, text),) = sweep_view("s1", reports[2:4]).items()
     view = json.loads(text)
-    logged = set().union(*(_flat(copy.deepcopy(report)) for report in reports[2:4]))
+    logged = set().union(*(_flat(report) for report in reports[2:4]))
     names = [column.removeprefix("metrics.`").removesuffix("`") for column in view["selectedColumns"]]
     assert names[0] == "precision_at_3"
     assert set(names) <= logged

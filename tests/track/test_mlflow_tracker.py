@@ -56,7 +56,7 @@ def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked
     client, found = only_run(database)
     assert found.info.status == "FINISHED"
     metrics = found.data.metrics
-    for name, value in result.report["scores"].items():
+    for name, value in result.report.scores.items():
         assert metrics[name] == pytest.approx(value)
     assert metrics["chance_precision"] == 0.5
     assert metrics["queries_without_relevant"] == 0
@@ -203,7 +203,9 @@ def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked,
     report = json.loads((result.folder / "scores.json").read_text())
     del report["format"]
     (result.folder / "scores.json").write_text(json.dumps(report))
-    with pytest.raises(UserError, match=r"a run of results format before 4, not 5; make it anew with"):
+    with pytest.raises(
+        UserError, match=r"a run of results format 3 or before, and this version reads 6; make it anew with"
+    ):
         log_later([result.folder], database, result.folder)
 
 
@@ -212,18 +214,18 @@ def test_the_operating_curve_of_autotune_is_logged_step_by_step(tracked, databas
     result = run(tracked(database, "index=ivf", "index.autotune=0.9"))
     client, found = only_run(database)
     history = client.get_metric_history(found.info.run_id, "autotune/recall")
-    curve = [setting["recall"] for setting in result.report["autotune"]["curve"]]
+    curve = [point.recall for point in result.report.autotune.curve]
     assert [m.value for m in sorted(history, key=lambda m: m.step)] == curve
 
 
 def test_lift_chance_speed_and_approximation_reach_mlflow(tracked, database):
     report = run(tracked(database, "index=ivf")).report
     metrics = only_run(database)[1].data.metrics
-    assert metrics["lift/precision_at_3"] == report["lift"]["precision_at_3"]
-    assert metrics["chance/vote_accuracy"] == report["chance"]["vote_accuracy"]
-    assert metrics["search/latency_ms_p99"] == report["speed"]["latency_ms"]["p99"]
-    assert metrics["ann/map_at_3_change"] == report["approximation"]["changes"]["map_at_3"][0]
-    assert metrics["ann/missing"] == report["approximation"]["missing"]
+    assert metrics["lift/precision_at_3"] == report.lift["precision_at_3"]
+    assert metrics["chance/vote_accuracy"] == report.chance["vote_accuracy"]
+    assert metrics["search/latency_ms_p99"] == report.speed.latency_ms.p99
+    assert metrics["ann/map_at_3_change"] == report.approximation.changes["map_at_3"].value
+    assert metrics["ann/missing"] == report.approximation.missing
 
 
 def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp_path, monkeypatch):

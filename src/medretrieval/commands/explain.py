@@ -22,7 +22,9 @@ from medretrieval.figures import saliency as pictures
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.reopen import require_not_centered, saved_config, saved_encoder
+from medretrieval.runs.report import read_report
 from medretrieval.runs.tables import table
 from medretrieval.track.find_runs import run_and_overrides
 
@@ -104,9 +106,8 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: ExplainOptions) -> 
         UserError: no finished run, other data or weights than it had, an id that is not there, or an
             encoder that cannot be explained.
     """
-    cfg = saved_config(folder, overrides)
-    run_folder.require_format(folder)
-    settings = check(cfg)
+    report = read_report(folder)
+    settings = check(saved_config(folder, overrides))
     require_not_centered(folder, settings)
     encoder, changed = saved_encoder(folder, settings, Cache(expand(settings.paths.cache)))
     for line in changed:
@@ -121,7 +122,7 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: ExplainOptions) -> 
         ids = [asked.result] if asked.result else _nearest(folder, asked)
         others = [images.picture("result", name) for name in ids]
         found = [explain_images(explainer, query, other, steps, rng) for other in others]
-    _draw(asked.out, found, str(run_folder.read_scores(folder)["title"]))
+    _draw(asked.out, found, report.title)
     return found
 
 
@@ -145,10 +146,8 @@ class _Images:
 
     def _load(self, name: str) -> Split:
         split = load_split(self.dataset, name)
-        data = json.loads((self.folder / run_folder.MANIFEST).read_text())["data"].values()
-        # Queries need not be images.
-        for was in [f["images_sha256"] for f in data if f["split"] == name and "images_sha256" in f]:
-            if was != split.images_sha256:
+        for was in read_manifest(self.folder).data.values():
+            if was.split == name and was.content_sha256 != split.images_sha256:
                 raise UserError(
                     f"{self.folder}: split {name!r} held other images when it ran; set paths.data to the "
                     "folder it had"

@@ -223,7 +223,7 @@ def _draw(out: Path, answers: Sequence[Answer], run: SearchableRun) -> Path | No
         _say(f"no picture is drawn: {error}")
         return None
     try:
-        draw(out, answers, gallery, run.report["title"])
+        draw(out, answers, gallery, run.report.title)
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror})") from error
     if len(answers) > ROWS:
@@ -246,10 +246,10 @@ def document(
     return {
         "run": str(run.folder),
         "chosen": why,
-        "title": run.report["title"],
-        "metric": run.report["metric"],
+        "title": run.report.title,
+        "metric": run.report.metric,
         "k": k,
-        "random_weights": run.report["encoder"]["random_weights"],
+        "random_weights": run.report.encoder.random_weights,
         "picture": None if drawn is None else str(drawn),
         "queries": [_one(answer) for answer in answers],
     }
@@ -277,7 +277,7 @@ def _one(answer: Answer) -> dict[str, Any]:
 
 
 def _text(run: SearchableRun, k: int, answers: Sequence[Answer], drawn: Path | None) -> str:
-    lines = ["", run.report["title"], f"run: {run.folder}"]
+    lines = ["", run.report.title, f"run: {run.folder}"]
     for answer in answers:
         lines += ["", f"query: {answer.query.name}", ""]
         rows = [

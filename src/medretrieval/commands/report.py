@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> Options:
 
 def _fetch_pictures(places: dict[Path, str], uri: str, aside: Path) -> None:
     """Runs that are in MLflow alone: what they show beside what `find` has fetched."""
-    fetched = {f: s.removeprefix("MLflow run ") for f, s in places.items() if aside in f.parents}
+    fetched = {f: s.removeprefix(run_folder.MLFLOW_SOURCE) for f, s in places.items() if aside in f.parents}
     if not fetched:
         return
     from mlflow import MlflowClient

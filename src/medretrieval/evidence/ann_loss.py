@@ -6,8 +6,7 @@ that are not farther than the exact k-th, so that ties count.
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +42,6 @@ class Approximation:
     changes: Mapping[str, Interval]
     missing: int
     exact_queries_per_s: float | None
-
-    def document(self) -> dict[str, Any]:
-        """Its part of scores.json."""
-        return asdict(self) | {"recall": {str(k): v for k, v in self.recall.items()}}
 
 
 def measure(

@@ -44,21 +44,6 @@ class Evidence:
     units: str
     left_out: Mapping[str, Any] | None = None
 
-    def document(self) -> dict[str, Any]:
-        """Its part of scores.json."""
-        return {
-            "chance": dict(self.chance),
-            "lift": dict(self.lift),
-            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
-            "resampled": self.units,
-            "left_out": self.left_out,
-            "baseline": {
-                "encoder": self.baseline,
-                "scores": dict(self.baseline_scores),
-                "difference": list(self.difference) if self.difference else None,
-            },
-        }
-
 
 def per_class(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """Mean of every headline score over the queries of each class that has any with something to find.

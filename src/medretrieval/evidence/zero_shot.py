@@ -39,10 +39,6 @@ class TextEvidence:
     zero_shot: Mapping[str, Any]
     gap: Mapping[str, Any]
 
-    def document(self) -> dict[str, Any]:
-        """Its part of scores.json."""
-        return {"zero_shot": dict(self.zero_shot), "modality_gap": dict(self.gap)}
-
 
 def text_evidence(
     settings: Config,

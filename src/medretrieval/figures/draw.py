@@ -13,7 +13,7 @@ from medretrieval.figures import curves, embedding_map, galleries, per_class, re
 from medretrieval.figures.examples import examples
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs.folder import FIGURES, as_json
-from medretrieval.runs.report import RunOutputs
+from medretrieval.runs.outputs import RunOutputs
 
 
 @dataclass(frozen=True)

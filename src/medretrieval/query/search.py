@@ -1,10 +1,8 @@
 """A question to a finished run: its saved index and embeddings are used, only the query is embedded."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +18,7 @@ from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking, class_name
 from medretrieval.query.novelty import Novelty, novelty
-from medretrieval.runs import folder as run_folder
+from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.reopen import (
     INDEX,
     require_links,
@@ -32,6 +30,7 @@ from medretrieval.runs.reopen import (
     saved_ranking,
     saved_vectors,
 )
+from medretrieval.runs.report import RunReport, read_report
 
 SPARE = 8  # results beyond k that are looked at, so that rounding does not decide which is the last
 GALLERY = "embeddings_gallery.npy"
@@ -81,7 +80,7 @@ class SearchableRun:
     Attributes:
         folder: of the run.
         settings: its configuration, with overrides.
-        report: the content of its scores.json.
+        report: what it says of itself.
         ranking: for ids and labels of the gallery.
         dataset: for names of classes; its images are read for drawing only.
         index: the saved one.
@@ -89,7 +88,7 @@ class SearchableRun:
 
     folder: Path
     settings: Config
-    report: Mapping[str, Any]
+    report: RunReport
     ranking: Ranking
     dataset: Dataset
     index: VectorIndex
@@ -102,12 +101,12 @@ class SearchableRun:
         Raises:
             UserError: no finished run, of another format, or files of it that are gone or damaged.
         """
+        report = read_report(folder)
         settings = check(saved_config(folder, overrides))
-        run_folder.require_format(folder)
         require_not_centered(folder, settings)
         require_links(folder, (INDEX, GALLERY))
         require_whole(folder, GALLERY)
-        report, ranking = run_folder.read_scores(folder), saved_ranking(folder)
+        ranking = saved_ranking(folder)
         index = saved_index(folder, settings, report)
         if index.index.ntotal != len(ranking.gallery_ids):
             raise UserError(
@@ -138,8 +137,7 @@ class SearchableRun:
                 f"dataset={self.dataset.name} is not there any more; paths.data= says where it is"
             )
         split = self.dataset.load(self._gallery_split())
-        manifest = json.loads((self.folder / run_folder.MANIFEST).read_text())
-        if split.images_sha256 != manifest["data"]["gallery"]["images_sha256"]:
+        if split.images_sha256 != read_manifest(self.folder).data["gallery"].content_sha256:
             raise UserError(f"dataset={self.dataset.name} is other data than the run's")
         return split
 

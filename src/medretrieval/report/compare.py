@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ from medretrieval.errors import UserError
 from medretrieval.evidence.bootstrap import bootstrap, holm, not_different, sign_flips
 from medretrieval.protocol.ranking import class_members
 from medretrieval.report.compare_tables import Comparison, Pair
-from medretrieval.runs import folder as run_folder
+from medretrieval.runs.folder import GROUP, ID, LABEL, N_RELEVANT, PER_QUERY
+from medretrieval.runs.report import ProtocolReport
 from medretrieval.runs.tables import differing
-from medretrieval.track.find_runs import (
-    NO_SCORES,
-    Run,
-    config_of,
-)
+from medretrieval.track.find_runs import Run, config_of
 
+# Columns that runs must have in common, and what to call them in messages.
+IN_COMMON = {ID: "query ids", LABEL: "labels", N_RELEVANT: "counts of relevant images"}
 PLACES = ("paths.", "tracking.", "force", "dataset.root")
 
 
@@ -57,7 +56,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     Raises:
         UserError: runs that cannot be compared, saying in what they differ; no such score or baseline.
     """
-    score = options.score or str(runs[0].report["objective"]["name"])
+    score = options.score or runs[0].report.objective.name
     _require_comparable(runs, score)
     runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
@@ -84,7 +83,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     rows = [(float(drawn.means[i]), *drawn.interval(int(i), options.confidence)) for i in order]
     units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
     notes = _notes(score, names, values, options, reference, corrected_for, units)
-    if any(run.report["encoder"]["random_weights"] for run in runs):
+    if any(run.report.encoder.random_weights for run in runs):
         notes.append("* RANDOM WEIGHTS: says nothing about the model")
     return Comparison(
         score, options.confidence, names, [r.source for r in runs], rows, reference, pairs, notes
@@ -93,13 +92,13 @@ def compare(runs: list[Run], options: Options) -> Comparison:
 
 def _require_comparable(runs: list[Run], score: str) -> None:
     # Centering changes the vectors, as an encoder does, not who queries whom.
-    for key in sorted({key for run in runs for key in run.report["protocol"]} - {"center"}):
-        _require_same(runs, f"protocol.{key}", [run.report["protocol"].get(key) for run in runs])
+    for key in sorted({field.name for field in fields(ProtocolReport)} - {"center"}):
+        _require_same(runs, f"protocol.{key}", [getattr(run.report.protocol, key) for run in runs])
     for role in ("query", "gallery"):
-        for what in ("images_sha256", "texts_sha256", "labels_sha256", "groups_sha256"):
-            hashes = [str(run.manifest["data"][role].get(what))[:12] for run in runs]
+        for what in ("content_sha256", "labels_sha256", "groups_sha256"):
+            hashes = [str(getattr(run.manifest.data[role], what))[:12] for run in runs]
             _require_same(runs, f"the data ({role} {what})", hashes)
-    jaccard = [run.manifest["config"]["evaluation"]["min_jaccard"] for run in runs]
+    jaccard = [run.manifest.evaluation.min_jaccard for run in runs]
     _require_same(runs, "evaluation.min_jaccard", jaccard)
     column = score.removeprefix("macro_")
     if lacking := [run.source for run in runs if column not in run.scores]:
@@ -131,38 +130,36 @@ def _matched(
     column, first = score.removeprefix("macro_"), None
     kept: dict[tuple[str, bytes], tuple[Run, NDArray[np.float64]]] = {}
     for run in runs:
-        found = parquet.read_table(run.folder / run_folder.PER_QUERY, columns=[*NO_SCORES, column]).sort_by(
-            "id"
-        )
+        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column]).sort_by(ID)
         first = first if first is not None else found
-        for name, what in zip(NO_SCORES, ("query ids", "labels", "counts of relevant images"), strict=True):
+        for name, what in IN_COMMON.items():
             if not found[name].equals(first[name]):
                 raise UserError(
                     f"compare: {runs[0].source} and {run.source} differ in their {what} (column {name!r} of "
-                    f"{run_folder.PER_QUERY}); compare runs over the same queries and gallery"
+                    f"{PER_QUERY}); compare runs over the same queries and gallery"
                 )
         values = found[column].to_numpy()
-        if (np.isnan(values) != (found["relevant"].to_numpy() == 0)).any():
+        if (np.isnan(values) != (found[N_RELEVANT].to_numpy() == 0)).any():
             raise UserError(f"{run.source}: {column} is missing for some queries; run it with force=true")
         # The same configuration counts as another run only where it came out differently.
-        kept.setdefault((run.report["fingerprint"], values.tobytes()), (run, values))
+        kept.setdefault((run.report.fingerprint, values.tobytes()), (run, values))
     if len(kept) < 2 or first is None:
         raise UserError(f"compare: {runs[0].source} is the only run given; give two or more different ones")
-    if (first["relevant"].to_numpy() > 0).sum() < 2:
+    if (first[N_RELEVANT].to_numpy() > 0).sum() < 2:
         raise UserError("compare: fewer than two queries have a relevant image; nothing can be tested")
     kept_runs, columns = zip(*kept.values(), strict=True)
-    return list(kept_runs), np.stack(columns, axis=1), _label_array(first["label"]), _groups(kept_runs[0])
+    return list(kept_runs), np.stack(columns, axis=1), _label_array(first[LABEL]), _groups(kept_runs[0])
 
 
 def _groups(run: Run) -> NDArray[np.str_] | None:
     """The queries' groups in the order of their ids, None where nobody says them."""
     from pyarrow import parquet
 
-    path = run.folder / run_folder.PER_QUERY
-    if run_folder.GROUP not in parquet.read_schema(path).names:
+    path = run.folder / PER_QUERY
+    if GROUP not in parquet.read_schema(path).names:
         return None
-    table = parquet.read_table(path, columns=["id", run_folder.GROUP]).sort_by("id")
-    return np.array(table[run_folder.GROUP].to_pylist())
+    table = parquet.read_table(path, columns=[ID, GROUP]).sort_by(ID)
+    return np.array(table[GROUP].to_pylist())
 
 
 def _label_array(column: Any) -> NDArray[Any]:

@@ -19,11 +19,14 @@ from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.manifest import Manifest
+from medretrieval.runs.report import numbers
 from medretrieval.runs.tables import AXES, differing
-from medretrieval.track.find_runs import Run, config_of, content, place
+from medretrieval.runs.typed_json import to_json
+from medretrieval.track.find_runs import Run, config_of, place
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
-UNSAID = (*PLACES, "report.")  # where things lie, and which pictures there are
+UNSAID = (*PLACES, "figures.")  # where things lie, and which pictures there are
 NAMES_FIRST = ("encoder", "index", "search", "metric")
 
 
@@ -33,11 +36,7 @@ def gather(runs: Sequence[Run]) -> Content:
     Args:
         runs: finished runs; the same run given twice counts once.
 
-    Raises:
-        UserError: a run of another results format.
     """
-    for run in runs:
-        run_folder.require_format(run.folder)
     runs = list({run.folder.resolve(): run for run in runs}.values())
     album = Album()
     together: dict[str, list[Run]] = {}
@@ -63,7 +62,7 @@ def gather(runs: Sequence[Run]) -> Content:
         varied=varied,
         fixed={name: values[0] for name, values in axes.items() if len(values) == 1 and values[0]},
         settings={k: v for k, v in shared.items() if not k.startswith(UNSAID) and v is not None},
-        commands=list(dict.fromkeys(c for run in runs if (c := _whole_command(run.manifest["command"])))),
+        commands=list(dict.fromkeys(c for run in runs if (c := _whole_command(run.manifest.command)))),
         environments=_environments(groups),
         album=album,
     )
@@ -71,7 +70,7 @@ def gather(runs: Sequence[Run]) -> Content:
 
 def _config(run: Run) -> dict[str, Any]:
     """A run's configuration as flat keys; the prompts only where sentences ask."""
-    text_evidence = run.report["protocol"]["prompts"] is not None
+    text_evidence = run.report.protocol.prompts is not None
     return {k: v for k, v in config_of(run).items() if text_evidence or not k.startswith("prompts.")}
 
 
@@ -87,14 +86,12 @@ def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
 def _headings(firsts: Sequence[Run]) -> list[str]:
     """Dataset, protocol and score; then what is needed to tell groups apart."""
     facts: list[Callable[[Run], str]] = [
-        lambda r: (
-            f"{AXES['dataset'](r.report)}, {AXES['protocol'](r.report)}, {r.report['objective']['name']}"
-        ),
-        lambda r: f"size {r.manifest['config']['dataset'].get('size')}",
-        lambda r: f"min_jaccard {r.manifest['config']['evaluation']['min_jaccard']}",
-        lambda r: f"confidence {r.manifest['config']['evaluation']['confidence']}",
-        lambda r: f"queries {content(r, 'query')[1][:8]}",
-        lambda r: f"gallery images {content(r, 'gallery')[1][:8]}",
+        lambda r: f"{r.report.dataset}, {AXES['protocol'](r.report)}, {r.report.objective.name}",
+        lambda r: f"size {r.manifest.config['dataset'].get('size')}",
+        lambda r: f"min_jaccard {r.manifest.evaluation.min_jaccard}",
+        lambda r: f"confidence {r.manifest.evaluation.confidence}",
+        lambda r: f"queries {r.manifest.data['query'].content_sha256[:8]}",
+        lambda r: f"gallery images {r.manifest.data['gallery'].content_sha256[:8]}",
     ]
     headings = [facts[0](run) for run in firsts]
     for fact in facts[1:]:
@@ -115,7 +112,7 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         if len(ordered) < len(members):
             notes.append(f"{len(members) - len(ordered)} runs that repeat another exactly are left out.")
     else:
-        ordered = sorted(members, key=lambda run: -run.report["objective"]["value"])
+        ordered = sorted(members, key=lambda run: -run.report.objective.value)
         names = [
             " ".join(AXES[axis](run.report) for axis in NAMES_FIRST if AXES[axis](run.report))
             for run in ordered
@@ -129,11 +126,11 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         axes = {n: axis(run.report) for n, axis in AXES.items()}
         plain = " ".join(axes[n] for n in shown if axes[n])
         more = name.removeprefix(plain).strip() if comparison else ""
-        found = run.report["approximation"]
-        recall = list(found["recall"].values())[-1] if found else None
+        ann = run.report.approximation
+        recall = list(ann.recall.values())[-1] if ann else None
         series = encoders.index(axes["encoder"])
         views.append(RunView(f"{key}r{i + 1}", i + 1, name, more, axes, run, pairs.get(i), series, recall))
-    score = str(ordered[0].report["objective"]["name"])
+    score = ordered[0].report.objective.name
     _draw_bars(views, score)
     return Group(
         key=key,
@@ -144,7 +141,7 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         constant=constant,
         comparison=comparison,
         notes=notes,
-        data=_data(ordered[0]),
+        manifest=ordered[0].manifest,
         classes=_classes(ordered[0]),
         picture=_audit_picture(ordered),
         audits=_audits(views),
@@ -156,13 +153,13 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
 def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
     if len(members) < 2:
         return None, ["One run: there is nothing to compare it with here."]
-    if len({run.report["fingerprint"] for run in members}) == 1:
+    if len({run.report.fingerprint for run in members}) == 1:
         return None, ["The runs repeat each other: there is nothing to compare."]
-    config = members[0].manifest["config"]
-    how = config["evaluation"]
+    manifest = members[0].manifest
+    how = manifest.evaluation
     options = Options(
-        runs=[], score=None, baseline=None, pairs="all", resamples=how["resamples"],
-        permutations=how["resamples"], confidence=how["confidence"], seed=config["seed"],
+        runs=[], score=None, baseline=None, pairs="all", resamples=how.resamples,
+        permutations=how.resamples, confidence=how.confidence, seed=manifest.seed,
         format="terminal", outputs=Path(), uri="", track=False,
     )  # fmt: skip
     try:
@@ -176,8 +173,9 @@ def _draw_bars(views: list[RunView], score: str) -> None:
     """Intervals of all runs on one scale, with chance and the baseline."""
     rows = []
     for view in views:
-        low, high = view.of("intervals", score) or (view.objective, view.objective)
-        said = {"chance": view.of("chance", score), "baseline": view.report["baseline"]["scores"].get(score)}
+        ends = view.report.intervals.get(score)
+        low, high = (ends.low, ends.high) if ends else (view.objective, view.objective)
+        said = {"chance": view.report.chance.get(score), "baseline": view.report.baseline_score(score)}
         rows.append((view, low, high, [(kind, float(v)) for kind, v in said.items() if v is not None]))
     # Chance lies far below as a rule and would leave the intervals no room.
     places = [v for _, low, high, marks in rows for v in (low, high, *(m for k, m in marks if k != "chance"))]
@@ -190,13 +188,14 @@ def _group_charts(key: str, heading: str, score: str, views: list[RunView]) -> l
         return []
     drawn = []
     costs = {
-        "median latency of a query, ms": [view.report["speed"]["latency_ms"]["p50"] for view in views],
-        "bytes a vector": [view.report["speed"]["bytes_per_vector"] for view in views],
+        "median latency of a query, ms": [view.report.speed.latency_ms.p50 for view in views],
+        "bytes a vector": [view.report.speed.bytes_per_vector for view in views],
     }
     for i, (name, values) in enumerate(costs.items()):
         points = []
         for view, value in zip(views, values, strict=True):
-            low, high = view.of("intervals", score) or (None, None)
+            ends = view.report.intervals.get(score)
+            low, high = (ends.low, ends.high) if ends else (None, None)
             place = float(value), view.objective
             points.append(charts.Point(view.key, view.number, view.series, view.name, *place, low, high))
         title = f"{score} against {name} ({heading})"
@@ -204,21 +203,12 @@ def _group_charts(key: str, heading: str, score: str, views: list[RunView]) -> l
     return drawn
 
 
-def _data(run: Run) -> dict[str, Any]:
-    config = run.manifest["config"]["dataset"]
-    roles = {
-        role: {"split": facts["split"], "content": content(run, role), "labels": facts["labels_sha256"]}
-        for role, facts in run.manifest["data"].items()
-    }
-    return {"roles": roles, "task": config.get("task"), "size": config.get("size")}
-
-
 def _classes(run: Run) -> list[tuple[str, int, int]]:
     """Images of each class; runs fetched from MLflow have no ranking to count in."""
     if not (run.folder / run_folder.RANKING).exists():
         return []
     ranking = Ranking.load(run.folder / run_folder.RANKING)
-    names = list(run.manifest["config"]["dataset"].get("classes") or run.report["per_class"])
+    names = list(run.manifest.config["dataset"].get("classes") or run.report.per_class)
     counts = [_count(labels, len(names)) for labels in (ranking.query_labels, ranking.gallery_labels)]
     if any(len(count) != len(names) for count in counts):
         return []
@@ -241,12 +231,12 @@ def _audit_picture(runs: Sequence[Run]) -> str | None:
     return None
 
 
-def _audits(views: Sequence[RunView]) -> list[tuple[str, dict[str, int]]]:
+def _audits(views: Sequence[RunView]) -> list[tuple[str, dict[str, float]]]:
     """Counts by encoder: near-duplicates depend on it."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, float]] = {}
     for view in views:
-        if view.report["audit"]:
-            found.setdefault(view.axes["encoder"], view.report["audit"])
+        if view.report.audit is not None:
+            found.setdefault(view.axes["encoder"], numbers(view.report.audit))
     return list(found.items())
 
 
@@ -254,9 +244,8 @@ def _illustrate(view: RunView, percent: str, album: Album, whole: bool) -> None:
     view.pictures = read_pictures(view.run.folder, view.run.source, album, whole)
     view.commands = [c for c in (_job_command(view.run), f"medretrieval again {_named(view.run)}") if c]
     if (found := view.pictures.curves) is not None:
-        baseline = view.report["baseline"]["encoder"]
         for name in ("precision", "recall"):
-            said = (f"{name} at k", percent, baseline)
+            said = (f"{name} at k", percent, view.baseline)
             view.charts.append(charts.curve(found["ks"], found[name], said, f"{view.key}{name}"))
 
 
@@ -276,7 +265,7 @@ def _job_command(run: Run) -> str | None:
 
 
 def _named(run: Run) -> str:
-    return shlex.quote(run.source.removeprefix("MLflow run "))
+    return shlex.quote(run.source.removeprefix(run_folder.MLFLOW_SOURCE))
 
 
 def _environments(groups: Sequence[Group]) -> list[tuple[dict[str, str], list[str]]]:
@@ -289,15 +278,15 @@ def _environments(groups: Sequence[Group]) -> list[tuple[dict[str, str], list[st
     return [(dict(facts), names) for facts, names in found.items()]
 
 
-def _environment(manifest: dict[str, Any]) -> dict[str, str]:
-    git, machine = manifest["git"], manifest["machine"]
-    commit = "not in a repository" if git["commit"] is None else git["commit"]
-    threads = ", ".join(f"{name} {count}" for name, count in manifest["threads"].items() if count is not None)
+def _environment(manifest: Manifest) -> dict[str, str]:
+    git, machine = manifest.git, manifest.machine
+    commit = "not in a repository" if git.commit is None else git.commit
+    threads = ", ".join(f"{name} {n}" for name, n in to_json(manifest.threads).items() if n is not None)
     return {
-        "commit": commit + (" (with changes that are not committed)" if git["dirty"] else ""),
-        "machine": f"{machine['processor']}, {machine['cpus']} CPUs, {machine['platform']}",
+        "commit": commit + (" (with changes that are not committed)" if git.dirty else ""),
+        "machine": f"{machine.processor}, {machine.cpus} CPUs, {machine.platform}",
         "threads": threads,
-        "seed": str(manifest["seed"]),
-        "python": manifest["python"],
-        **{name: str(version) for name, version in manifest["libraries"].items()},
+        "seed": str(manifest.seed),
+        "python": manifest.python,
+        **manifest.libraries,
     }

@@ -67,14 +67,15 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def interval(ends: Any, signs: bool = False) -> str:
-    """Two ends.
+    """Two ends, of what has a `low` and a `high`.
 
-    >>> interval([0.1, 0.25]), interval(None), interval([-0.1, 0.1], signs=True)
+    >>> from medretrieval.runs.report_parts import ScoreInterval
+    >>> interval(ScoreInterval(0.1, 0.25)), interval(None), interval(ScoreInterval(-0.1, 0.1), signs=True)
     ('0.1000 to 0.2500', '–', '−0.1000 to +0.1000')
     """
     if ends is None:
         return "–"
-    return " to ".join(signed(end) if signs else number(end) for end in ends)
+    return " to ".join(signed(end) if signs else number(end) for end in (ends.low, ends.high))
 
 
 def said(key: str) -> str:

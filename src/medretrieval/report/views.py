@@ -8,6 +8,8 @@ from markupsafe import Markup
 from medretrieval.evaluate.score_table import is_headline
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
+from medretrieval.runs.manifest import Manifest
+from medretrieval.runs.report import RunReport
 from medretrieval.track.find_runs import Run
 
 
@@ -43,32 +45,34 @@ class RunView:
     commands: list[str] = field(default_factory=list)
 
     @property
-    def report(self) -> dict[str, Any]:
-        """The content of scores.json."""
+    def report(self) -> RunReport:
+        """What the run says of itself."""
         return self.run.report
 
     @property
     def objective(self) -> float:
         """The score it is ranked by."""
-        return float(self.report["objective"]["value"])
+        return self.report.objective.value
 
-    def of(self, part: str, name: str) -> Any:
-        """A score's entry in "intervals", "chance" or "lift", None where it has none."""
-        return self.report[part].get(name)
+    @property
+    def baseline(self) -> str | None:
+        """Name of the baseline encoder, None where there is none."""
+        return self.report.baseline.encoder if self.report.baseline else None
 
     @property
     def by_class(self) -> list[str]:
         """Scores of the table of classes: the objective, other precisions, map and the vote."""
-        known: dict[str, float] = next(iter(self.report["per_class"].values()), {})
-        first = self.report["objective"]["name"].removeprefix("macro_")
+        classes = list(self.report.per_class.values())
+        known = classes[0].scores if classes else {}
+        first = self.report.objective.name.removeprefix("macro_")
         others = [n for n in known if n.startswith("precision_at_") or n in ("map", "vote_accuracy")]
         return [name for name in dict.fromkeys([first, *others]) if name in known][:4]
 
     @property
     def headline(self) -> list[str]:
         """The scores that stand with their intervals."""
-        scores, objective = self.report["scores"], self.report["objective"]["name"]
-        return [name for name in scores if is_headline(name) or name == objective]
+        report = self.report
+        return [name for name in report.scores if is_headline(name) or name == report.objective.name]
 
 
 @dataclass
@@ -82,6 +86,7 @@ class Group:
         columns: axes in which the runs differ.
         constant: axis -> value of the others.
         notes: how the differences were tested.
+        manifest: of the best run, for the data that all of them have in common.
         classes: class, images of it among the queries, and in the gallery; empty where that is not known.
         picture: of the audit, a data URI.
         audits: title, and the audit's counts, of runs with different counts.
@@ -95,10 +100,10 @@ class Group:
     constant: dict[str, str]
     comparison: Comparison | None
     notes: list[str]
-    data: dict[str, Any]
+    manifest: Manifest
     classes: list[tuple[str, int, int]]
     picture: str | None
-    audits: list[tuple[str, dict[str, int]]]
+    audits: list[tuple[str, dict[str, float]]]
     encoders: list[tuple[str, Markup]]
     charts: list[Markup]
 
@@ -120,7 +125,7 @@ class Group:
     @property
     def percent(self) -> str:
         """Of the intervals."""
-        return f"{100 * self.best.run.manifest['config']['evaluation']['confidence']:g} %"
+        return f"{100 * self.best.run.manifest.evaluation.confidence:g} %"
 
 
 @dataclass

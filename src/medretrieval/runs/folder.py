@@ -1,11 +1,11 @@
-"""A run's folder: what is in it, written whole or not at all, and how finished runs are found again."""
+"""A run's folder: what is in it, written whole or not at all, and read by its type or refused."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.runs.typed_json import ContentError, from_json
 
-FORMAT = 5  # of a run's folder; runs of another format are not taken for finished
+FORMAT = 6  # of a run's folder, raised when a file changes its keys: runs of another format are not read
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -29,7 +30,16 @@ EXPLANATIONS = f"{FIGURES}/explanations.png"
 EXPLAINED = f"{FIGURES}/explanations.json"  # numbers and curves of its pairs
 DELETION = f"{FIGURES}/deletion.png"
 FAILED = "failed.txt"
-GROUP = "group"  # column of per_query.parquet, where queries have groups
+MLFLOW_SOURCE = "MLflow run "  # how a run that is in MLflow alone is called in messages
+# Columns of per_query.parquet before those of the scores, and what they hold.
+ID, LABEL, N_RELEVANT, GROUP = "id", "label", "n_relevant", "group"
+QUERY_COLUMNS = {
+    ID: "text: `<split>/<position>`, or the sentence's id in prompts.json",
+    LABEL: "int64, the class; for multi-label data a list of int64, the findings",
+    N_RELEVANT: "int64, relevant gallery images that the query may find: R in the formulas of the scores",
+    GROUP: "text, the query's group (patient, lesion, site); only where the dataset has groups",
+}
+T = TypeVar("T")
 
 
 def write(
@@ -88,8 +98,8 @@ def _write_per_query(path: Path, evaluation: Evaluation, task: RetrievalTask) ->
     from pyarrow import parquet
 
     ranking = evaluation.ranking
-    columns = {"id": pa.array(ranking.query_ids), "label": _label_column(ranking.query_labels)}
-    columns["relevant"] = pa.array(task.n_relevant)
+    columns = {ID: pa.array(ranking.query_ids), LABEL: _label_column(ranking.query_labels)}
+    columns[N_RELEVANT] = pa.array(task.n_relevant)
     if task.queries.groups is not None:
         columns[GROUP] = pa.array(task.queries.groups)
     columns |= {n: pa.array(v, from_pandas=True) for n, v in evaluation.per_query.items()}
@@ -120,30 +130,62 @@ def as_json(content: Any) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def read_scores(folder: Path) -> dict[str, Any]:
-    """The content of a run's scores.json."""
-    content: dict[str, Any] = json.loads((folder / SCORES).read_text())
+def read_typed(kind: type[T], folder: Path, name: str, source: str | None = None) -> T:
+    """A JSON file of a finished run as its type.
+
+    Args:
+        kind: the type of its content.
+        folder: the run's folder.
+        name: of the file.
+        source: what to call the run in messages; None for its folder.
+
+    Raises:
+        UserError: no finished run, one of another results format, or a file that is not as it should be.
+    """
+    content = read_json(folder, name, source)
+    found = content["format"] if "format" in content else saved_format(folder, source)
+    anew = f"make it anew with: medretrieval again {(source or str(folder)).removeprefix(MLFLOW_SOURCE)}"
+    if found != FORMAT:
+        raise UserError(
+            f"{source or folder}: a run of results format {found}, and this version reads {FORMAT}; {anew}"
+        )
+    try:
+        return from_json(kind, content)
+    except ContentError as error:
+        raise UserError(f"{source or folder}: {name}: {error}; {anew}") from error
+
+
+def read_json(folder: Path, name: str, source: str | None = None) -> dict[str, Any]:
+    """The content of a JSON file of a finished run of any results format.
+
+    Args:
+        folder: the run's folder.
+        name: of the file.
+        source: what to call the run in messages; None for its folder.
+
+    Raises:
+        UserError: no finished run, or a file that is no JSON.
+    """
+    path = folder / name
+    if not path.exists():
+        raise UserError(f"{source or folder}: no finished run in it (it holds no {name})")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:  # UnicodeDecodeError is one
+        content = None
+    if not isinstance(content, dict):
+        where = path if source is None else f"{source}: {name}"
+        raise UserError(f"{where}: damaged, no JSON; do the run again from {folder / CONFIG}")
     return content
 
 
-def require_format(folder: Path) -> None:
-    """Refuse a run of another results format.
+def saved_format(folder: Path, source: str | None = None) -> Any:
+    """The results format of a run, said in words where it is too old to say.
 
     Raises:
-        UserError: naming the format and how to make the run anew.
+        UserError: as `read_json`.
     """
-    found = read_scores(folder).get("format", "before 4")
-    if found != FORMAT:
-        raise UserError(
-            f"{folder}: a run of results format {found}, not {FORMAT}; make it anew with: "
-            f"medretrieval again {folder}"
-        )
-
-
-def mark_finished(outputs: Path, fingerprint: str, folder: Path) -> None:
-    """Remember which run has the results of a configuration."""
-    where = os.path.relpath(folder, outputs)
-    write_json(outputs / "finished" / f"{fingerprint}.json", {"run": where})
+    return read_json(folder, SCORES, source).get("format", "3 or before")
 
 
 def mark_skipped(folder: Path, finished: Path) -> None:
@@ -154,16 +196,3 @@ def mark_skipped(folder: Path, finished: Path) -> None:
 def skipped_for(folder: Path) -> Path:
     """The run that has the results of one that was skipped; it may be gone by now."""
     return Path(os.path.normpath(folder.resolve() / json.loads((folder / SKIPPED).read_text())["run"]))
-
-
-def find_finished(outputs: Path, fingerprint: str) -> Path | None:
-    """The folder of the run that has finished this configuration, None where there is none any more."""
-    try:
-        where = json.loads((outputs / "finished" / f"{fingerprint}.json").read_text())["run"]
-    except (OSError, ValueError, KeyError):
-        return None
-    folder = Path(os.path.normpath(outputs / where))
-    try:
-        return folder if read_scores(folder)["fingerprint"] == fingerprint else None
-    except (OSError, ValueError, KeyError):
-        return None

@@ -2,14 +2,19 @@
 
 import dataclasses
 import importlib.metadata
+import json
+import os
+from pathlib import Path
 
 from medretrieval.cache.store import content_key
 from medretrieval.config import Config, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
-from medretrieval.runs.folder import FORMAT
+from medretrieval.runs.folder import FORMAT, write_json
+from medretrieval.runs.report import read_report
 
 
 def fingerprint_of(settings: Config, inputs: Inputs) -> str:
@@ -59,3 +64,22 @@ def title(settings: Config, encoder: Encoder) -> str:
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
         f"{settings.metric.name} · {protocol.name} ({who}{itself})"
     )
+
+
+def mark_finished(outputs: Path, fingerprint: str, folder: Path) -> None:
+    """Remember which run has the results of a configuration."""
+    where = os.path.relpath(folder, outputs)
+    write_json(outputs / "finished" / f"{fingerprint}.json", {"run": where})
+
+
+def find_finished(outputs: Path, fingerprint: str) -> Path | None:
+    """The folder of the run that has finished this configuration, None where there is none any more."""
+    try:
+        where = json.loads((outputs / "finished" / f"{fingerprint}.json").read_text())["run"]
+    except (OSError, ValueError, KeyError):
+        return None
+    folder = Path(os.path.normpath(outputs / where))
+    try:
+        return folder if read_report(folder).fingerprint == fingerprint else None
+    except (OSError, UserError):  # gone, or not as it should be: the run is done again
+        return None

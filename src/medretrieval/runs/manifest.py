@@ -6,58 +6,197 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Dataset
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.protocol.queries import Queries
+from medretrieval.runs.folder import FORMAT, MANIFEST, as_json, read_json, read_typed
+from medretrieval.runs.typed_json import to_json
 
 LIBRARIES = (
     "medretrieval", "faiss-cpu", "faiss-gpu", "hydra-core", "medmnist", "mlflow", "numpy", "omegaconf",
     "open_clip_torch", "pillow", "timm", "torch", "torchvision",
 )  # fmt: skip
+IMAGES, PROMPTS = "images", "prompts"
+
+
+@dataclass(frozen=True)
+class SideFacts:
+    """The images or prompts of one role.
+
+    Attributes:
+        split: its name; "prompts" for sentences.
+        kind: "images" or "prompts".
+        count: how many; of prompts the queries made of them.
+        content_sha256: hash of the images, or of the sentences and how they become queries.
+        labels_sha256: hash of their classes.
+        groups_sha256: hash of their groups; null where nobody says them.
+    """
+
+    split: str
+    kind: str
+    count: int
+    content_sha256: str
+    labels_sha256: str
+    groups_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Git:
+    """The repository of this package.
+
+    Attributes:
+        commit: its hash; null outside a repository.
+        dirty: whether files differ from it; null outside a repository.
+    """
+
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the run was.
+
+    Attributes:
+        platform: operating system and version.
+        processor: the CPU's name.
+        cpus: logical CPUs; null where the system does not tell.
+    """
+
+    platform: str
+    processor: str
+    cpus: int | None
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads that were used.
+
+    Attributes:
+        faiss: of FAISS.
+        torch: of torch; null where it was not used.
+        omp_num_threads: the environment's OMP_NUM_THREADS; null where it is not set.
+    """
+
+    faiss: int
+    torch: int | None
+    omp_num_threads: str | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run stood on; with its `config` this file suffices to do the run again.
+
+    Attributes:
+        format: of the run's folder.
+        dataset: its name.
+        data: role -> what was read for it: "query", "gallery", and "center" where protocol.center is set.
+        encoder: what changes its vectors (`encoder.identity` of scores.json).
+        weights_sha256: of the encoder's weights; null for an encoder without.
+        git: the code.
+        libraries: name -> version, of those that are installed and have a say.
+        python: its version.
+        machine: where the run was.
+        threads: that were used.
+        seed: of everything that is drawn.
+        command: the words that started the process.
+        config: the whole configuration, interpolations resolved.
+    """
+
+    format: int
+    dataset: str
+    data: dict[str, SideFacts]
+    encoder: dict[str, Any]
+    weights_sha256: str | None
+    git: Git
+    libraries: dict[str, str]
+    python: str
+    machine: Machine
+    threads: Threads
+    seed: int
+    command: list[str]
+    config: dict[str, Any]
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        """How the run was scored."""
+        return EvaluationConfig(**self.config["evaluation"])
+
+    def to_text(self) -> str:
+        """The content of manifest.json."""
+        return as_json(to_json(self))
+
+
+def read_manifest(folder: Path, source: str | None = None) -> Manifest:
+    """What a finished run stood on.
+
+    Args:
+        folder: the run's folder.
+        source: what to call the run in messages; None for its folder.
+
+    Raises:
+        UserError: no finished run, one of another results format, or a file that is not as it should be.
+    """
+    return read_typed(Manifest, folder, MANIFEST, source)
+
+
+def differing(before: Path, after: Path) -> list[str]:
+    """In what two runs do not stand on the same, a sentence each.
+
+    Args:
+        before: folder of a run of this or an earlier results format.
+        after: folder of another one.
+    """
+    old, new = read_json(before, MANIFEST), read_json(after, MANIFEST)
+    # Earlier formats say these as this one does, and the rest in other words.
+    same = ("weights_sha256", "libraries", "seed")
+    keys = (*same, "data", "threads") if old.get("format") == new.get("format") else same
+    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
 def manifest(
     dataset: Dataset, sides: Mapping[str, Queries], identity: dict[str, Any], config: dict[str, Any]
-) -> dict[str, Any]:
-    """Facts about a run, as JSON values.
+) -> Manifest:
+    """The manifest of a run.
 
     Args:
         dataset: where the splits come from.
         sides: the splits that were read and the prompts, by role ("query", "gallery", "center").
         identity: of the encoder, with its weights' hash.
-        config: the run's whole configuration; with it this file suffices to do the run again.
+        config: the run's whole configuration.
     """
-    return {
-        "dataset": dataset.name,
-        "data": {
-            role: {
-                "split": side.name,
-                **_content(side),
-                "labels_sha256": side.labels_sha256,
-                "groups_sha256": groups_sha256(side.groups),
-            }
-            for role, side in sides.items()
-        },
-        "encoder": identity,
-        "weights_sha256": identity.get("weights_sha256"),
-        "git": git_state(),
-        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
-        "python": sys.version.split()[0],
-        "machine": {"platform": platform.platform(), "processor": processor(), "cpus": os.cpu_count()},
-        "threads": threads(),
-        "seed": config["seed"],
-        "command": sys.argv,
-        "config": config,
-    }
+    return Manifest(
+        format=FORMAT,
+        dataset=dataset.name,
+        data={role: _side(side) for role, side in sides.items()},
+        encoder=identity,
+        weights_sha256=identity.get("weights_sha256"),
+        git=git_state(),
+        libraries={name: found for name in LIBRARIES if (found := _version(name))},
+        python=sys.version.split()[0],
+        machine=Machine(platform.platform(), processor(), os.cpu_count()),
+        threads=threads(),
+        seed=config["seed"],
+        command=sys.argv,
+        config=config,
+    )
 
 
-def _content(side: Queries) -> dict[str, Any]:
-    hashed = "texts_sha256" if side.split is None else "images_sha256"
-    return {side.kind: len(side), hashed: side.content_sha256}
+def _side(side: Queries) -> SideFacts:
+    return SideFacts(
+        side.name,
+        side.kind,
+        len(side),
+        side.content_sha256,
+        side.labels_sha256,
+        groups_sha256(side.groups),
+    )
 
 
 @functools.cache
@@ -69,7 +208,7 @@ def _version(name: str) -> str | None:
 
 
 @functools.cache
-def git_state() -> dict[str, Any]:
+def git_state() -> Git:
     """Commit of this package's repository and whether files differ from it; None outside one.
 
     Asked once a process: the code that runs is the code that was there when it began.
@@ -87,8 +226,8 @@ def git_state() -> dict[str, Any]:
 
     # In a wheel the package may lie inside somebody else's repository.
     if git("ls-files", "--error-unmatch", __file__) is None:
-        return {"commit": None, "dirty": None}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+        return Git(None, None)
+    return Git(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno")))
 
 
 def processor() -> str:
@@ -102,13 +241,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def threads() -> dict[str, Any]:
+def threads() -> Threads:
     """Threads of FAISS, of torch where it was used, and what the environment says."""
     import faiss
 
     torch = sys.modules.get("torch")
-    return {
-        "faiss": faiss.omp_get_max_threads(),
-        "torch": torch.get_num_threads() if torch else None,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-    }
+    return Threads(
+        faiss.omp_get_max_threads(),
+        torch.get_num_threads() if torch else None,
+        os.environ.get("OMP_NUM_THREADS"),
+    )

@@ -1,7 +1,7 @@
 """A finished run opened again: what verbs that take a run start from."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval.cache import entry
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config
+from medretrieval.config import Config, renamed
 from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError, first_line
@@ -20,6 +20,8 @@ from medretrieval.index.faiss_index import IndexSpec, VectorIndex, is_exhaustive
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.manifest import read_manifest
+from medretrieval.runs.report import RunReport
 
 INDEX = "index.faiss"
 # Parts of an encoder's identity that change the last bits of its vectors and not the space they are in.
@@ -32,11 +34,29 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a finished run, typed, with overrides on top.
 
     Raises:
-        UserError: no finished run in the folder, or an unknown key.
+        UserError: no finished run in the folder, one of another results format, or an unknown key.
     """
-    for name in (run_folder.SCORES, run_folder.MANIFEST):
-        _require_json(folder, name)
-    config = json.loads((folder / run_folder.MANIFEST).read_text())["config"]
+    return _with_overrides(read_manifest(folder).config, overrides)
+
+
+def config_of_any_format(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of a finished run of this or an earlier results format, in this version's words.
+
+    Raises:
+        UserError: no finished run in the folder, a damaged file, or an unknown key.
+    """
+    scores, manifest = (run_folder.read_json(folder, n) for n in (run_folder.SCORES, run_folder.MANIFEST))
+    if scores.get("format") == run_folder.FORMAT:
+        return saved_config(folder, overrides)
+    if not isinstance(config := manifest.get("config"), dict):
+        raise UserError(
+            f"{folder / run_folder.MANIFEST}: holds no configuration to do the run again from; give the "
+            f"values of {folder / run_folder.CONFIG} to medretrieval"
+        )
+    return _with_overrides(renamed(config), overrides)
+
+
+def _with_overrides(config: dict[str, Any], overrides: tuple[str, ...]) -> DictConfig:
     cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
     for override in overrides:
         key, _, value = override.partition("=")
@@ -46,18 +66,6 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
         if key == "device" and "device" in cfg.encoder:  # what was interpolated is a value by now
             cfg.encoder.device = value
     return cast(DictConfig, cfg)
-
-
-def _require_json(folder: Path, name: str) -> None:
-    path = folder / name
-    if not path.exists():
-        raise UserError(f"{folder}: no finished run in it (it holds no {name})")
-    try:
-        whole = isinstance(json.loads(path.read_text()), dict)
-    except ValueError:  # UnicodeDecodeError is one
-        whole = False
-    if not whole:
-        raise UserError(f"{path}: damaged, no JSON; do the run again from {folder / run_folder.CONFIG}")
 
 
 def _typed(value: str) -> Any:
@@ -128,13 +136,13 @@ def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
         raise _damaged(path, folder, first_line(error)) from error
 
 
-def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> VectorIndex:
+def saved_index(folder: Path, settings: Config, report: RunReport) -> VectorIndex:
     """A run's index, searched as the run searched it.
 
     Args:
         folder: the run's folder.
         settings: its configuration.
-        report: the content of its scores.json.
+        report: its own.
 
     Raises:
         UserError: the file is damaged.
@@ -144,8 +152,8 @@ def saved_index(folder: Path, settings: Config, report: Mapping[str, Any]) -> Ve
         index = _read(folder / INDEX)
     except Exception as error:  # a damaged file makes FAISS raise anything
         raise _damaged(folder / INDEX, folder, "FAISS refuses it") from error
-    set_parameters(index, report["index"]["search"], "index.search")
-    spec = IndexSpec(report["index"]["factory"], report["index"]["build"], report["index"]["search"], {})
+    set_parameters(index, report.index.search, "index.search")
+    spec = IndexSpec(report.index.factory, report.index.build, report.index.search, {})
     return VectorIndex(index, spec, settings.metric, folder / INDEX, 0.0, True, is_exhaustive(index))
 
 
@@ -161,7 +169,7 @@ def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder
         UserError: its vectors would be of another space than the run's.
     """
     encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
-    was = json.loads((folder / run_folder.MANIFEST).read_text())["encoder"]
+    was = read_manifest(folder).encoder
     now = json.loads(json.dumps(identify(encoder, cache)))
     changed = [key for key in sorted(was | now) if _plain(was.get(key)) != _plain(now.get(key))]
     said = {key: _differing(_plain(was.get(key)), _plain(now.get(key))) for key in changed}

@@ -1,97 +1,270 @@
-"""Everything a run found, and how scores.json says it."""
+"""The content of scores.json as a type: everything that a run says of itself.
+
+Written and read here alone. docs/results-format.md is made from the docstrings (`format_page`).
+"""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from medretrieval.config import Config
-from medretrieval.embed.images import Embeddings
-from medretrieval.evaluate.evaluate import Evaluation, objective_name
-from medretrieval.evidence.ann_loss import Approximation
-from medretrieval.evidence.duplicate_audit import Audit
-from medretrieval.evidence.evidence import Evidence, per_class
-from medretrieval.evidence.zero_shot import TextEvidence
-from medretrieval.explain.pairs import Explanations
-from medretrieval.index.autotune import Tuned
-from medretrieval.index.faiss_index import VectorIndex
-from medretrieval.index.speed import Speed
-from medretrieval.protocol.inputs import Inputs
-from medretrieval.runs.folder import FORMAT
-from medretrieval.runs.identity import title
+from medretrieval.errors import UserError
+from medretrieval.runs.folder import SCORES, as_json, read_json, read_typed
+from medretrieval.runs.report_parts import (
+    AnnReport,
+    AuditReport,
+    AutotuneReport,
+    Difference,
+    EncoderReport,
+    ExplainReport,
+    IndexReport,
+    ModalityGap,
+    ScoreInterval,
+    SpeedReport,
+    ZeroShotReport,
+)
+from medretrieval.runs.typed_json import ContentError, from_json, to_json
 
 
 @dataclass(frozen=True)
-class RunOutputs:
-    """What the stages of a run gave.
+class Objective:
+    """The one score by which runs are ranked, and which sweepers see.
 
     Attributes:
-        query, gallery: embeddings.
-        index: the searched index.
-        tuned: how its search parameters were chosen, None where the configuration says them.
-        evaluation: the scores.
-        trust: how far they can be trusted.
-        loss: what the index loses against exact search, None for exact search itself.
-        rate: how fast it answers.
-        leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
-        text_evidence: zero-shot scores and modality gap, None where images ask.
-        explained: which regions make some pairs similar, None where that is off.
+        name: of the score.
+        value: of the score.
     """
 
-    query: Embeddings
-    gallery: Embeddings
-    index: VectorIndex
-    tuned: Tuned | None
-    evaluation: Evaluation
-    trust: Evidence
-    loss: Approximation | None
-    rate: Speed
-    leaks: Audit | None
-    text_evidence: TextEvidence | None
-    explained: Explanations | None
+    name: str
+    value: float
 
 
-def document(
-    settings: Config, inputs: Inputs, found: RunOutputs, notes: list[str], fingerprint: str
-) -> dict[str, Any]:
-    """The content of scores.json, but for the seconds of the stages."""
-    objective = objective_name(settings.evaluation, inputs.task)
-    encoder, evaluation, index = inputs.encoder, found.evaluation, found.index
-    return {
-        "format": FORMAT,
-        "title": title(settings, encoder),
-        "dataset": inputs.dataset.name,
-        "metric": settings.metric.name,
-        "protocol": dataclasses.asdict(settings.protocol),
-        "scores": evaluation.scores,
-        "objective": {"name": objective, "value": evaluation.scores[objective]},
-        **found.trust.document(),
-        "per_class": per_class(evaluation, inputs.dataset.classes),
-        "vote": {"k": settings.evaluation.vote_k, "abstention": evaluation.abstention},
-        "counts": evaluation.counts,
-        "encoder": {
-            "name": encoder.name,
-            "random_weights": encoder.random_weights,
-            "dimension": int(found.query.vectors.shape[1]),
-            "cached": found.query.cached and found.gallery.cached,
-            "images_per_s": found.gallery.images_per_s,
-            "fidelity": found.gallery.fidelity,
-            **inputs.identity,
-        },
-        "index": {
-            "name": settings.index.name,
-            "factory": index.spec.factory,
-            "build": index.spec.build,
-            "search": index.spec.search,
-            "exhaustive": index.exhaustive,
-            "build_s": index.build_s,
-            "cached": index.cached,
-        },
-        "speed": dataclasses.asdict(found.rate),
-        "approximation": found.loss.document() if found.loss else None,
-        "autotune": dataclasses.asdict(found.tuned) if found.tuned else None,
-        "audit": found.leaks.counts if found.leaks else {},
-        **(found.text_evidence.document() if found.text_evidence else {}),
-        "explain": found.explained.document() if found.explained else None,
-        "notes": notes,
-        "fingerprint": fingerprint,
-    }
+@dataclass(frozen=True)
+class ProtocolReport:
+    """Who queries whom, and what a query may not find: the configuration's `protocol`.
+
+    Attributes:
+        name: of the protocol.
+        query: the split whose images are the queries; null where sentences are.
+        gallery: the split that is searched.
+        exclude_self: a query does not find itself.
+        exclude_same_group: a query does not find images of its own group.
+        drop_duplicates: of byte-identical images of the gallery only the first can be found, and by a query
+            no copy of itself.
+        prompts: "each" (every sentence is a query) or "ensemble" (one query a class); null where images are.
+        center: the split whose mean image is subtracted from every image, as the mean of the prompts is from
+            every prompt; null where nothing is subtracted.
+    """
+
+    name: str
+    query: str | None
+    gallery: str
+    exclude_self: bool
+    exclude_same_group: bool
+    drop_duplicates: bool
+    prompts: str | None
+    center: str | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What `exclude_same_group` and `drop_duplicates` change.
+
+    Attributes:
+        options: those that are on.
+        pairs: (query, gallery image) pairs that are left out.
+        dropped: gallery images that no query can find.
+        score: the objective.
+        without: the objective with nothing left out but the query itself; null where it has none.
+        change: the objective minus `without`, paired over the queries; null where fewer than two queries or
+            groups tell.
+    """
+
+    options: list[str]
+    pairs: int
+    dropped: int
+    score: str
+    without: float | None
+    change: Difference | None
+
+
+@dataclass(frozen=True)
+class BaselineReport:
+    """The line to beat: what the baseline encoder scores on the same task with exact search.
+
+    Attributes:
+        encoder: its name, such as "pixels".
+        scores: score -> its value, of the scores that have an interval.
+        difference: the objective of this run minus the baseline's, paired over the queries; null where fewer
+            than two queries or groups tell.
+    """
+
+    encoder: str
+    scores: dict[str, float]
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """The queries of one class that have something to find.
+
+    Attributes:
+        queries: how many.
+        scores: headline score -> mean over them.
+    """
+
+    queries: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AbstentionCurve:
+    """Accuracy of the vote where only the most confident queries are answered.
+
+    Attributes:
+        answered: shares of the queries, ascending, the last one 1.
+        accuracy: at each share; the last one is `vote_accuracy`.
+    """
+
+    answered: list[float]
+    accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class VoteReport:
+    """The neighbors' vote on the query's class.
+
+    Attributes:
+        k: neighbors that vote.
+        abstention: accuracy by the share of queries answered; null for multi-label data, where none votes.
+    """
+
+    k: int
+    abstention: AbstentionCurve | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sizes of the task.
+
+    Attributes:
+        queries: all queries.
+        gallery: images of the gallery.
+        depth: results a query that were searched and scored.
+        queries_without_relevant: queries with nothing relevant to find; no mean counts them.
+        missing_results: results within the largest k that the index did not give (FAISS id -1), each a miss.
+    """
+
+    queries: int
+    gallery: int
+    depth: int
+    queries_without_relevant: int
+    missing_results: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything a run says of itself.
+
+    Attributes:
+        format: of the run's folder, which all its files share; another version may read another one.
+        title: the run in one line.
+        dataset: its name.
+        metric: name of the distance.
+        protocol: who queries whom.
+        scores: score -> mean over the queries with something to find; `macro_` scores are means over classes
+            of the class means.
+        objective: the score by which runs are ranked.
+        chance: score -> expectation of a random ranking of the same gallery.
+        lift: score -> `scores` over `chance`, where more is better and chance is above 0.
+        intervals: score -> its interval, of the headline scores and the objective; empty where fewer than two
+            queries or groups tell.
+        resampled: what the intervals draw again, the gallery held fixed: "queries" or "groups".
+        left_out: what leaving out groups or copies changes; null where neither is left out.
+        baseline: the line to beat; null where the run is the baseline, evaluation.baseline=none, or sentences
+            are the queries.
+        per_class: class -> its queries, of the classes that have any; a query with several findings counts
+            for each.
+        vote: what a reader of the nearest cases would conclude.
+        counts: sizes of the task.
+        encoder: the encoder and its embeddings.
+        index: the index.
+        speed: how fast the index answers.
+        approximation: what an approximate index loses; null for exact search.
+        autotune: how search parameters were chosen; null where index.autotune is not set.
+        audit: counts of look-alikes; null where audit.enabled=false or sentences are the queries.
+        zero_shot: naming images by the nearest sentences; null where images are the queries.
+        modality_gap: how far sentences and images stand apart; null where images are the queries.
+        explain: what the maps are worth; null where explain.enabled=false or no query has a result.
+        notes: what a reader might overlook, a sentence each.
+        timings_s: stage -> seconds, and their `total` with what lies between.
+        fingerprint: SHA-256 of configuration, data and weights; equal where two runs must come out equal.
+    """
+
+    format: int
+    title: str
+    dataset: str
+    metric: str
+    protocol: ProtocolReport
+    scores: dict[str, float]
+    objective: Objective
+    chance: dict[str, float]
+    lift: dict[str, float]
+    intervals: dict[str, ScoreInterval]
+    resampled: str
+    left_out: LeftOut | None
+    baseline: BaselineReport | None
+    per_class: dict[str, ClassReport]
+    vote: VoteReport
+    counts: Counts
+    encoder: EncoderReport
+    index: IndexReport
+    speed: SpeedReport
+    approximation: AnnReport | None
+    autotune: AutotuneReport | None
+    audit: AuditReport | None
+    zero_shot: ZeroShotReport | None
+    modality_gap: ModalityGap | None
+    explain: ExplainReport | None
+    notes: list[str]
+    timings_s: dict[str, float]
+    fingerprint: str
+
+    def baseline_score(self, name: str) -> float | None:
+        """A score of the baseline, None where it has none."""
+        return None if self.baseline is None else self.baseline.scores.get(name)
+
+    def to_text(self) -> str:
+        """The content of scores.json."""
+        return as_json(to_json(self))
+
+
+def read_report(folder: Path, source: str | None = None) -> RunReport:
+    """What a finished run says of itself.
+
+    Args:
+        folder: the run's folder.
+        source: what to call the run in messages; None for its folder.
+
+    Raises:
+        UserError: no finished run, one of another results format, or a file that is not as it should be.
+    """
+    return read_typed(RunReport, folder, SCORES, source)
+
+
+def scores_of_any_format(folder: Path) -> dict[str, float]:
+    """The scores of a run of this or an earlier results format: all of them have `scores` in scores.json.
+
+    Raises:
+        UserError: no finished run, or a damaged file.
+    """
+    scores = read_json(folder, SCORES).get("scores")
+    try:
+        return from_json(dict[str, float], scores, "scores")
+    except ContentError as error:
+        raise UserError(f"{folder / SCORES}: {error}") from error
+
+
+def numbers(part: object) -> dict[str, float]:
+    """The fields of a part of a report that are numbers, by name; those that are null are left out."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+    return {n: v for n, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}

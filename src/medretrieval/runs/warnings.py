@@ -10,7 +10,7 @@ from medretrieval.explain.pairs import Explanations
 from medretrieval.index.faiss_index import POINTS_A_CENTROID, hnsw_of
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
-from medretrieval.runs.report import RunOutputs
+from medretrieval.runs.outputs import RunOutputs
 
 SAMPLE = 1000
 FEW = 30  # queries of a class

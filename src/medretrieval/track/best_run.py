@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medretrieval.errors import UserError
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.report import RunReport
 from medretrieval.track.find_runs import RUN_ID, Run, default_uri, find, find_one, load_run, place
 
 KEYS = ("paths.outputs=", "tracking.uri=")
@@ -70,22 +70,22 @@ def _best(word: str, runs: Sequence[Run]) -> Chosen:
             f"run={word}: its runs differ in data, protocol or relevance, so their scores cannot be compared "
             f"({'; '.join(tasks)}); give one run's folder"
         )
-    best = max(runs, key=lambda run: float(run.report["objective"]["value"]))
+    best = max(runs, key=lambda run: run.report.objective.value)
     if len(runs) == 1:
         return Chosen(best.folder)
-    objective = best.report["objective"]
-    said = f"{objective['name']} ({objective['value']:.4f})"
-    return Chosen(best.folder, f"{word}: the best of {len(runs)} runs by {said}: {best.report['title']}")
+    objective = best.report.objective
+    said = f"{objective.name} ({objective.value:.4f})"
+    return Chosen(best.folder, f"{word}: the best of {len(runs)} runs by {said}: {best.report.title}")
 
 
-def _task(report: Mapping[str, Any]) -> str:
-    protocol = report["protocol"]
+def _task(report: RunReport) -> str:
+    protocol = report.protocol
     options = "".join(
-        f" {name}={protocol[name]}"
+        f" {name}={getattr(protocol, name)}"
         for name in ("exclude_self", "exclude_same_group", "drop_duplicates")
-        if protocol[name] != (name == "exclude_self")
+        if getattr(protocol, name) != (name == "exclude_self")
     )
     return (
-        f"{report['objective']['name']} on {report['dataset']}, {protocol['query'] or 'prompts'} queries "
-        f"{protocol['gallery']}{options}"
+        f"{report.objective.name} on {report.dataset}, {protocol.query or 'prompts'} queries "
+        f"{protocol.gallery}{options}"
     )

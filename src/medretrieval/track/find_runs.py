@@ -6,17 +6,18 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medretrieval.config import leaves
 from medretrieval.errors import UserError, choices, first_line
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
+from medretrieval.runs.report import RunReport, read_report
 
 FILES = (run_folder.SCORES, run_folder.MANIFEST, run_folder.CONFIG, run_folder.PER_QUERY)
 log = logging.getLogger(__name__)
-NO_SCORES = ("id", "label", "relevant")
 RUN_ID = re.compile(r"[0-9a-f]{32}")  # of MLflow
 
 
@@ -26,8 +27,8 @@ class Run:
 
     folder: Path
     source: str
-    report: dict[str, Any]
-    manifest: dict[str, Any]
+    report: RunReport
+    manifest: Manifest
     scores: list[str]
 
 
@@ -149,7 +150,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
                 folder.mkdir(exist_ok=True)
                 for name in files:
                     client.download_artifacts(run.info.run_id, name, str(folder))
-            places.append((folder, f"MLflow run {run.info.run_id}"))
+            places.append((folder, f"{run_folder.MLFLOW_SOURCE}{run.info.run_id}"))
     return places
 
 
@@ -167,21 +168,17 @@ def load_run(folder: Path, source: str) -> Run:
     """Read a finished run's files.
 
     Raises:
-        UserError: files that are missing, damaged or of an older version.
+        UserError: files that are missing, damaged or of another results format.
     """
     from pyarrow import parquet
 
+    report, manifest = read_report(folder, source), read_manifest(folder, source)
     try:
-        report = run_folder.read_scores(folder)
-        manifest = json.loads((folder / run_folder.MANIFEST).read_text())
         columns = parquet.read_schema(folder / run_folder.PER_QUERY).names
-        _ = [report[key] for key in ("protocol", "objective", "fingerprint")], manifest["data"]
-    except KeyError as error:
-        raise UserError(f"{source}: {error} is missing in its files; run it again with force=true") from error
     except (OSError, ValueError) as error:
         line = f"{source}: no finished run ({first_line(error)}); run it again with force=true"
         raise UserError(line) from error
-    scores = [column for column in columns if column not in (*NO_SCORES, run_folder.GROUP)]
+    scores = [column for column in columns if column not in run_folder.QUERY_COLUMNS]
     return Run(folder, source, report, manifest, scores)
 
 
@@ -194,26 +191,17 @@ def config_of(run: Run) -> dict[str, Any]:
 
 def place(run: Run) -> str:
     """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
-    report, manifest = run.report, run.manifest
-    hashes = [
-        [
-            content(run, role)[1],
-            manifest["data"][role]["labels_sha256"],
-            manifest["data"][role]["groups_sha256"],
-        ]
-        for role in ("query", "gallery")
-    ]
+    report = run.report
+    sides = [(side.content_sha256, side.labels_sha256, side.groups_sha256) for side in sides_of(run)]
     # Centering changes the vectors, not who queries whom.
-    protocol = {key: value for key, value in report["protocol"].items() if key != "center"}
-    how = [manifest["config"]["evaluation"][key] for key in ("min_jaccard", "confidence")]
-    return repr((report["dataset"], protocol, hashes, how, report["objective"]["name"]))
+    protocol = replace(report.protocol, center=None)
+    how = run.manifest.evaluation
+    return repr((report.dataset, protocol, sides, how.min_jaccard, how.confidence, report.objective.name))
 
 
-def content(run: Run, role: str) -> tuple[int, str]:
-    """How many images, or prompts, a side has, and the hash of them."""
-    facts = run.manifest["data"][role]
-    kind = ("images", "images_sha256") if "images" in facts else ("prompts", "texts_sha256")
-    return facts[kind[0]], facts[kind[1]]
+def sides_of(run: Run) -> tuple[SideFacts, SideFacts]:
+    """What the queries and the gallery of a run were."""
+    return run.manifest.data["query"], run.manifest.data["gallery"]
 
 
 def run_and_overrides(verb: str, arguments: list[str], aside: Path) -> tuple[Path, tuple[str, ...]]:

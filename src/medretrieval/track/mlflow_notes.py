@@ -1,58 +1,59 @@
 """What MLflow shows beside numbers: the notes of runs and sweeps, and which columns its table has."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from medretrieval.runs.report import RunReport
+from medretrieval.runs.report_parts import Difference, ScoreInterval
 from medretrieval.runs.tables import AXES, differing, markdown, ranked_together
 
 MOST = 4800  # characters of a note: MLflow takes 5,000 in older versions
 VIEW = "mlflow.sharedViewState."  # experiment tag under which MLflow 3 keeps a view that a link can open
 
 
-def run_note(content: Mapping[str, Any]) -> str:
+def run_note(report: RunReport) -> str:
     """A run in Markdown: its score with its interval, beside chance and beside raw pixels, and its notes.
 
     Args:
-        content: of scores.json.
+        report: the run's.
     """
-    name, value = content["objective"]["name"], content["objective"]["value"]
-    ends = content["intervals"].get(name)
-    lines = [f"**{name} {value:.4f}**{f' (interval {_range(ends)})' if ends else ''}: {content['title']}"]
-    points = [*_beside_chance(content, name, ends), *_beside_pixels(content, name), *content["notes"]]
+    name, value = report.objective.name, report.objective.value
+    ends = report.intervals.get(name)
+    lines = [f"**{name} {value:.4f}**{f' (interval {_range(ends)})' if ends else ''}: {report.title}"]
+    points = [*_beside_chance(report, name, ends), *_beside_pixels(report, name), *report.notes]
     return "\n".join([*lines, "", *(f"- {point}" for point in points)])[:MOST]
 
 
-def _beside_chance(content: Mapping[str, Any], name: str, ends: Sequence[float] | None) -> list[str]:
-    random = content["chance"].get(name)
+def _beside_chance(report: RunReport, name: str, ends: ScoreInterval | None) -> list[str]:
+    random = report.chance.get(name)
     if random is None:
         return []
-    lift = f", lift {content['lift'][name]:.2f}" if name in content["lift"] else ""
-    reached = ends is not None and ends[0] <= random <= ends[1]
+    lift = f", lift {report.lift[name]:.2f}" if name in report.lift else ""
+    reached = ends is not None and ends.low <= random <= ends.high
     return [
         f"A random ranking scores {random:.4f}{lift}{'; it lies within the interval' if reached else ''}."
     ]
 
 
-def _beside_pixels(content: Mapping[str, Any], name: str) -> list[str]:
-    line = content["baseline"]
-    if name not in line["scores"]:
+def _beside_pixels(report: RunReport, name: str) -> list[str]:
+    line = report.baseline
+    if line is None or name not in line.scores:
         return []
-    said = f"Raw {line['encoder']} score {line['scores'][name]:.4f}"
+    said, difference = f"Raw {line.encoder} score {line.scores[name]:.4f}", line.difference
     # Where this run is not above them, its own notes say so, with the difference.
-    if line["difference"] is None or line["difference"][1] <= 0:
+    if difference is None or difference.low <= 0:
         return [f"{said}."]
-    difference, low, high = line["difference"]
-    return [f"{said}; this run is above them: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."]
+    ends = f"{difference.low:+.4f} to {difference.high:+.4f}"
+    return [f"{said}; this run is above them: difference {difference.value:+.4f} ({ends})."]
 
 
-def sweep_note(sweep: str, experiment: str, reports: Sequence[dict[str, Any]]) -> str:
+def sweep_note(sweep: str, experiment: str, reports: Sequence[RunReport]) -> str:
     """A sweep in Markdown: where its runs are shown best first, and a table for each dataset and protocol.
 
     Args:
         sweep: its id.
         experiment: the id of its MLflow experiment.
-        reports: contents of scores.json.
+        reports: of its runs.
     """
     text = f"[The runs in columns, best first](#/experiments/{experiment}/runs?viewStateShareKey={sweep})\n\n"
     text += f"A report to send: `medretrieval report {sweep}`\n"
@@ -71,7 +72,7 @@ def sweep_note(sweep: str, experiment: str, reports: Sequence[dict[str, Any]]) -
     return text
 
 
-def _rows(name: str, runs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def _rows(name: str, runs: Sequence[RunReport]) -> tuple[list[str], list[list[str]]]:
     shown = differing(runs)
     if "index" in shown:  # narrow: how the index is searched goes with it
         shown.pop("search", None)
@@ -79,19 +80,19 @@ def _rows(name: str, runs: Sequence[dict[str, Any]]) -> tuple[list[str], list[li
     rows = [
         [
             *(_axis(axis, run) for axis in shown),
-            f"{run['objective']['value']:.4f}",
-            _range(run["intervals"].get(name), ".."),
-            _number(run["chance"].get(name)),
-            _number(run["baseline"]["scores"].get(name)),
-            _difference(run["baseline"]["difference"]),
-            f"{run['speed']['latency_ms']['p50']:.2f}",
+            f"{run.objective.value:.4f}",
+            _range(run.intervals.get(name), ".."),
+            _number(run.chance.get(name)),
+            _number(run.baseline_score(name)),
+            _difference(run.baseline.difference if run.baseline else None),
+            f"{run.speed.latency_ms.p50:.2f}",
         ]
-        for run in sorted(runs, key=lambda run: -run["objective"]["value"])
+        for run in sorted(runs, key=lambda run: -run.objective.value)
     ]
     return header, rows
 
 
-def sweep_view(sweep: str, reports: Sequence[dict[str, Any]]) -> dict[str, str]:
+def sweep_view(sweep: str, reports: Sequence[RunReport]) -> dict[str, str]:
     """The experiment tag by which MLflow's table of runs shows a sweep best first, headline scores first.
 
     MLflow 3 shows no metric unless told so, and then in alphabetical order. A version that does not know
@@ -99,11 +100,11 @@ def sweep_view(sweep: str, reports: Sequence[dict[str, Any]]) -> dict[str, str]:
 
     Args:
         sweep: its id.
-        reports: contents of scores.json.
+        reports: of its runs.
     """
-    name = reports[0]["objective"]["name"]
+    name = reports[0].objective.name
     shown = [name, f"interval/{name}_low", f"interval/{name}_high", f"chance/{name}", f"baseline/{name}"]
-    others = [other for other in ("map", "vote_accuracy") if any(other in run["scores"] for run in reports)]
+    others = [other for other in ("map", "vote_accuracy") if any(other in run.scores for run in reports)]
     costs = ["search/latency_ms_p50", "search/bytes_per_vector", "time/total_s"]
     columns = [f"metrics.`{metric}`" for metric in (*shown, *others, *costs)]
     view = {
@@ -120,14 +121,14 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _axis(axis: str, run: dict[str, Any]) -> str:
+def _axis(axis: str, run: RunReport) -> str:
     search = AXES["search"](run) if axis == "index" else ""
     return f"{AXES[axis](run)} {search}".strip()
 
 
-def _range(ends: Sequence[float] | None, between: str = " to ") -> str:
-    return "-" if ends is None else f"{ends[0]:.4f}{between}{ends[1]:.4f}"
+def _range(ends: ScoreInterval | None, between: str = " to ") -> str:
+    return "-" if ends is None else f"{ends.low:.4f}{between}{ends.high:.4f}"
 
 
-def _difference(found: Sequence[float] | None) -> str:
-    return "-" if found is None else f"{found[0]:+.4f} ({found[1]:+.4f}..{found[2]:+.4f})"
+def _difference(found: Difference | None) -> str:
+    return "-" if found is None else f"{found.value:+.4f} ({found.low:+.4f}..{found.high:+.4f})"

@@ -26,10 +26,9 @@ from medretrieval.runs.folder import (
     PROMPTS,
     RANKING,
     SCORES,
-    read_scores,
-    require_format,
     write_json,
 )
+from medretrieval.runs.report import RunReport, numbers, read_report
 from medretrieval.runs.tables import sweep_table
 from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
 
@@ -224,16 +223,16 @@ def log_folder(
     """Log a finished run's folder: scores in one call, inputs, note, small files; then FINISHED."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 
-    content = read_scores(folder)
+    report = read_report(folder)
     now = int(time.time() * 1000)
-    metrics = [Metric(name, float(value), now, 0) for name, value in _flat(content).items()]
+    metrics = [Metric(name, float(value), now, 0) for name, value in _flat(report).items()]
     metrics += [
-        Metric(f"autotune/{name}", float(setting[name]), now, step)
-        for step, setting in enumerate((content["autotune"] or {"curve": []})["curve"])
-        for name in ("recall", "ms")
+        Metric(f"autotune/{name}", value, now, step)
+        for step, point in enumerate(report.autotune.curve if report.autotune else [])
+        for name, value in numbers(point).items()
     ]
     _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
-    tags = [RunTag("mlflow.note.content", run_note(content)), RunTag(FOLDER_TAG, str(folder.absolute()))]
+    tags = [RunTag("mlflow.note.content", run_note(report)), RunTag(FOLDER_TAG, str(folder.absolute()))]
     client.log_batch(run_id, metrics=metrics, tags=tags)
     inputs = [
         DatasetInput(Dataset(source_type="local", **facts), [InputTag("mlflow.data.context", role)])
@@ -249,64 +248,67 @@ def log_folder(
     client.set_terminated(run_id, "FINISHED")
 
 
-def _flat(content: dict[str, Any]) -> dict[str, float]:
-    """The numbers of scores.json under flat names, in the groups that the MLflow UI folds."""
-    first = content["objective"]["name"]  # MLflow's page of a run lists them in this order
-    values: dict[str, float] = {first: content["scores"][first]} | content["scores"] | content["counts"]
-    values |= {f"time/{name}_s": seconds for name, seconds in content["timings_s"].items()}
-    for name, (low, high) in content["intervals"].items():
-        values |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
-    for group in ("chance", "lift", "audit"):
-        values |= {f"{group}/{name}": value for name, value in content[group].items()}
-    values |= {f"baseline/{name}": value for name, value in content["baseline"]["scores"].items()}
-    if content["left_out"] is not None and content["left_out"]["change"] is not None:
-        names = ("change", "change_low", "change_high")
-        values |= {f"left_out/{n}": v for n, v in zip(names, content["left_out"]["change"], strict=True)}
-    values["embed/images_per_s"] = content["encoder"]["images_per_s"]
-    if (fidelity := content["encoder"]["fidelity"]) is not None:
-        numbers = {name: v for name, v in fidelity.items() if isinstance(v, int | float)}
-        values |= {f"embed/{name}": value for name, value in numbers.items()}
-    speed = content["speed"]
-    values |= {f"search/latency_ms_{name}": value for name, value in speed["latency_ms"].items()}
-    for name in ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector"):
-        values[f"search/{name}"] = speed[name]
-    values |= _flat_in_words(content)
-    return values | _flat_approximation(content["approximation"]) | _flat_explain(content["explain"])
+def _flat(report: RunReport) -> dict[str, float]:
+    """The numbers of a report under flat names, in the groups that the MLflow UI folds."""
+    first = report.objective.name  # MLflow's page of a run lists them in this order
+    values: dict[str, float] = {first: report.scores[first]} | report.scores | numbers(report.counts)
+    values |= {f"time/{name}_s": seconds for name, seconds in report.timings_s.items()}
+    for name, ends in report.intervals.items():
+        values |= _grouped(f"interval/{name}_", ends)
+    for group, found in (("chance", report.chance), ("lift", report.lift)):
+        values |= {f"{group}/{name}": value for name, value in found.items()}
+    values |= _grouped("audit/", report.audit)
+    if report.baseline is not None:
+        values |= {f"baseline/{name}": value for name, value in report.baseline.scores.items()}
+    if report.left_out is not None and (change := report.left_out.change) is not None:
+        values |= {"left_out/change": change.value}
+        values |= {"left_out/change_low": change.low, "left_out/change_high": change.high}
+    values["embed/images_per_s"] = report.encoder.images_per_s
+    values |= _grouped("embed/", report.encoder.fidelity)
+    values |= _grouped("search/latency_ms_", report.speed.latency_ms) | _grouped("search/", report.speed)
+    return values | _flat_text(report) | _flat_approximation(report) | _flat_explain(report)
 
 
-def _flat_in_words(content: dict[str, Any]) -> dict[str, float]:
+def _grouped(prefix: str, part: object | None) -> dict[str, float]:
+    """The numbers of a part of a report, each name after the prefix; of None none."""
+    return {} if part is None else {f"{prefix}{name}": value for name, value in numbers(part).items()}
+
+
+def _flat_text(report: RunReport) -> dict[str, float]:
     """Numbers of runs whose queries are sentences; the areas of single classes stay in scores.json."""
-    found: dict[str, float] = {}
-    for group in ("zero_shot", "modality_gap"):
-        numbers = {name: v for name, v in content.get(group, {}).items() if isinstance(v, int | float)}
-        found |= {f"{group}/{name}": value for name, value in numbers.items()}
-    recall = content.get("modality_gap", {}).get("recall", {})
-    return found | {f"modality_gap/recall_{side}": recall[side] for side in ("sentences", "images") if recall}
+    gap = report.modality_gap
+    values = _grouped("zero_shot/", report.zero_shot) | _grouped("modality_gap/", gap)
+    if gap is None or gap.recall is None:
+        return values
+    sides = {"sentences": gap.recall.sentences, "images": gap.recall.images}
+    return values | {f"modality_gap/recall_{side}": recall for side, recall in sides.items()}
 
 
-def _flat_approximation(found: dict[str, Any] | None) -> dict[str, float]:
-    if found is None:
+def _flat_approximation(report: RunReport) -> dict[str, float]:
+    ann = report.approximation
+    if ann is None:
         return {}
-    values = {f"ann/recall_at_{k}": value for k, value in found["recall"].items()}
-    values |= {f"ann/{name}_change": change for name, (change, _, _) in found["changes"].items()}
-    return values | {"ann/missing": found["missing"]}
+    values = {f"ann/recall_at_{k}": value for k, value in ann.recall.items()}
+    values |= {f"ann/{name}_change": change.value for name, change in ann.changes.items()}
+    return values | {"ann/missing": ann.missing}
 
 
-def _flat_explain(found: dict[str, Any] | None) -> dict[str, float]:
+def _flat_explain(report: RunReport) -> dict[str, float]:
     """explain/deletion_advantage, explain/deletion_advantage_low, explain/pointing_hits and their kin."""
-    if found is None:
+    explain = report.explain
+    if explain is None:
         return {}
-    values: dict[str, float] = {}
-    for group in ("deletion", "pointing"):
-        numbers = found[group] or {"intervals": {}}
-        values |= {f"{group}_{name}": v for name, v in numbers.items() if isinstance(v, int | float)}
-        for name, (low, high) in numbers["intervals"].items():
-            values |= {f"{group}_{name}_low": low, f"{group}_{name}_high": high}
-    return {f"explain/{name}": value for name, value in values.items()}
+    values = _grouped("explain/deletion_", explain.deletion) | _grouped("explain/pointing_", explain.pointing)
+    intervals = {f"deletion_{name}": ends for name, ends in explain.deletion.intervals.items()}
+    if explain.pointing is not None:
+        intervals |= {f"pointing_{name}": ends for name, ends in explain.pointing.intervals.items()}
+    for name, ends in intervals.items():
+        values |= _grouped(f"explain/{name}_", ends)
+    return values
 
 
 def log_sweep(
-    sweep: str, config: TrackingConfig, outputs: Path, reports: list[dict[str, Any]], pictures: Sequence[Path]
+    sweep: str, config: TrackingConfig, outputs: Path, reports: list[RunReport], pictures: Sequence[Path]
 ) -> None:
     """Log a sweep as a run of its own, without scores: its table and pictures, and how its runs are shown."""
     try:
@@ -370,7 +372,7 @@ def log_later(folders: list[Path], uri: str | None, outputs_of: Path) -> int:
 def _log_one(folder: Path, uri: str | None, outputs: Path) -> int:
     note = json.loads((folder / TRACKING).read_text())
     target = uri or note["uri"]
-    require_format(folder)
+    read_report(folder)  # refused before MLflow is asked
     if note["logged"] and note["uri"] == target:
         log.info("%s: in MLflow already, run %s", folder, note["run_id"])
         return 0

@@ -33,7 +33,7 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
         "index": settings.index.name,
         "metric": settings.metric.name,
         "protocol": settings.protocol.name,
-        "git_commit": str(git_state()["commit"]),
+        "git_commit": str(git_state().commit),
         "mlflow.source.name": "medretrieval",
     }
     if sweep is not None:

@@ -1,0 +1,263 @@
+"""What the stages of a run gave, and the report that is made of it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medretrieval.config import Config
+from medretrieval.embed.images import Embeddings
+from medretrieval.evaluate.evaluate import Evaluation, objective_name
+from medretrieval.evidence.ann_loss import Approximation
+from medretrieval.evidence.duplicate_audit import Audit
+from medretrieval.evidence.evidence import Evidence, per_class
+from medretrieval.evidence.zero_shot import TextEvidence
+from medretrieval.explain.pairs import Explanations
+from medretrieval.index.autotune import Tuned
+from medretrieval.index.faiss_index import VectorIndex
+from medretrieval.index.speed import Speed
+from medretrieval.protocol.inputs import Inputs
+from medretrieval.runs.folder import FORMAT
+from medretrieval.runs.identity import title
+from medretrieval.runs.report import (
+    AbstentionCurve,
+    BaselineReport,
+    ClassReport,
+    Counts,
+    LeftOut,
+    Objective,
+    ProtocolReport,
+    RunReport,
+    VoteReport,
+)
+from medretrieval.runs.report_parts import (
+    AnnReport,
+    AuditReport,
+    AutotuneReport,
+    Confusion,
+    DeletionReport,
+    Difference,
+    EncoderReport,
+    ExplainReport,
+    FidelityReport,
+    IndexReport,
+    Latency,
+    ModalityGap,
+    OperatingPoint,
+    PointingReport,
+    RecallOfSides,
+    ScoreInterval,
+    SpeedReport,
+    ZeroShotReport,
+)
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """What the stages of a run gave.
+
+    Attributes:
+        query, gallery: embeddings.
+        index: the searched index.
+        tuned: how its search parameters were chosen, None where the configuration says them.
+        evaluation: the scores.
+        trust: how far they can be trusted.
+        loss: what the index loses against exact search, None for exact search itself.
+        rate: how fast it answers.
+        leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
+        text_evidence: zero-shot scores and modality gap, None where images ask.
+        explained: which regions make some pairs similar, None where that is off.
+    """
+
+    query: Embeddings
+    gallery: Embeddings
+    index: VectorIndex
+    tuned: Tuned | None
+    evaluation: Evaluation
+    trust: Evidence
+    loss: Approximation | None
+    rate: Speed
+    leaks: Audit | None
+    text_evidence: TextEvidence | None
+    explained: Explanations | None
+
+
+def report_of(
+    settings: Config, inputs: Inputs, outputs: RunOutputs, notes: list[str], fingerprint: str
+) -> RunReport:
+    """The report of a run, but for the seconds of its stages.
+
+    Args:
+        settings: the run's configuration.
+        inputs: dataset, encoder and task.
+        outputs: what the stages gave.
+        notes: what a reader might overlook.
+        fingerprint: of configuration, data and weights.
+    """
+    evaluation, trust = outputs.evaluation, outputs.trust
+    objective = objective_name(settings.evaluation, inputs.task)
+    words = outputs.text_evidence
+    return RunReport(
+        format=FORMAT,
+        title=title(settings, inputs.encoder),
+        dataset=inputs.dataset.name,
+        metric=settings.metric.name,
+        protocol=_protocol(settings),
+        scores=evaluation.scores,
+        objective=Objective(objective, evaluation.scores[objective]),
+        chance=dict(trust.chance),
+        lift=dict(trust.lift),
+        intervals=_intervals(trust.intervals),
+        resampled=trust.units,
+        left_out=_left_out(trust.left_out),
+        baseline=_baseline(trust),
+        per_class=_classes(per_class(evaluation, inputs.dataset.classes)),
+        vote=_vote(settings.evaluation.vote_k, evaluation.abstention),
+        counts=Counts(**evaluation.counts),
+        encoder=_encoder(inputs, outputs),
+        index=_index(settings.index.name, outputs.index),
+        speed=_speed(outputs.rate),
+        approximation=_approximation(outputs.loss),
+        autotune=_autotune(outputs.tuned),
+        audit=_audit(outputs.leaks),
+        zero_shot=None if words is None else _zero_shot(words.zero_shot),
+        modality_gap=None if words is None else _gap(words.gap),
+        explain=_explain(outputs.explained),
+        notes=notes,
+        timings_s={},
+        fingerprint=fingerprint,
+    )
+
+
+def _protocol(settings: Config) -> ProtocolReport:
+    protocol = settings.protocol
+    return ProtocolReport(
+        name=protocol.name,
+        query=_text(protocol.query),
+        gallery=str(protocol.gallery),
+        exclude_self=protocol.exclude_self,
+        exclude_same_group=protocol.exclude_same_group,
+        drop_duplicates=protocol.drop_duplicates,
+        prompts=_text(protocol.prompts),
+        center=_text(protocol.center),
+    )
+
+
+def _text(choice: str | None) -> str | None:
+    return None if choice is None else str(choice)
+
+
+def _intervals(ends: Mapping[str, Sequence[float]]) -> dict[str, ScoreInterval]:
+    return {name: ScoreInterval(*map(float, pair)) for name, pair in ends.items()}
+
+
+def _difference(found: Sequence[float] | None) -> Difference | None:
+    return None if found is None else Difference(*map(float, found))
+
+
+def _left_out(found: Mapping[str, Any] | None) -> LeftOut | None:
+    if found is None:
+        return None
+    return LeftOut(**{**found, "change": _difference(found["change"])})
+
+
+def _baseline(trust: Evidence) -> BaselineReport | None:
+    if trust.baseline is None:
+        return None
+    return BaselineReport(trust.baseline, dict(trust.baseline_scores), _difference(trust.difference))
+
+
+def _classes(rows: Mapping[str, Mapping[str, float]]) -> dict[str, ClassReport]:
+    return {
+        name: ClassReport(int(row["queries"]), {n: value for n, value in row.items() if n != "queries"})
+        for name, row in rows.items()
+    }
+
+
+def _vote(k: int, curve: Mapping[str, list[float]]) -> VoteReport:
+    return VoteReport(k, AbstentionCurve(**curve) if curve else None)
+
+
+def _encoder(inputs: Inputs, outputs: RunOutputs) -> EncoderReport:
+    query, gallery, encoder = outputs.query, outputs.gallery, inputs.encoder
+    return EncoderReport(
+        name=encoder.name,
+        random_weights=encoder.random_weights,
+        dimension=int(query.vectors.shape[1]),
+        cached=query.cached and gallery.cached,
+        images_per_s=gallery.images_per_s,
+        fidelity=FidelityReport(**gallery.fidelity) if gallery.fidelity else None,
+        identity=dict(inputs.identity),
+    )
+
+
+def _index(name: str, index: VectorIndex) -> IndexReport:
+    return IndexReport(
+        name=name,
+        factory=index.spec.factory,
+        build=index.spec.build,
+        search=index.spec.search,
+        exhaustive=index.exhaustive,
+        build_s=index.build_s,
+        cached=index.cached,
+    )
+
+
+def _speed(rate: Speed) -> SpeedReport:
+    return SpeedReport(**{**dataclasses.asdict(rate), "latency_ms": Latency(**rate.latency_ms)})
+
+
+def _approximation(loss: Approximation | None) -> AnnReport | None:
+    if loss is None:
+        return None
+    return AnnReport(
+        queries=loss.queries,
+        recall=dict(loss.recall),
+        changes={name: Difference(*change) for name, change in loss.changes.items()},
+        missing=loss.missing,
+        exact_queries_per_s=loss.exact_queries_per_s,
+    )
+
+
+def _autotune(tuned: Tuned | None) -> AutotuneReport | None:
+    if tuned is None:
+        return None
+    return AutotuneReport(tuned.parameters, tuned.recall, [OperatingPoint(**point) for point in tuned.curve])
+
+
+def _audit(leaks: Audit | None) -> AuditReport | None:
+    if leaks is None:
+        return None
+    without_groups: dict[str, Any] = {"same_group": None, "groups_on_both_sides": None}
+    return AuditReport(**(without_groups | leaks.counts))
+
+
+def _zero_shot(found: Mapping[str, Any]) -> ZeroShotReport:
+    named = Confusion(found["classes"], found["confusion"]) if "confusion" in found else None
+    return ZeroShotReport(
+        images=found["images"],
+        accuracy=found.get("accuracy"),
+        balanced_accuracy=found.get("balanced_accuracy"),
+        majority=found.get("majority"),
+        macro_auroc=found.get("macro_auroc"),
+        auroc=found.get("auroc", {}),
+        confusion=named,
+    )
+
+
+def _gap(found: Mapping[str, Any]) -> ModalityGap:
+    recall = RecallOfSides(**found["recall"]) if "recall" in found else None
+    return ModalityGap(**{**found, "recall": recall})
+
+
+def _explain(explained: Explanations | None) -> ExplainReport | None:
+    if explained is None:
+        return None
+    found, pointed = explained.numbers["deletion"], explained.numbers["pointing"]
+    return ExplainReport(
+        layer=explained.layer,
+        deletion=DeletionReport(**{**found, "intervals": _intervals(found["intervals"])}),
+        pointing=PointingReport(**{**pointed, "intervals": _intervals(pointed["intervals"])})
+        if pointed
+        else None,
+    )
