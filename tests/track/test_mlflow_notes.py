@@ -1,12 +1,13 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from medretrieval import compose
 from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
-from medretrieval.track.mlflow_tracker import _flat, log_sweep
+from medretrieval.track.mlflow_tracker import _flat
+from medretrieval.track.tracker import Sweep, mlflow_at
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_the_objective_is_logged_first(random):
 def test_a_sweep_is_logged_with_its_note_and_its_view(reports, empty_database, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(empty_database)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    log_sweep("s1", compose(f"tracking.uri={uri}").tracking, tmp_path, reports, [])
+    mlflow_at(uri).log_sweep(Sweep(Path("s1"), reports))
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("medretrieval")
     (found,) = client.search_runs([experiment.experiment_id])
