@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+import threading
 import time
 
 import pytest
@@ -103,6 +104,13 @@ def test_system_metrics_are_logged_where_asked(tracked, database, monkeypatch):
     run(tracked(database, "tracking.system_metrics=true"))
     _, found = only_run(database)
     assert "system/cpu_utilization_percentage" in found.data.metrics
+
+
+def test_a_failure_before_the_start_leaves_no_sampling_behind(tracked, database):
+    with pytest.raises(UserError):
+        run(tracked(database, "tracking.system_metrics=true", "index=ivf", "index.nlist=99"))
+    assert only_run(database)[1].info.status == "FAILED"
+    assert not [t.name for t in threading.enumerate() if "SystemMetricsMonitor" in t.name]
 
 
 def slow_enough_to_be_sampled(monkeypatch):
@@ -259,3 +267,21 @@ def test_pictures_reach_mlflow_and_a_pruned_map_does_not_stop_them(tracked, data
     runs = client.search_runs([found.info.experiment_id])
     (later,) = [r.info.run_id for r in runs if r.info.run_id != found.info.run_id]
     assert logged(later) == drawn - {"embedding_map.html"}
+
+
+def test_a_run_that_mlflow_missed_is_logged_when_it_is_asked_for_again(tracked, database):
+    """Once: asked a second time it only gets the sweep's tag."""
+    missed = run(tracked(closed_port()))
+    for sweep in ("first", "second"):
+        assert run(tracked(database), sweep=sweep).folder == missed.folder
+    _, found = only_run(database)
+    assert found.data.tags["sweep"] == "first second"
+    assert found.data.metrics["precision_at_3"] == 1.0
+    assert json.loads((missed.folder / "tracking.json").read_text())["run_id"] == found.info.run_id
+
+
+def test_files_of_a_new_experiment_lie_beside_the_database(tracked, database, tmp_path):
+    run(tracked(database, "tracking.experiment=new"))
+    client, found = only_run(database, "new")
+    assert found.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "new").as_uri())
+    assert (tmp_path / "mlartifacts" / "new" / found.info.run_id / "artifacts" / "scores.json").exists()

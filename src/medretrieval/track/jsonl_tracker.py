@@ -95,14 +95,15 @@ def append_line(path: Path, line: str) -> None:
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_S), path.open("ab+") as file:
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_S)
+    with lock, path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-        begin = b"" if not size or file.read(1) == b"\n" else b"\n"  # after half a line
+        file.seek(max(0, size - 1))
+        after_half_a_line = size > 0 and file.read(1) != b"\n"
+        rest = memoryview(b"\n" * after_half_a_line + line.encode() + b"\n")
         try:
-            file.write(begin + line.encode() + b"\n")
-            file.flush()
+            while rest:  # a disk that fills up takes a part first
+                rest = rest[file.write(rest) :]
         except OSError:
             file.truncate(size)
             raise
