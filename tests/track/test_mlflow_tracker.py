@@ -282,6 +282,6 @@ def test_a_run_that_mlflow_missed_is_logged_when_it_is_asked_for_again(tracked, 
 
 def test_files_of_a_new_experiment_lie_beside_the_database(tracked, database, tmp_path):
     run(tracked(database, "tracking.experiment=new"))
-    client, found = only_run(database, "new")
+    _, found = only_run(database, "new")
     assert found.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "new").as_uri())
     assert (tmp_path / "mlartifacts" / "new" / found.info.run_id / "artifacts" / "scores.json").exists()

@@ -4,6 +4,7 @@ import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from mlflow import MlflowClient
@@ -201,10 +202,10 @@ def test_another_tracker_makes_no_other_run_and_learns_of_the_skipped_one(kept):
 class Spy(Tracker):
     """Notes what it is told, in order."""
 
-    told = []
+    told: ClassVar = []
 
     def start(self, about):
-        self.told.append(("start", about.inputs.keys()))
+        self.told.append(("start", list(about.inputs)))
 
     def finish(self, about, folder):
         self.told.append(("finish", (folder / "tracking.json").exists() and "index.nlist" in about.params))
@@ -227,7 +228,7 @@ def test_what_a_tracker_is_told_and_when(kept, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"index.nlist=99"):  # and not what the tracker said
         run(cfg)
     assert Spy.told == [
-        ("start", {"query": 0, "gallery": 0}.keys()), ("finish", True), ("skip", "r"), ("fail", "index.nlist=99"),
+        ("start", ["query", "gallery"]), ("finish", True), ("skip", "r"), ("fail", "index.nlist=99"),
     ]  # fmt: skip
 
 
@@ -249,11 +250,13 @@ def test_a_tracker_of_ones_own_is_a_class_and_a_file(command, write_npz, tmp_pat
 
 def test_a_sweep_of_the_command_line_is_told_to_its_tracker(command, write_npz, tmp_path):
     write_npz()
-    done = command("-m", "tracking=jsonl", *PIXELS, "index=flat,ivf", "index.nlist=null,99")
+    done = command("-m", "tracking=jsonl", *PIXELS, "index=flat,ivf")
+    assert done.returncode == 0, done.stderr
     path = tmp_path / "outputs" / "runs.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["kind"] for line in lines] == ["run"] * 4 + ["sweep"]
-    assert sorted(line["status"] for line in lines[:4]) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    assert [(line["kind"], line["status"]) for line in lines] == [
+        ("run", "FINISHED"), ("run", "FINISHED"), ("sweep", "FINISHED"),
+    ]  # fmt: skip
     (sweep,) = {line["tags"]["sweep"] for line in lines}
     assert f'in {path} its runs are the lines with "sweep": "{sweep}"' in done.stdout
     assert not list(tmp_path.glob("**/*.db"))
