@@ -113,6 +113,19 @@ def test_functions_are_short_and_take_few_parameters():
     assert (long, wide) == ([], [])
 
 
+def test_mlflow_is_imported_in_the_room_of_trackers_alone():
+    importing = set()
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            else:
+                named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(module.split(".")[0] == "mlflow" for module in named):
+                importing.add(room_of(name))
+    assert importing == {"track"}
+
+
 def test_tests_mirror_the_rooms():
     tests = Path(__file__).resolve().parent
     rooms = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}

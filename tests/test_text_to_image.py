@@ -23,7 +23,7 @@ from medretrieval.load import load_task
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.report.compare import compare
 from medretrieval.track.find_runs import load_run
-from medretrieval.track.mlflow_tracker import _flat
+from medretrieval.track.run_metrics import run_metrics
 from medretrieval.verify import again, verify
 
 WORDS = "encoder.words=[malignant,normal]"
@@ -280,7 +280,7 @@ def test_runs_with_and_without_centering_can_be_compared_and_other_queries_not(c
 def test_numbers_of_zero_shot_and_gap_go_to_mlflow_flat(config, write_npz):
     write_npz(n=60)
     report = run(config(*ASK, "index=hnsw", "evaluation.baseline=none")).report
-    flat = _flat(report)
+    flat = run_metrics(report)
     assert flat["zero_shot/accuracy"] == 1
     assert flat["modality_gap/distance"] == report.modality_gap.distance
     assert flat["modality_gap/recall_images"] == report.modality_gap.recall.images

@@ -1,7 +1,7 @@
 """The schema of the configuration, where its YAML files are, and the checks between its keys.
 
 Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or unset in an index.
-`dataset` and `encoder` stay open because their keys are the constructor arguments of a `_target_`.
+`dataset`, `encoder` and `tracking` stay open: their keys are the constructor arguments of a `_target_`.
 """
 
 import logging
@@ -169,17 +169,6 @@ class ExplainConfig:
 
 
 @dataclass
-class TrackingConfig:
-    """Where MLflow keeps the runs."""
-
-    enabled: bool = MISSING
-    uri: str = MISSING
-    experiment: str = MISSING
-    log_index: bool = MISSING
-    system_metrics: bool = MISSING
-
-
-@dataclass
 class PathsConfig:
     """Folders: results of runs, datasets, and what is kept between runs."""
 
@@ -201,7 +190,7 @@ class Config:
     audit: AuditConfig = MISSING
     figures: FiguresConfig = MISSING
     explain: ExplainConfig = MISSING
-    tracking: TrackingConfig = MISSING
+    tracking: Any = MISSING
     paths: PathsConfig = MISSING
     prompts: PromptsConfig | None = None
     seed: int = MISSING
@@ -218,6 +207,7 @@ RENAMED = {
     "report.map": "figures.projection",
     "report.queries": "figures.queries",
     "report.results": "figures.results",
+    "tracking.enabled": "tracking=none",
 }
 # Values of earlier versions, by the key of that time.
 REWORDED = {"report.figures": {"all": True, "none": False}}

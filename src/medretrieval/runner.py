@@ -41,8 +41,9 @@ from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
-from medretrieval.track.mlflow_tracker import Tracker, add_to_sweep, tracked
 from medretrieval.track.run_description import dataset_inputs, describe_run
+from medretrieval.track.tracker import recorded, tracker_from_config
+from medretrieval.track.tracking_file import write_tracking
 
 log = logging.getLogger(__name__)
 
@@ -88,19 +89,21 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     outputs = expand(settings.paths.outputs)
     cache = Cache(expand(settings.paths.cache))
     clock = Clock()
-    with tracked(Tracker(settings.tracking, outputs, describe_run(settings, sweep))) as tracker:
+    tracker, about = tracker_from_config(settings.tracking), describe_run(settings, sweep)
+    with recorded(tracker, about):
         with clock("load"):
             inputs = load(settings, cache)
         fingerprint = fingerprint_of(settings, inputs)
         finished = None if settings.force else find_finished(outputs, fingerprint)
         if finished is not None:
-            return _skip(finished, folder, sweep)
+            tracker.skip(about, finished)
+            return _skip(finished, folder)
         explaining.require(settings, inputs.encoder)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
-            tracker.about.name += " RANDOM WEIGHTS"
-        tracker.about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
-        tracker.start()
+            about.name += " RANDOM WEIGHTS"
+        about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
+        tracker.start(about)
         stages = Stages(settings, inputs, cache, clock)
         sides = stages.embed()
         searched = stages.index(sides)
@@ -112,8 +115,9 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         report = replace(report, timings_s=seconds)
         stages.write(Written(cfg, folder, report), outcome, drawn)
         mark_finished(outputs, fingerprint, folder)
-        tracker.about.params |= {f"index.{k}": str(v) for k, v in searched.index.spec.parameters.items()}
-        tracker.finish(folder)
+        about.params |= {f"index.{k}": str(v) for k, v in searched.index.spec.parameters.items()}
+        write_tracking(folder, about, tracker)
+        tracker.finish(about, folder)
     return RunResult(folder, report, skipped=False)
 
 
@@ -290,12 +294,10 @@ def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
+def _skip(finished: Path, folder: Path | None) -> RunResult:
     log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
     if folder is not None:
         run_folder.mark_skipped(folder, finished)
-    if sweep is not None:
-        add_to_sweep(finished, sweep)
     return RunResult(finished, read_report(finished), skipped=True)
 
 

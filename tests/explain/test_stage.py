@@ -13,7 +13,7 @@ from medretrieval.explain.faithfulness import Deletion, summary
 from medretrieval.explain.pairs import Explanations
 from medretrieval.runs import folder as results
 from medretrieval.runs.warnings import _about_maps
-from medretrieval.track.mlflow_tracker import _flat
+from medretrieval.track.run_metrics import run_metrics
 
 PHANTOMS = (
     "dataset=chest_phantom", "dataset.size=48", "dataset.n_train=20", "dataset.n_test=15", "encoder=timm",
@@ -57,7 +57,7 @@ def test_a_run_writes_maps_curves_and_numbers(done):
 
 
 def test_mlflow_gets_the_numbers_under_flat_names(done):
-    values, found = _flat(done.report), done.report.explain
+    values, found = run_metrics(done.report), done.report.explain
     assert values["explain/deletion_advantage"] == found.deletion.advantage
     assert values["explain/deletion_advantage_low"] == found.deletion.intervals["advantage"].low
     assert values["explain/pointing_hits"] == found.pointing.hits
@@ -70,7 +70,7 @@ def test_without_it_a_run_says_so_and_draws_nothing(config):
     assert plain.report.explain is None
     assert "explain" not in plain.report.timings_s
     assert not (plain.folder / results.EXPLANATIONS).exists()
-    assert not [name for name in _flat(plain.report) if name.startswith("explain/")]
+    assert not [name for name in run_metrics(plain.report) if name.startswith("explain/")]
 
 
 def test_images_without_masks_have_no_pointing_game(config, write_npz):

@@ -258,7 +258,7 @@ def tracked_runs(config, write_npz, tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
     # MLflow keeps its connections by URI: a relative one would be the last test's database.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    on = ("tracking.enabled=true", f"tracking.uri={uri}", "tracking.experiment=study")
+    on = ("tracking=mlflow", f"tracking.uri={uri}", "tracking.experiment=study")
     found = [run(config(*BASE, *on, f"encoder={e}"), sweep="s1").folder for e in ("pixels", "random")]
     run(config(*BASE, *on, "tracking.experiment=other", "encoder=random", "seed=1"), sweep="s10")
     return found, MlflowClient(tracking_uri=uri)
@@ -291,7 +291,7 @@ def test_runs_from_mlflow_and_the_comparison_logged_there(tracked_runs, capsys):
 
 def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, capsys):
     folders, client = tracked_runs
-    monkeypatch.setattr("medretrieval.report.compare_tables.BATCH", 4)
+    monkeypatch.setattr("medretrieval.track.mlflow_entries.METRIC_BATCH", 4)
     third = copy_of(folders[0], "a(b)*", np.r_[0.5, np.ones(23)])
     main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", *FEW[1:]])
     captured = capsys.readouterr()
@@ -303,14 +303,12 @@ def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, 
     assert "difference/2 a-b-- minus 1 pixels" in found.data.metrics
 
 
-def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys):
+def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys, caplog):
     blocked = "uri=sqlite:////proc/nowhere/mlflow.db"
     assert main([str(good), str(bad), blocked, *FEW[1:]]) == 0
-    captured = capsys.readouterr()
-    assert "pixels" in captured.out
-    assert re.fullmatch(
-        r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there\n", captured.err
-    )
+    assert "pixels" in capsys.readouterr().out
+    (line,) = caplog.messages
+    assert re.fullmatch(r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there", line)
 
 
 def test_another_protocol_and_another_split_are_refused(make, good, bad):

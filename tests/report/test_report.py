@@ -11,11 +11,10 @@ from mlflow import MlflowClient
 from tests.figure_files import write_figures
 from tests.report_runs import FAST, numbered_images
 
-from medretrieval import compose, run
+from medretrieval import run
 from medretrieval.cli import VERBS
 from medretrieval.commands.compare import parse
-from medretrieval.commands.report import log_report, main
-from medretrieval.commands.report import parse as parse_report
+from medretrieval.commands.report import main
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.report import charts, pictures
@@ -24,7 +23,7 @@ from medretrieval.report.compare import compare
 from medretrieval.report.gather import gather
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.track.find_runs import load_run
-from medretrieval.track.mlflow_tracker import log_sweep
+from medretrieval.track.tracker import Sweep, mlflow_at
 
 
 class Page(HTMLParser):
@@ -343,8 +342,7 @@ def only_run(store):
 
 
 def test_it_is_logged_with_its_sweep_and_linked_there(sweep, store, capsys):
-    tracking = compose(f"tracking.uri={store}").tracking
-    log_sweep("s1", tracking, Path("outputs"), [r.report for r in runs_of(sweep)], [])
+    mlflow_at(store).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
     assert main(["s1", f"uri={store}"]) == 0
     assert main(["s1", f"uri={store}"]) == 0
     found, artifacts = only_run(store)
@@ -364,12 +362,11 @@ def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep
     assert "sweep s1" not in Path("two.html").read_text()
 
 
-def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, capsys):
+def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, caplog):
     (tmp_path / "blocked").write_text("")
-    options = parse_report([str(sweep), "uri=sqlite:///blocked/mlflow.db"])
-    page_of(sweep)
-    log_report(sweep / "report.html", "s1", gather(runs_of(sweep)), options, "medretrieval")
-    assert "is away" in capsys.readouterr().err
+    assert main([str(sweep), "uri=sqlite:///blocked/mlflow.db"]) == 0
+    assert "is away" in caplog.text
+    assert "this report is not logged there" in caplog.text
     assert (sweep / "report.html").exists()
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from medretrieval.errors import UserError, choices
 from medretrieval.report.compare import Options, compare
-from medretrieval.report.compare_tables import SUFFIXES, render, track_comparison
+from medretrieval.report.compare_tables import SUFFIXES, as_entry, render
 from medretrieval.track.find_runs import (
-    config_of,
     default_uri,
     find,
     load_run,
     runs_and_options,
 )
+from medretrieval.track.tracker import tracker_of
 
 USAGE = """medretrieval compare <run> <run> ... [key=value ...]
 
@@ -49,14 +49,15 @@ def main(arguments: list[str]) -> int:
         )
         runs = [load_run(folder, source) for folder, source in places.items()]
         comparison = compare(runs, options)
-        experiment = config_of(runs[0])["tracking.experiment"]
-    print(render(comparison, options.format))
-    if options.format == "csv":  # a reader of CSV wants nothing below it
-        print(*comparison.notes, sep="\n", file=sys.stderr)
-    if options.track:
-        kept = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
-        params = {key: str(getattr(options, key)) for key in kept}
-        track_comparison(comparison, options.uri, options.outputs, experiment, params)
+        print(render(comparison, options.format))
+        if options.format == "csv":  # a reader of CSV wants nothing below it
+            print(*comparison.notes, sep="\n", file=sys.stderr)
+        if options.track:
+            kept = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
+            params = {key: str(getattr(options, key)) for key in kept}
+            place = tracker_of(runs[0].folder, options.uri).log_entry(as_entry(comparison, params))
+            if place is not None:
+                print(f"in {place}", file=sys.stderr)
     return 0
 
 

@@ -7,7 +7,7 @@ from medretrieval.errors import UserError
 
 
 def _log(arguments: list[str]) -> int:
-    from medretrieval.track.mlflow_tracker import log_later
+    from medretrieval.track.mlflow_later import log_later
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     uris = [a.removeprefix("uri=") for a in arguments if a.startswith("uri=")]
@@ -16,6 +16,6 @@ def _log(arguments: list[str]) -> int:
         raise UserError("medretrieval log wants folders of runs: medretrieval log outputs/runs [uri=<uri>]")
     if absent := [f for f in folders if not f.is_dir()]:
         raise UserError(f"{absent[0]}: there is no such folder")
-    count = log_later(folders, uris[0] if uris else None, Path("outputs"))
+    count = log_later(folders, uris[0] if uris else None)
     print(f"{count} runs logged")
     return 0

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from medretrieval.config import TrackingConfig
 from medretrieval.errors import UserError, choices, first_line
 from medretrieval.report.gather import gather
 from medretrieval.report.page import render
@@ -17,6 +15,8 @@ from medretrieval.report.views import Content
 from medretrieval.runs import folder as run_folder
 from medretrieval.sweep import reports_of
 from medretrieval.track.find_runs import RUN_ID, config_of, default_uri, find, load_run, runs_and_options
+from medretrieval.track.mlflow_store import download_pictures
+from medretrieval.track.tracker import SWEEP_TAG, Entry, tracker_of
 
 USAGE = """medretrieval report <run> <run> ... [key=value ...]
 
@@ -66,14 +66,15 @@ def main(arguments: list[str]) -> int:
         _fetch_pictures(places, options.uri, Path(aside))
         runs = [load_run(folder, source) for folder, source in places.items()]
         content = gather(runs)
-        experiment = config_of(runs[0])["tracking.experiment"]
-        sweep = _sweep(options, experiment)
+        sweep = _sweep(options, config_of(runs[0]).get("tracking.experiment"))
         failures = reports_of(options.folder)[1] if options.folder else []
         page = render(content, _facts(options, sweep), failures)
-    _write(out, page)
-    print(f"{out}: {_runs(content)}, {len(page.encode()) / 1e6:.2f} MB")
-    if options.log:
-        log_report(out, sweep, content, options, experiment)
+        _write(out, page)
+        print(f"{out}: {_runs(content)}, {len(page.encode()) / 1e6:.2f} MB")
+        if options.log:
+            place = tracker_of(runs[0].folder, options.uri).log_entry(as_entry(page, sweep, content))
+            if place is not None:
+                print(f"in {place}", file=sys.stderr)
     return 0
 
 
@@ -99,22 +100,12 @@ def parse(arguments: list[str]) -> Options:
 
 def _fetch_pictures(places: dict[Path, str], uri: str, aside: Path) -> None:
     """Runs that are in MLflow alone: what they show beside what `find` has fetched."""
-    fetched = {f: s.removeprefix(run_folder.MLFLOW_SOURCE) for f, s in places.items() if aside in f.parents}
-    if not fetched:
-        return
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    for folder, run_id in fetched.items():
-        try:
-            there = {found.path for found in client.list_artifacts(run_id)}
-            for name in there & {run_folder.FIGURES, run_folder.AUDIT_PICTURE, run_folder.RANKING}:
-                client.download_artifacts(run_id, name, str(folder))
-        except Exception as error:  # whatever a server, a database or a disk may raise
-            print(f"MLflow run {run_id}: no pictures ({first_line(error)})", file=sys.stderr)
+    download_pictures(
+        {f: s.removeprefix(run_folder.MLFLOW_SOURCE) for f, s in places.items() if aside in f.parents}, uri
+    )
 
 
-def _sweep(options: Options, experiment: str) -> str | None:
+def _sweep(options: Options, experiment: str | None) -> str | None:
     """The id of the sweep that is asked for as a whole; a report on some of its runs is not the sweep's."""
     word = options.runs[0]
     if options.folder is not None:
@@ -155,47 +146,14 @@ def _write(out: Path, page: str) -> None:
             aside.unlink(missing_ok=True)
 
 
-def log_report(out: Path, sweep: str | None, content: Content, options: Options, experiment: str) -> None:
-    """Log the page to the sweep's own MLflow run, or to a run of its own; where MLflow is away, say so."""
-    from medretrieval.track.mlflow_tracker import connect
-
-    try:
-        config = TrackingConfig(True, options.uri, experiment, log_index=False, system_metrics=False)
-        client, where = connect(config, options.outputs)
-        run_id = _sweep_run(client, where, sweep)
-        if run_id is None:
-            tags = {"report": " ".join(run.run.source for run in content.runs)[:5000]}
-            tags |= {"mlflow.source.name": "medretrieval"} | ({"sweep": sweep} if sweep else {})
-            name = f"report {sweep or f'of {_runs(content)}'}"
-            run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
-            client.set_terminated(run_id, "FINISHED")
-        client.log_artifact(run_id, str(out)) if out.name == NAME else _log_as(client, run_id, out)
-        _link(client, where, run_id)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a server, a database or a disk may raise
-        line = f"MLflow at {options.uri} is away ({first_line(error)}); this report is not logged there"
-        print(line, file=sys.stderr)
-    else:
-        print(f"in MLflow at {options.uri}: run {run_id}", file=sys.stderr)
-
-
-def _log_as(client: Any, run_id: str, out: Path) -> None:
-    client.log_text(run_id, out.read_text(encoding="utf-8"), NAME)
-
-
-def _sweep_run(client: Any, experiment: str, sweep: str | None) -> str | None:
-    """The run that holds a sweep's table: of its tag, and without an encoder."""
-    if sweep is None:
-        return None
-    found = client.search_runs([experiment], f"tags.sweep = '{sweep}'", max_results=50000)
-    own = [run.info.run_id for run in found if "encoder" not in run.data.tags]
-    return own[0] if own else None
-
-
-def _link(client: Any, experiment: str, run_id: str) -> None:
-    """Put a link to the report at the top of the run's note."""
-    note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
-    link = f"[Report](#/experiments/{experiment}/runs/{run_id}/artifacts/{NAME})"
-    if link not in note:
-        client.set_tag(run_id, "mlflow.note.content", f"{link}\n\n{note}"[:5000].strip())
+def as_entry(page: str, sweep: str | None, content: Content) -> Entry:
+    """The page as a tracker keeps it: with the sweep, where it is on one as a whole."""
+    return Entry(
+        kind="report",
+        name=f"report {sweep or f'of {_runs(content)}'}",
+        tags={"report": " ".join(run.run.source for run in content.runs)}
+        | ({SWEEP_TAG: sweep} if sweep else {}),
+        files={NAME: page},
+        sweep=sweep,
+        front=NAME,
+    )

@@ -18,9 +18,9 @@ from medretrieval.runs.report import read_report
 
 
 def fingerprint_of(settings: Config, inputs: Inputs) -> str:
-    """What makes two runs the same: configuration, data and weights, but not where files lie."""
+    """What makes two runs the same: configuration, data and weights; not where files lie or who is told."""
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
-    for key in ("paths", "force"):
+    for key in ("paths", "tracking", "force"):
         del config[key]
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)

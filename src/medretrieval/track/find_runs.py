@@ -119,7 +119,9 @@ def find_one(run_id: str, uri: str, aside: Path) -> Path:
 
 
 def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) -> list[tuple[Path, str]]:
-    from medretrieval.track.mlflow_tracker import FOLDER_TAG, SWEEP_TAG, sqlite_file
+    from medretrieval.track.mlflow_store import sqlite_file
+    from medretrieval.track.mlflow_tracker import FOLDER_TAG
+    from medretrieval.track.tracker import SWEEP_TAG
 
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # asking MLflow would make it
@@ -156,7 +158,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
 
 def _is_of(folder: Path, run_id: str) -> bool:
     """Whether a folder holds this MLflow run; on another machine there may be something else."""
-    from medretrieval.track.mlflow_tracker import TRACKING
+    from medretrieval.track.tracking_file import TRACKING
 
     try:
         return bool(json.loads((folder / TRACKING).read_text())["run_id"] == run_id)

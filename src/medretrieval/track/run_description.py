@@ -9,7 +9,7 @@ from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.manifest import git_state
-from medretrieval.track.mlflow_tracker import SWEEP_TAG, RunDescription
+from medretrieval.track.tracker import SWEEP_TAG, RunDescription
 
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
@@ -25,7 +25,7 @@ NO_PARAMETERS = {
 
 
 def describe_run(settings: Config, sweep: str | None) -> RunDescription:
-    """Name, tags and parameters of a run for MLflow."""
+    """Name, tags and parameters of a run, from its configuration."""
     encoder = str(settings.encoder["name"])
     tags = {
         "dataset": str(settings.dataset["name"]),
@@ -34,7 +34,6 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
         "metric": settings.metric.name,
         "protocol": settings.protocol.name,
         "git_commit": str(git_state().commit),
-        "mlflow.source.name": "medretrieval",
     }
     if sweep is not None:
         tags[SWEEP_TAG] = sweep
