@@ -1,7 +1,6 @@
-"""The verbs `verify` and `again`: are a run's numbers what its files say, and do they come out again?"""
+"""A run recomputed: are its numbers what its files say, and do they come out again?"""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runner import run
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.reopen import require_links, saved_config, saved_index, saved_vectors
-from medretrieval.track.find_runs import run_and_overrides
 
 
 def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -178,33 +176,3 @@ def _about_manifest(before: Path, after: Path) -> list[str]:
         for key in ("data", "weights_sha256", "libraries", "threads", "seed")
         if old[key] != new[key]
     ]
-
-
-def verify_main(arguments: list[str]) -> int:
-    """`medretrieval verify <run> [key=value ...]`: 0 where everything is as saved, else 1."""
-    with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = run_and_overrides("verify", arguments, Path(aside))
-        differing = verify(folder, overrides)
-        counts = run_folder.read_scores(folder)["counts"]
-    if not differing:
-        print(f"{arguments[0]}: {counts['queries']} rankings and all scores are as saved")
-        return 0
-    print(f"{arguments[0]}: {len(differing)} differences", *differing, sep="\n  ")
-    return 1
-
-
-def again_main(arguments: list[str]) -> int:
-    """`medretrieval again <run> [key=value ...]`: 0 where the scores come out again, else 1."""
-    with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = run_and_overrides("again", arguments, Path(aside))
-        new, differing = again(folder, overrides)
-    print(f"results: {new}")
-    if not differing:
-        kept = run_folder.read_scores(new)["encoder"]["cached"]
-        source = (
-            "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
-        )
-        print(f"the same ranking and scores, bit for bit; {source}")
-        return 0
-    print("what differs:", *differing, sep="\n  ")
-    return 1

@@ -161,9 +161,8 @@ def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
     config = members[0].manifest["config"]
     how = config["evaluation"]
     options = Options(
-        runs=[], score=None, baseline=None, pairs="all", resamples=how["resamples"],
+        score=None, baseline=None, pairs="all", resamples=how["resamples"],
         permutations=how["resamples"], confidence=how["confidence"], seed=config["seed"],
-        format="terminal", outputs=Path(), uri="", track=False,
     )  # fmt: skip
     try:
         comparison = compare(members, options)
