@@ -212,7 +212,7 @@ def test_a_value_of_another_type_or_choice_is_refused(refused, name):
         if option.type in (int, float):
             for value in ("many", "-1", "nan", "1_0", "9" * 400, *(["1.5"] if option.type is int else [])):
                 line = refused(name, f"{option.name}={value}")
-                assert f"{option.name}={value[:70]}" in line
+                assert f"{option.name}={value[:150]}" in line
                 assert ": give a " in line
 
 
@@ -238,7 +238,7 @@ def test_a_run_that_is_not_there_is_refused_in_the_same_line(refused, name):
 def test_a_long_word_of_many_lines_is_refused_in_one(refused):
     line = refused("query", "txt=" + "lung\n" * 200)
     assert line.startswith("query: txt=lung lung")
-    assert len(line) < 300
+    assert len(line) < 500
 
 
 def test_a_key_of_an_earlier_version_is_refused_with_its_name_now(refused, outputs):

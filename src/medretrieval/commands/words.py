@@ -20,7 +20,7 @@ Given = argparse.Namespace  # an attribute for each option, and `overrides` of t
 # What a verb's own option is called in the configuration of a run.
 IN_CONFIG = {"outputs": "paths.outputs", "uri": "tracking.uri"}
 ANY_KEY = "*"  # in Verb.overrides: every key of a run's configuration
-MAX_SHOWN_CHARACTERS = 80  # of a word in a refusal
+MAX_SHOWN_CHARACTERS = 200  # of a word in a refusal
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 
 
@@ -261,8 +261,9 @@ class Verb:
         return overrides
 
     def _values(self, words: Mapping[str, Sequence[str]]) -> Given:
+        # The second = keeps argparse from taking a value such as -- for a word of its own.
         lines = [
-            _dashed(name) if self._is_switch(name) else f"{_dashed(name)}={value}"
+            _dashed(name) if self._is_switch(name) else f"{_dashed(name)}=={value}"
             for name, values in words.items()
             for value in values
         ]
@@ -278,9 +279,7 @@ class Verb:
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
-            usage="\n       ".join(f"medretrieval {self.name} {line}" for line in self.usage).replace(
-                "%", "%%"
-            ),
+            usage="\n       ".join(f"medretrieval {self.name} {line}" for line in self.usage),
             description=VERBS[self.name],
             epilog=self._epilog(),
             formatter_class=_Help,
@@ -337,7 +336,7 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
         name,
         dest=dest,
         action="append" if option.many else "store",
-        type=option.read,
+        type=lambda text: option.read(text.removeprefix("=")),
         default=[] if option.many else option.default,
         metavar=f"{option.name} {value}" if option.dashed else f"{option.name}={value}",
         help=about,
