@@ -36,10 +36,10 @@ report: $(STAMP) ## one HTML file to send: SWEEP=<id>, or RUNS="<run> <run> ..."
 	$(BIN)/medretrieval report $(SWEEP) $(RUNS) $(ARGS)
 
 verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder or MLflow id>
-	$(BIN)/medretrieval verify $(RUN) $(ARGS)
+	$(BIN)/medretrieval verify run="$(RUN)" $(ARGS)
 
 again: $(STAMP) ## do RUN=<folder or MLflow id> again and say what differs
-	$(BIN)/medretrieval again $(RUN) $(ARGS)
+	$(BIN)/medretrieval again run="$(RUN)" $(ARGS)
 
 query: $(STAMP) ## ask RUN=<folder, id or sweep> what is like IMAGE=<file or folder> or fits TEXT="..."
 	@$(BIN)/medretrieval query run="$(RUN)" $(if $(IMAGE),image="$(IMAGE)") $(if $(TEXT),text="$(TEXT)") $(ARGS)

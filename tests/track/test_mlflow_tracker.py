@@ -8,11 +8,12 @@ import pytest
 from mlflow import MlflowClient
 
 from medretrieval import compose, run
+from medretrieval.commands.again import VERB as AGAIN
+from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track.find_runs import find_one
 from medretrieval.track.mlflow_later import log_later
-from medretrieval.verify import again_main, verify_main
 
 PIXELS = (
     "dataset=breastmnist",
@@ -191,19 +192,19 @@ def test_a_run_is_verified_and_done_again_by_its_id(tracked, database, tmp_path,
     _, found = only_run(database)
     monkeypatch.chdir(tmp_path)
     keys = [f"tracking.uri={database}", f"paths.outputs={tmp_path / 'outputs'}"]
-    assert verify_main([found.info.run_id, *keys]) == 0
-    assert again_main([found.info.run_id, *keys]) == 0
+    assert VERIFY.main([found.info.run_id, *keys]) == 0
+    assert AGAIN.main([found.info.run_id, *keys]) == 0
     assert "the same ranking and scores, bit for bit" in capsys.readouterr().out
     # Where the run's folder is gone, what MLflow keeps suffices to do it again.
     shutil.rmtree(result.folder)
-    assert again_main([found.info.run_id, *keys]) == 0
+    assert AGAIN.main([found.info.run_id, *keys]) == 0
     with pytest.raises(UserError, match=r"gone \(was the cache cleaned, or the run's folder\?\)"):
-        verify_main([found.info.run_id, *keys])
+        VERIFY.main([found.info.run_id, *keys])
 
 
 def test_an_id_that_mlflow_does_not_know_is_said_to_be_so(database):
     with pytest.raises(UserError, match="has no such finished run"):
-        verify_main(["0" * 32, f"tracking.uri={database}"])
+        VERIFY.main(["0" * 32, f"tracking.uri={database}"])
 
 
 def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked, database):
