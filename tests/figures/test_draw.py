@@ -20,10 +20,10 @@ from medretrieval.evaluate import chance
 from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evaluate.score_table import reported_scores
+from medretrieval.evidence import by_class
 from medretrieval.evidence.failures import Outcome
 from medretrieval.figures import embedding_map
 from medretrieval.figures import galleries as mosaics
-from medretrieval.figures import per_class as by_class
 from medretrieval.figures import style as canvas
 from medretrieval.figures.style import font
 from medretrieval.index.faiss_index import build
