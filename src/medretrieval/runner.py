@@ -23,6 +23,7 @@ from medretrieval.embed.text import embed_prompts
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name
 from medretrieval.evidence.ann_loss import measure
+from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.evidence.zero_shot import text_evidence
@@ -192,6 +193,9 @@ def _judge(
     (query, gallery), (index, tuned), task = embeddings, indexed, inputs.task
     with clock("evidence"):
         trust = _trust(settings, inputs, index, query.vectors, evaluation, cache)
+        parts = None  # only the pictures want it
+        if settings.figures.enabled:
+            parts = breakdown(settings, inputs, evaluation, trust.pixel_line)
     with clock("approximation"):
         ids = evaluation.ranking.ids
         loss = measure(settings, task, index, query.vectors, gallery.vectors, ids)
@@ -206,7 +210,9 @@ def _judge(
     if settings.explain.enabled:
         with clock("explain"):
             explained = explaining.explain(settings, inputs, evaluation)
-    return RunOutputs(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words, explained)
+    return RunOutputs(
+        query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words, explained, parts
+    )
 
 
 def _trust(

@@ -28,6 +28,7 @@ class Evaluation:
         chance: expectation of a random ranking, under the names of the scores that have a closed form.
         abstention: accuracy of the neighbors' vote by the share of queries answered; empty for
             multi-label data.
+        vote: the neighbors' vote on every query; None for multi-label data.
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
         vote_distances: of the neighbors that vote, float32 [q, at most vote_k].
         ranking: the first `save_depth` results.
@@ -39,6 +40,7 @@ class Evaluation:
     scores: dict[str, float]
     chance: dict[str, float]
     abstention: dict[str, list[float]]
+    vote: Vote | None
     per_query: dict[str, NDArray[np.float64]]
     vote_distances: NDArray[np.float32]
     ranking: Ranking
@@ -110,11 +112,10 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
         search_s += searched - start
         score_s += time.perf_counter() - searched
     per_query = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
-    votes = [part.vote for part in parts if part.vote is not None]
-    voted, abstention = _voted(votes, task)
-    if votes:
-        predicted = np.concatenate([vote.predicted for vote in votes])
-        per_query["vote_accuracy"] = (predicted == task.queries.labels) * 1.0
+    cast = _joined([part.vote for part in parts if part.vote is not None])
+    voted, abstention = _voted(cast, task)
+    if cast is not None:
+        per_query["vote_accuracy"] = (cast.predicted == task.queries.labels) * 1.0
     _drop_shallow(per_query, depth, task)
     _drop_irrelevant(per_query, task.n_relevant)
     random = _chance(task, config.ks, ideal)
@@ -123,6 +124,7 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
         scores=_means(per_query, task) | voted | means,
         chance={name: random[name] for name in random if name.removeprefix("macro_") in per_query},
         abstention=abstention,
+        vote=cast,
         per_query=per_query,
         vote_distances=np.concatenate([part.voting for part in parts]),
         ranking=_ranking(parts, task),
@@ -236,15 +238,21 @@ def _vote(ids: NDArray[np.int64], distances: NDArray[np.float32], task: Retrieva
     return vote(np.where(ids < 0, -1, task.gallery.labels[ids]), distances, classes)
 
 
-def _voted(votes: list[Vote], task: RetrievalTask) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Scores and abstention curve of the votes of all queries that have something to find."""
-    kept = task.n_relevant > 0
-    if not votes or not kept.any():
-        return {}, {}
-    cast = Vote(
-        np.concatenate([v.probabilities for v in votes])[kept],
-        np.concatenate([v.predicted for v in votes])[kept],
+def _joined(votes: list[Vote]) -> Vote | None:
+    """The votes of all chunks as one; None where nobody votes."""
+    if not votes:
+        return None
+    return Vote(
+        np.concatenate([v.probabilities for v in votes]), np.concatenate([v.predicted for v in votes])
     )
+
+
+def _voted(cast: Vote | None, task: RetrievalTask) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scores and abstention curve of the votes on all queries that have something to find."""
+    kept = task.n_relevant > 0
+    if cast is None or not kept.any():
+        return {}, {}
+    cast = Vote(cast.probabilities[kept], cast.predicted[kept])
     labels = task.queries.labels[kept].astype(np.int64)
     return vote_scores(cast, labels), abstention_curve(cast, labels)
 

@@ -14,7 +14,7 @@ from medretrieval.evaluate import chance
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.scores import is_headline
 from medretrieval.evidence.bootstrap import enough, intervals, paired_difference
-from medretrieval.evidence.pixel_baseline import baseline
+from medretrieval.evidence.pixel_baseline import BaselineScores, baseline
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
@@ -35,6 +35,7 @@ class Evidence:
         lift: score over chance, where more is better.
         units: what is drawn again: "queries", or "groups" where the dataset has them.
         left_out: what protocol.exclude_same_group and drop_duplicates change (`with_exclusions`).
+        pixel_line: all that the baseline encoder scores, of each query too; None where `baseline` is.
     """
 
     intervals: Mapping[str, tuple[float, float]]
@@ -45,6 +46,7 @@ class Evidence:
     lift: Mapping[str, float]
     units: str
     left_out: Mapping[str, Any] | None = None
+    pixel_line: BaselineScores | None = None
 
     def document(self) -> dict[str, Any]:
         """Its part of scores.json."""
@@ -121,7 +123,9 @@ def evidence(
     if base in per_query and base in line.per_query:
         difference = _paired(settings, task, objective, per_query[base], line.per_query[base])
     scores = {name: line.scores[name] for name in found if name in line.scores}
-    return dataclasses.replace(plain, baseline=line.name, baseline_scores=scores, difference=difference)
+    return dataclasses.replace(
+        plain, baseline=line.name, baseline_scores=scores, difference=difference, pixel_line=line
+    )
 
 
 def _paired(

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.scores import average_precision, precision_at
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import Labels, class_members
 from medretrieval.protocol.task import RetrievalTask
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+MISLED = 5  # queries that are named with a hub, at most
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,54 @@ class Confident:
 
     queries: Ints
     nearer_than: Floats
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Which queries and gallery items to show of a run, and which classes are retrieved for which.
+
+    Attributes:
+        sample: queries, as many of each class, int64.
+        worst: queries of the lowest precision, int64.
+        confident: queries whose first result is wrong and near.
+        hubs: counts of all gallery items.
+        crowding: the items in the most wrong lists, int64.
+        misled: for each of them queries that it misleads, int64 each.
+        confusion: see `confusion`.
+    """
+
+    sample: Ints
+    worst: Ints
+    confident: Confident
+    hubs: Hubs
+    crowding: Ints
+    misled: tuple[Ints, ...]
+    confusion: Floats
+
+
+def failures(inputs: Inputs, evaluation: Evaluation, outcome: Outcome, count: int, seed: int) -> Failures:
+    """Choose what to show of a run.
+
+    Args:
+        inputs: dataset and task.
+        evaluation: the run's ranking.
+        outcome: the ranking judged at the depth of the lists.
+        count: queries of each kind, and hubs.
+        seed: of the sample.
+    """
+    ranking = evaluation.ranking
+    counted = hubs(ranking.ids, outcome, inputs.task.exclusions.dropped)
+    crowding = counted.most_wrong(count)
+    labels = ranking.query_labels, ranking.gallery_labels
+    return Failures(
+        sample=balanced_sample(labels[0], outcome.counted, count, seed),
+        worst=worst_queries(outcome, count),
+        confident=confidently_wrong(outcome, ranking.distances, count),
+        hubs=counted,
+        crowding=crowding,
+        misled=tuple(spoiled(int(item), ranking.ids, outcome, MISLED) for item in crowding),
+        confusion=confusion(ranking.ids[:, : outcome.k], *labels, len(inputs.dataset.classes)),
+    )
 
 
 def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Ints:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
 from medretrieval.datasets.base import Split
-from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit, _asking
+from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit
 from medretrieval.figures.examples import Examples
 from medretrieval.figures.style import font
 from medretrieval.protocol.prompts import PROMPT
@@ -57,8 +57,8 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
         run: the run in a few words.
     """
     k, document = shown.document["k"], shown.document
-    hubness = document["hubness"]
-    nearer = [f"nearer than {100 * x:.0f} %" for x in shown.confident.nearer_than]
+    hubness, most = document["hubness"], int(shown.failures.hubs.lists.max())
+    nearer = [f"nearer than {100 * x:.0f} %" for x in shown.failures.confident.nearer_than]
     legend = f"{SIGNS[True]} relevant   {SIGNS[False]} not relevant   number: distance"
     return {
         "gallery.png": mosaic(
@@ -81,8 +81,8 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
             [
                 f"Hubs: gallery images among the first {k} of many queries they are not relevant to",
                 run,
-                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, most lists of one image "
-                f"{int(shown.hubs.lists.max())}, never retrieved {100 * hubness['never_retrieved']:.0f} %; "
+                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, most lists of one image {most}, "
+                f"never retrieved {100 * hubness['never_retrieved']:.0f} %; "
                 f"right of the line: queries they mislead",
             ],
             [_hub_row(shown, hub) for hub in document["hubs"]],
@@ -256,11 +256,13 @@ def _in_grays(sheet: Image.Image, colors: int) -> Image.Image:
     return picture
 
 
-def audit_picture(path: Path, found: Audit, task: RetrievalTask, rows: int = 8) -> None:
+def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) -> None:
     """Draw the worst pairs of each kind side by side (PNG), at most `rows` a kind; one column a kind."""
+    queries = task.queries
+    assert isinstance(queries, Split)  # sentences have no look-alikes and are not audited
     kinds = {
-        kind: [p for p in found.pairs if p.kind == kind][:rows]
-        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in found.counts else []))
+        kind: [p for p in audit.pairs if p.kind == kind][:rows]
+        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in audit.counts else []))
     }
     column, row = 2 * AUDIT_SIDE + 3 * AUDIT_GAP, AUDIT_SIDE + 34
     height = 28 + row * max(1, *(len(pairs) for pairs in kinds.values()))
@@ -273,7 +275,7 @@ def audit_picture(path: Path, found: Audit, task: RetrievalTask, rows: int = 8) 
         )
         for line, pair in enumerate(pairs):
             top = 28 + line * row
-            sheet.paste(_tile(_asking(task), pair.query), (left, top))
+            sheet.paste(_tile(queries, pair.query), (left, top))
             sheet.paste(_tile(task.gallery, pair.gallery), (left + AUDIT_SIDE + AUDIT_GAP, top))
             color = "black" if pair.same_label else "#c00000"
             names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"

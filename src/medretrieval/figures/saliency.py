@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from medretrieval.explain.pairs import Explained, Explanations, Picture
 from medretrieval.explain.saliency import Map
-from medretrieval.figures import saliency as pictures
 from medretrieval.figures.style import plain_words
 from medretrieval.runs.folder import DELETION, EXPLAINED, EXPLANATIONS, as_json
 
@@ -149,26 +148,31 @@ def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
     bar.ax.tick_params(labelsize=7)
 
 
-def deletion_curves(path: Path, pairs: Sequence[Explained], title: str) -> None:
+def deletion_curves(path: Path, explained: Explanations, title: str) -> None:
     """Draw the mean cosine against the share removed, in the map's order and in random places (PNG).
 
     Args:
         path: the PNG to write.
-        pairs: at least one.
+        explained: the pairs, and the mean areas under their curves.
         title: one line.
     """
+    pairs, means = explained.pairs, explained.numbers["deletion"]
     drawing = _figure((5.6, 3.8))
     axes = drawing.subplots()
     lines = {
-        "what the map marks": (MARKED, "o", np.stack([p.deletion.marked for p in pairs])),
-        "the same shape elsewhere": (RANDOM, "s", np.stack([p.deletion.random for p in pairs])),
-    }
+        f"what the map marks (area {means['area_marked']:.3f})": (
+            MARKED, "o", np.stack([p.deletion.marked for p in pairs])
+        ),
+        f"the same shape elsewhere (area {means['area_random']:.3f})": (
+            RANDOM, "s", np.stack([p.deletion.random for p in pairs])
+        ),
+    }  # fmt: skip
     for name, (color, shape, values) in lines.items():
         removed = np.linspace(0, 1, values.shape[1])
         axes.plot(removed, values.T, color=color, alpha=0.18, linewidth=0.8)
         axes.plot(
             removed, values.mean(axis=0), color=color, marker=shape, markersize=4, linewidth=2,
-            label=f"{name} (area {_area(values):.3f})",
+            label=name,
         )  # fmt: skip
     axes.set(xlabel="share of the image removed (blurred)", ylabel="cosine", xlim=(0, 1))
     axes.grid(alpha=0.25, linewidth=0.5)
@@ -176,12 +180,6 @@ def deletion_curves(path: Path, pairs: Sequence[Explained], title: str) -> None:
     axes.set_title(title, fontsize=7)
     plain_words(drawing)
     drawing.savefig(path, format="png", dpi=DPI)
-
-
-def _area(values: NDArray[np.float64]) -> float:
-    from medretrieval.explain.faithfulness import area
-
-    return float(np.mean([area(curve) for curve in values]))
 
 
 def _figure(size: tuple[float, float]) -> "Figure":
@@ -194,12 +192,12 @@ def _figure(size: tuple[float, float]) -> "Figure":
     return drawing
 
 
-def writers(found: Explanations, title: str) -> dict[str, Callable[[Path], None]]:
+def writers(explained: Explanations, title: str) -> dict[str, Callable[[Path], None]]:
     """What goes into a run's folder: name -> what writes it."""
     return {
-        EXPLANATIONS: lambda path: pictures.explanations(path, found.pairs, title),
-        DELETION: lambda path: pictures.deletion_curves(path, found.pairs, title),
-        EXPLAINED: lambda path: _write(path, as_json(found.details())),
+        EXPLANATIONS: lambda path: explanations(path, explained.pairs, title),
+        DELETION: lambda path: deletion_curves(path, explained, title),
+        EXPLAINED: lambda path: _write(path, as_json(explained.details())),
     }
 
 
