@@ -14,6 +14,8 @@ from medretrieval.evaluate.knn_vote import Vote, abstention_curve, vote, vote_sc
 from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
+# Raised when the same ranking would get other scores, other votes, or scores of other names.
+SCORING_FORMAT = 1
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
 Search = Callable[[slice, int], tuple[NDArray[np.int64], NDArray[np.float32]]]

@@ -23,7 +23,7 @@ from medretrieval.vectors import l2_normalize
 
 CELLS = 4_000_000  # of a chunk [queries, gallery]
 MOST_CELLS = 4_000_000_000  # queries times gallery items that are compared
-FORMAT = 2  # raised when the same images would be audited otherwise
+AUDIT_FORMAT = 2  # raised when the same images would be audited otherwise
 HASH_SIDE, LOW = 32, 8
 HASHED = 4096  # images at a time
 IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, GROUP = "identical", "near_embedding", "near_hash", "same_group"
@@ -66,7 +66,7 @@ def kept_audit(
 ) -> Audit:
     """The audit of two embedded splits, from the cache or made now: one for all runs of a sweep over them."""
     parts = {
-        "format": FORMAT,
+        "format": AUDIT_FORMAT,
         "embeddings": [query.key, gallery.key],
         "labels": [split.labels_sha256 for split in (task.queries, task.gallery)],
         "groups": [groups_sha256(split.groups) for split in (task.queries, task.gallery)],

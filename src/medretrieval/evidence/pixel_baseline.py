@@ -15,7 +15,7 @@ from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
-from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.evaluate.evaluate import SCORING_FORMAT, evaluate
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.task import RetrievalTask
@@ -73,6 +73,7 @@ def baseline(
         return None
     depth = task.max_depth if len(task.queries) * task.max_depth <= WHOLE_CELLS else depth
     parts = {
+        "format": SCORING_FORMAT,
         "depth": depth,
         "encoder": identity,
         "images": [queries.images_sha256, task.gallery.images_sha256],

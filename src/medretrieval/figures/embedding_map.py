@@ -25,7 +25,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import NONE, class_name
 
 FILE = "embedding_map.html"
-LAYOUT = 1  # of the page: a change makes the kept ones anew
+MAP_FORMAT = 2  # raised when the same embeddings would get another page
 POINTS = 2000  # of both splits, at most
 SIDE = 48  # pixels of a thumbnail, at most
 SHOWN = 112  # pixels of it on the screen
@@ -72,7 +72,7 @@ def kept_map(settings: Config, inputs: Inputs, query: Embeddings, gallery: Embed
     if not same:
         sides["query"] = (task.queries, query)
     parts = {
-        "layout": LAYOUT,
+        "format": MAP_FORMAT,
         "embeddings": {role: embeddings.key for role, (_, embeddings) in sides.items()},
         "labels": {role: split.labels_sha256 for role, (split, _) in sides.items()},
         "classes": list(classes),
