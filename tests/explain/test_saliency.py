@@ -14,7 +14,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
 from medretrieval.errors import UserError
 from medretrieval.explain import faithfulness as faithful
-from medretrieval.explain.pairs import Picture, balanced, explain_images, explain_text
+from medretrieval.explain.pairs import Picture, explain_images, explain_text
 from medretrieval.explain.saliency import Explainer, Map
 from medretrieval.figures.saliency import explanations, scaled
 from medretrieval.instantiate import instantiate
@@ -352,19 +352,6 @@ def test_a_finding_out_of_sight_and_an_empty_map_are_left_out():
 
 
 # Pairs and pictures
-
-
-def test_a_sample_takes_classes_in_turn_and_only_rows_it_may():
-    labels = np.repeat([0, 1, 2], [50, 10, 3])
-    allowed = np.arange(63) != 11
-    for seed in range(5):
-        rows = balanced(labels, allowed, 9, np.random.default_rng(seed))
-        assert list(labels[rows]) == [0, 1, 2] * 3
-        assert len(set(rows)) == 9
-        assert 11 not in rows
-    assert len(balanced(labels, allowed, 100, np.random.default_rng(0))) == 62
-    several = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool)
-    assert sorted(balanced(several, np.ones(4, bool), 9, np.random.default_rng(0))) == [0, 1, 2, 3]
 
 
 def test_a_picture_knows_its_findings_and_no_empty_mask():

@@ -137,7 +137,7 @@ def failures(inputs: Inputs, evaluation: Evaluation, outcome: Outcome, count: in
     crowding = counted.most_wrong(count)
     labels = ranking.query_labels, ranking.gallery_labels
     return Failures(
-        sample=balanced_sample(labels[0], outcome.counted, count, seed),
+        sample=balanced_sample(labels[0], outcome.counted, count, seed).by_class,
         worst=worst_queries(outcome, count),
         confident=confidently_wrong(outcome, ranking.distances, count),
         hubs=counted,
@@ -147,20 +147,38 @@ def failures(inputs: Inputs, evaluation: Evaluation, outcome: Outcome, count: in
     )
 
 
-def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Ints:
-    """Queries drawn in turn from every class, so that each class has as many as any other.
+@dataclass(frozen=True)
+class Sample:
+    """Queries drawn in turn from every class.
+
+    Attributes:
+        queries: positions in the order they were drawn, int64 [m].
+        drawn_for: int64 [m], the place of the class that each was drawn for.
+    """
+
+    queries: Ints
+    drawn_for: Ints
+
+    @property
+    def by_class(self) -> Ints:
+        """The same positions, those of a class together and in their own order."""
+        return self.queries[np.lexsort((self.queries, self.drawn_for))]
+
+
+def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Sample:
+    """Draw queries in turn from every class, so that each class has as many as any other.
 
     Args:
-        labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them.
+        labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them, and
+            those without any are a class of their own.
         allowed: bool [q], which may be drawn.
         count: how many; fewer where fewer are allowed.
         seed: the same seed draws the same ones.
-
-    Returns:
-        Positions, int64, in the order of the classes.
     """
     rng = np.random.default_rng(seed)
     members = class_members(labels) & allowed[:, None]
+    if (without := allowed & ~members.any(axis=1)).any():
+        members = np.column_stack([members, without])
     waiting = [rng.permutation(np.flatnonzero(column)).tolist() for column in members.T]
     drawn: dict[int, int] = {}
     turns = rng.permutation(len(waiting)).tolist()
@@ -170,7 +188,7 @@ def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed
                 waiting[number].pop()
             if waiting[number] and len(drawn) < count:
                 drawn[waiting[number].pop()] = number
-    return np.array(sorted(drawn, key=lambda q: (drawn[q], q)), np.int64)
+    return Sample(np.array(list(drawn), np.int64), np.array(list(drawn.values()), np.int64))
 
 
 def worst_queries(outcome: Outcome, count: int) -> Ints:

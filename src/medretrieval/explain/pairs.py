@@ -1,6 +1,6 @@
 """A pair explained: both maps, what they are worth, and which pairs of a run are looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.datasets.base import Split
+from medretrieval.evidence.failures import balanced_sample
 from medretrieval.explain.faithfulness import Deletion, Pointing, deletion, pointing, summary
 from medretrieval.explain.saliency import Explainer, Map
-from medretrieval.protocol.ranking import Labels, class_name
+from medretrieval.protocol.ranking import class_name
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def explain_nearest(
         None where no query has a result.
     """
     rng = np.random.default_rng(seed)
-    chosen = balanced(queries.labels, nearest >= 0, pairs, rng)
+    chosen = balanced_sample(queries.labels, nearest >= 0, pairs, seed).queries  # classes take turns
     found = [
         explain_images(
             explainer,
@@ -201,27 +202,3 @@ def _pointings(found: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
             pair = pointing(own, picture.mask), pointing(others[0], picture.mask)
             both += [(a, b) for a, b in [pair] if a is not None and b is not None]
     return both
-
-
-def balanced(
-    labels: Labels, allowed: NDArray[np.bool_], count: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw rows so that classes take turns (int64 [at most count], by class in turn).
-
-    Args:
-        labels: int64 [n], or bool [n, classes], where a row counts for one of its findings.
-        allowed: bool [n], rows to draw from.
-        count: rows wanted.
-        rng: draws.
-    """
-    rows = rng.permutation(np.flatnonzero(allowed))
-    pick: Callable[[int], int] = lambda row: int(labels[row])  # noqa: E731
-    if labels.ndim == 2:
-        pick = lambda row: int(rng.choice(np.flatnonzero(labels[row]))) if labels[row].any() else -1  # noqa: E731
-    turns: dict[int, int] = {}
-    order = []
-    for row in rows:
-        kind = pick(row)
-        turns[kind] = turns.get(kind, -1) + 1
-        order.append((turns[kind], kind, int(row)))
-    return np.array([row for _, _, row in sorted(order)[:count]], np.int64)
