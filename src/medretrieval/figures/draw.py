@@ -6,7 +6,7 @@ from pathlib import Path
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
 from medretrieval.evidence.breakdown import Breakdown
-from medretrieval.figures import curves, embedding_map, galleries, per_class, reliability
+from medretrieval.figures import curves, embedding_map, galleries, per_class
 from medretrieval.figures.examples import examples
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs.folder import FIGURES, as_json
@@ -65,9 +65,9 @@ def _of_scores(settings: Config, outputs: RunOutputs, parts: Breakdown, title: s
     name, config = outputs.trust.baseline, settings.evaluation
     files = {
         "curves.json": as_json(asdict(parts.by_depth)).encode(),
-        "precision_recall.png": curves.picture(parts.by_depth, name, config.confidence, title),
+        "precision_recall.png": curves.depth_picture(parts.by_depth, name, config.confidence, title),
         "per_class.png": per_class.per_class_picture(parts.by_class, name, config.confidence, title),
     }
     if parts.reliability is not None:
-        files["vote.png"] = reliability.picture(parts.reliability, outputs.evaluation, config.vote_k, title)
+        files["vote.png"] = curves.vote_picture(parts.reliability, outputs.evaluation, config.vote_k, title)
     return files

@@ -21,6 +21,7 @@ from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.evidence.projection import NAMES, project, sample
 from medretrieval.figures import text_tiles as sentences
+from medretrieval.figures.style import INK, MANY, QUIET, RULE
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import NONE, class_name
 
@@ -30,12 +31,8 @@ POINTS = 2000  # of both splits, at most
 SIDE = 48  # pixels of a thumbnail, at most
 SHOWN = 112  # pixels of it on the screen
 SEVERAL = "several findings"
-# Okabe and Ito's, then Tol's "muted" and "light" for sets of many classes; "none" and "several" are grays.
-COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
-    "#332288", "#882255", "#999933", "#44BB99", "#AA4499", "#77AADD", "#BBCC33", "#661100", "#EE8866",
-)  # fmt: skip
-GRAYS = {NONE: "#BBBBBB", SEVERAL: "#777777"}
+# What is no class of its own is gray.
+GRAYS = {NONE: RULE, SEVERAL: QUIET}
 SYMBOLS = ("circle", "diamond-open")  # of the gallery's and of the queries' points
 
 
@@ -134,7 +131,7 @@ def _traces(
     from plotly import graph_objects
 
     names = [*classes, SEVERAL, NONE]
-    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(classes)} | GRAYS
+    colors = {name: MANY[i % len(MANY)] for i, name in enumerate(classes)} | GRAYS
     traces, first, named = [], 0, set()
     for symbol, (role, rows) in zip(SYMBOLS, chosen.items(), strict=False):
         split, ids = sides[role][0], sides[role][0].ids
@@ -160,7 +157,7 @@ def _traces(
             named.add(name)
         first += len(rows)
     for symbol, role in zip(SYMBOLS, chosen, strict=False):
-        marker = {"symbol": symbol, "color": "#333333", "size": 7}
+        marker = {"symbol": symbol, "color": INK, "size": 7}
         label = f"{sides[role][0].name} ({role})"
         traces.append(
             graph_objects.Scatter(

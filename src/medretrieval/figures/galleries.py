@@ -1,7 +1,7 @@
 """Galleries: rows of images with what is known of each, drawn pixel by pixel.
 
 Drawn with Pillow into one bitmap: matplotlib would take ten times as long for the same few hundred words.
-Right and wrong are told by frame, sign and color (Okabe and Ito's blue and vermilion).
+Right and wrong are told by frame, sign and color.
 """
 
 import functools
@@ -18,14 +18,13 @@ from PIL import Image, ImageColor, ImageDraw
 from medretrieval.datasets.base import Split
 from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit
 from medretrieval.figures.examples import Examples
-from medretrieval.figures.style import font
+from medretrieval.figures.style import INK, QUIET, RIGHT, RULE, WRONG, font
 from medretrieval.protocol.prompts import PROMPT
 from medretrieval.protocol.task import RetrievalTask
 
 SIDE = 112  # pixels of an image as drawn, about
 AUDIT_SIDE, AUDIT_GAP = 112, 8  # pixels of the audit's picture
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
-RIGHT, WRONG, PLAIN, INK, GRAY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 WRAPPED = 2  # lines that a class may take
 LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colors
@@ -144,7 +143,7 @@ def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
     for row, titles_of, tall in zip(rows, titles, heights, strict=True):
         for place, (tile, title) in enumerate(zip(row, titles_of, strict=True)):
             _draw_tile(sheet, draw, (PAD + place * column + (GAP if place else 0), top), tile, title)
-        draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], "#bbbbbb", 1)
+        draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], RULE, 1)
         top += tall
     return _png(sheet, gray=all(tile.image.ndim == 2 for row in rows for tile in row))
 
@@ -157,7 +156,7 @@ def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
 def _draw_heading(draw: ImageDraw.ImageDraw, heading: Sequence[str]) -> None:
     y = PAD
     for text, size in _sized(heading):
-        draw.text((PAD, y), text, GRAY if size == 11 else INK, font(size))
+        draw.text((PAD, y), text, QUIET if size == 11 else INK, font(size))
         y += LINE + (5 if size == 14 else 0)
 
 
@@ -165,7 +164,7 @@ def _draw_tile(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], tile: Tile, title: Sequence[str]
 ) -> None:
     (left, top), (height, width) = corner, _drawn_size(tile.image)
-    color = PLAIN if tile.right is None else RIGHT if tile.right else WRONG
+    color = QUIET if tile.right is None else RIGHT if tile.right else WRONG
     thick, inset = (1, FRAME - 1) if tile.right is None else (FRAME, 0)
     corners = (inset, inset, width + 2 * FRAME - 1 - inset, height + 2 * FRAME - 1 - inset)
     frame = [left + corners[0], top + corners[1], left + corners[2], top + corners[3]]
@@ -181,7 +180,7 @@ def _draw_tile(
         draw.text((left, y), text, INK, font(11))
         y += LINE
     for text in tile.lines:
-        draw.text((left, y), text, GRAY, font(11))
+        draw.text((left, y), text, QUIET, font(11))
         y += LINE
 
 
@@ -277,7 +276,7 @@ def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) 
             top = 28 + line * row
             sheet.paste(_tile(queries, pair.query), (left, top))
             sheet.paste(_tile(task.gallery, pair.gallery), (left + AUDIT_SIDE + AUDIT_GAP, top))
-            color = "black" if pair.same_label else "#c00000"
+            color = INK if pair.same_label else WRONG
             names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"
             draw.text((left, top + AUDIT_SIDE + 2), names, color)
             label = "same label" if pair.same_label else "OTHER LABEL"

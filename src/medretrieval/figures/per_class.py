@@ -9,6 +9,7 @@ from medretrieval.evidence.by_class import ClassScores
 from medretrieval.figures.style import (
     BASELINE,
     CHANCE,
+    INK,
     OURS,
     axes_at,
     figure,
@@ -35,7 +36,7 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
     drawn = [(p, *ends) for p, ends in zip(places, scores.ends, strict=True) if ends is not None]
     if drawn:
         at, low, high = zip(*drawn, strict=True)
-        axes.hlines(at, low, high, color="#111111", linewidth=1.4)
+        axes.hlines(at, low, high, color=INK, linewidth=1.4)
     axes.scatter(
         scores.chance,
         places,

@@ -10,20 +10,19 @@ from numpy.typing import NDArray
 
 from medretrieval.explain.pairs import Explained, Explanations, Picture
 from medretrieval.explain.saliency import Map
-from medretrieval.figures.style import plain_words
+from medretrieval.figures.style import CHANCE, OURS, plain_words
 from medretrieval.runs.folder import DELETION, EXPLAINED, EXPLANATIONS, as_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = "viridis"  # its brightness alone tells the values apart, so every kind of color vision can
+COLORMAP = "viridis"  # its brightness alone tells the values apart, so every kind of color vision can
 OPAQUE = 0.75  # of the largest value; an image shows through where a map says little
 PANEL = 2.1  # inches
 LINE = 26  # characters of a sentence
 SHOWN = 12  # rows at most
 SMALL = 128  # pixels a side below which an image is drawn in squares, not smoothed
-MARKED, RANDOM = "#0072B2", "#D55E00"  # Okabe and Ito 2008
 DPI = 110
 
 
@@ -101,7 +100,7 @@ def _overlay(axes: "Axes", found: Map) -> None:
     from matplotlib import colormaps
 
     share = scaled(found)
-    colored = colormaps[COLORS](share)
+    colored = colormaps[COLORMAP](share)
     colored[..., 3] = OPAQUE * share
     axes.imshow(colored, interpolation="bilinear")  # as RGBA, which smooths what shows through, too
 
@@ -136,7 +135,7 @@ def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
 
     thin = 0.1 / len(grid)  # of the height, which grows with the rows
     bar = drawing.colorbar(
-        ScalarMappable(cmap=COLORS),
+        ScalarMappable(cmap=COLORMAP),
         ax=grid,
         location="bottom",
         pad=thin / 2,
@@ -161,10 +160,10 @@ def deletion_curves(path: Path, explained: Explanations, title: str) -> None:
     axes = drawing.subplots()
     lines = {
         f"what the map marks (area {means['area_marked']:.3f})": (
-            MARKED, "o", np.stack([p.deletion.marked for p in pairs])
+            OURS, "o", np.stack([p.deletion.marked for p in pairs])
         ),
         f"the same shape elsewhere (area {means['area_random']:.3f})": (
-            RANDOM, "s", np.stack([p.deletion.random for p in pairs])
+            CHANCE, "s", np.stack([p.deletion.random for p in pairs])
         ),
     }  # fmt: skip
     for name, (color, shape, values) in lines.items():
