@@ -23,7 +23,7 @@ from medretrieval.protocol.prompts import PROMPT
 from medretrieval.protocol.task import RetrievalTask
 
 SIDE = 112  # pixels of an image as drawn, about
-AUDIT_SIDE, AUDIT_GAP = 112, 8  # pixels of the audit's picture
+AUDIT_SIDE, AUDIT_GAP, AUDIT_LETTERS = 112, 8, 10  # pixels of the audit's picture
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 WRAPPED = 2  # lines that a class may take
@@ -270,7 +270,10 @@ def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) 
     for place, (kind, pairs) in enumerate(kinds.items()):
         left = place * column + AUDIT_GAP
         draw.text(
-            (left, 8), f"{kind.replace('_', ' ')}: {len(pairs)} shown" if pairs else f"{kind}: none", "black"
+            (left, 8),
+            f"{kind.replace('_', ' ')}: {f'{len(pairs)} shown' if pairs else 'none'}",
+            INK,
+            font(AUDIT_LETTERS),
         )
         for line, pair in enumerate(pairs):
             top = 28 + line * row
@@ -278,12 +281,13 @@ def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) 
             sheet.paste(_tile(task.gallery, pair.gallery), (left + AUDIT_SIDE + AUDIT_GAP, top))
             color = INK if pair.same_label else WRONG
             names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"
-            draw.text((left, top + AUDIT_SIDE + 2), names, color)
+            draw.text((left, top + AUDIT_SIDE + 2), names, color, font(AUDIT_LETTERS))
             label = "same label" if pair.same_label else "OTHER LABEL"
             draw.text(
                 (left, top + AUDIT_SIDE + 14),
                 f"cos {pair.cosine:.4f}, hash {pair.hash_distance}, {label}",
                 color,
+                font(AUDIT_LETTERS),
             )
     sheet.save(path)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.figures.labels import Canvas, place_labels
-from medretrieval.figures.style import PALETTE, log_ticks, plain_words, ticks
+from medretrieval.figures.style import PALETTE, figure_of, log_ticks, plain_words, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,9 +157,7 @@ def _place(
         points: float64 [n, 2], x and y in data.
         areas: of the markers, float64 [n], in square points.
     """
-    drawing = axes.get_figure(root=True)
-    assert drawing is not None
-    point = drawing.dpi / 72
+    point = figure_of(axes).dpi / 72
     extents = [label.get_window_extent() for label in labels]
     canvas = Canvas(
         centers=axes.transData.transform(points),

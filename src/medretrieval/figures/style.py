@@ -126,10 +126,17 @@ def _decimals(value: float) -> int:
     return len(text.partition(".")[2])
 
 
+def figure_of(axes: "Axes") -> "Figure":
+    """The figure that axes stand in."""
+    from matplotlib.figure import Figure
+
+    drawing = axes.get_figure()  # root=True is not there before matplotlib 3.10
+    assert isinstance(drawing, Figure)
+    return drawing
+
+
 def _inches(axes: "Axes") -> tuple[float, float]:
-    drawing = axes.get_figure(root=True)
-    assert drawing is not None
-    box, whole = axes.get_position(), drawing.get_size_inches()
+    box, whole = axes.get_position(), figure_of(axes).get_size_inches()
     return float(box.width * whole[0]), float(box.height * whole[1])
 
 
