@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format bench bench-quick clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Pages that are made from the code are made first, a line each: $(BIN)/python -m <module>
+docs: $(STAMP) ## build the site of docs/ into build/site, with the API
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## time the stages side by side
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -95,6 +95,7 @@ class ProtocolConfig:
     """Who queries whom, and what an image may not find: itself, its group, copies.
 
     Queries are the images of a split (`query`), or the dataset's prompts (`prompts`, and no `query`).
+    `one_split`: queries and gallery have to be the same split.
     """
 
     name: str = MISSING
@@ -104,6 +105,7 @@ class ProtocolConfig:
     exclude_same_group: bool = MISSING
     drop_duplicates: bool = MISSING
     prompts: PromptUse | None = None
+    one_split: bool = False
     center: Center | None = None
 
 
@@ -303,10 +305,10 @@ def check(cfg: DictConfig) -> Config:
         _at_least(1, f"index.{key}", getattr(index, key))
     _at_least(2, "index.m", index.m)
     protocol = settings.protocol
-    if protocol.name == "leave_one_out" and protocol.query != protocol.gallery:
+    if protocol.one_split and protocol.query != protocol.gallery:
         raise UserError(
-            f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: leave_one_out "
-            "searches one split; set both to the same or use protocol=query_gallery"
+            f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: "
+            f"protocol={protocol.name} searches one split; set both to the same or use protocol=query_gallery"
         )
     _check_words(settings)
     if settings.explain.enabled and protocol.prompts is not None:
@@ -329,8 +331,8 @@ def _check_words(settings: Config) -> None:
             )
         if protocol.center is not None:
             raise UserError(
-                f"protocol.center={protocol.center}: frees sentences and images of their means, and "
-                f"protocol={protocol.name} has no sentences; set it to null"
+                f"protocol.center={protocol.center}: subtracts the mean embedding of sentences and of "
+                f"images, and protocol={protocol.name} has no sentences; set it to null"
             )
         return
     if protocol.query is not None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config, check
-from medretrieval.datasets.base import Queries, Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runner import run
@@ -54,7 +54,7 @@ def _about_data(folder: Path, task: RetrievalTask) -> list[str]:
     splits: dict[str, Queries] = {"query": task.queries, "gallery": task.gallery}
     hashes = {
         role: {
-            "images_sha256" if isinstance(split, Split) else "texts_sha256": split.content_sha256,
+            "texts_sha256" if split.split is None else "images_sha256": split.content_sha256,
             "labels_sha256": split.labels_sha256,
         }
         for role, split in splits.items()

@@ -40,6 +40,16 @@ def test_another_format_is_another_key(config, write_npz, tmp_path, monkeypatch)
     assert all(after[kind] > before[kind] for kind in FORMATS)
 
 
+def test_the_formats_stand_beside_that_of_the_cache_itself(config, write_npz, tmp_path, monkeypatch):
+    write_npz()
+    run(config(*WORDS))
+    before = entries(tmp_path / "cache")
+    monkeypatch.setattr("medretrieval.cache.entry.FORMAT_VERSION", -1)
+    run(config(*WORDS))
+    after = entries(tmp_path / "cache")
+    assert {kind for kind in after if after[kind] != before[kind]} == before.keys()
+
+
 def test_another_format_of_novelty_is_another_key(tmp_path, monkeypatch):
     gallery = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     metric = MetricConfig("l2", FaissMetric.l2, False)

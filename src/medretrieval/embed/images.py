@@ -123,7 +123,7 @@ def _fidelity(
         return {"found": encoder.fidelity(split.images[:SAMPLE])}
 
     # Not beside the vectors: these stay, while what is said of them may come to be said otherwise.
-    parts = {"format": FIDELITY_FORMAT, "encoder": dict(identity)}
+    parts = {"fidelity_format": FIDELITY_FORMAT, "encoder": dict(identity)}
     facts = cache.get_or_make("fidelities", parts, make).facts
     found: Mapping[str, Any] | None = facts["found"]
     return found

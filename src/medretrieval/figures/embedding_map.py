@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, FiguresConfig, Projection
-from medretrieval.datasets.base import Queries, Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.evidence.projection import NAMES, project, sample
 from medretrieval.figures import text_tiles as sentences
 from medretrieval.figures.style import INK, MANY, QUIET, RULE
 from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import NONE, class_name
 
 FILE = "embedding_map.html"
@@ -62,14 +62,14 @@ def kept_map(settings: Config, inputs: Inputs, query: Embeddings, gallery: Embed
     """
     task, classes = inputs.task, inputs.dataset.classes
     method, seed = settings.figures.projection, settings.seed
-    same = task.queries is task.gallery
+    same = task.queries_are_gallery
     sides: dict[str, tuple[Queries, Embeddings]] = {
         "query and gallery" if same else "gallery": (task.gallery, gallery)
     }
     if not same:
         sides["query"] = (task.queries, query)
     parts = {
-        "format": MAP_FORMAT,
+        "map_format": MAP_FORMAT,
         "embeddings": {role: embeddings.key for role, (_, embeddings) in sides.items()},
         "labels": {role: split.labels_sha256 for role, (split, _) in sides.items()},
         "classes": list(classes),
@@ -98,7 +98,7 @@ def _page(
     images = [pictures[role][i] for role, rows in chosen.items() for i in rows]
     sheet = _sprites(images)
     chart = graph_objects.Figure(_traces(sides, chosen, plane, classes))
-    kinds = {role: "images" if isinstance(side, Split) else "prompts" for role, (side, _) in sides.items()}
+    kinds = {role: side.kind for role, (side, _) in sides.items()}
     drawn = " and ".join(
         f"{len(rows)} of {sizes[role]} {role} {kinds[role]}" for role, rows in chosen.items()
     )

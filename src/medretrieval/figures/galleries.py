@@ -257,8 +257,8 @@ def _in_grays(sheet: Image.Image, colors: int) -> Image.Image:
 
 def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) -> None:
     """Draw the worst pairs of each kind side by side (PNG), at most `rows` a kind; one column a kind."""
-    queries = task.queries
-    assert isinstance(queries, Split)  # sentences have no look-alikes and are not audited
+    queries = task.queries.split
+    assert queries is not None  # sentences have no look-alikes and are not audited
     kinds = {
         kind: [p for p in audit.pairs if p.kind == kind][:rows]
         for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in audit.counts else []))

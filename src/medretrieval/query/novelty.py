@@ -114,7 +114,7 @@ def _kept(
         return {"images": min(len(gallery), SAMPLE)}
 
     parts = {
-        "format": NOVELTY_FORMAT,
+        "novelty_format": NOVELTY_FORMAT,
         "embeddings_sha256": gallery_sha256,
         "metric": asdict(metric),
         "sample": SAMPLE,

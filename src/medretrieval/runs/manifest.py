@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.datasets.base import Dataset
 from medretrieval.datasets.groups import groups_sha256
+from medretrieval.protocol.queries import Queries
 
 LIBRARIES = (
     "medretrieval", "faiss-cpu", "faiss-gpu", "hydra-core", "medmnist", "mlflow", "numpy", "omegaconf",
@@ -55,9 +56,8 @@ def manifest(
 
 
 def _content(side: Queries) -> dict[str, Any]:
-    if isinstance(side, Split):
-        return {"images": len(side), "images_sha256": side.images_sha256}
-    return {"prompts": len(side), "texts_sha256": side.content_sha256}
+    hashed = "texts_sha256" if side.split is None else "images_sha256"
+    return {side.kind: len(side), hashed: side.content_sha256}
 
 
 @functools.cache

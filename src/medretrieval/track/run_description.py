@@ -1,10 +1,12 @@
 """What a tracker is told of a run besides its scores: name, tags, parameters, data."""
 
 import dataclasses
+import json
 
 from medretrieval.config import Config, leaves
-from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.mlflow_tracker import SWEEP_TAG, RunDescription
@@ -59,9 +61,9 @@ def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> d
             "name": f"{dataset.name}/{side.name}",
             "digest": side.content_sha256[:32],
             "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
-            "profile": f'{{"images": {len(side)}, "size": {dataset.size}}}'
-            if isinstance(side, Split)
-            else f'{{"prompts": {len(side)}}}',
+            "profile": json.dumps(
+                {side.kind: len(side)} | ({"size": dataset.size} if side.split is not None else {})
+            ),
         }
         for role, side in sides
     }
