@@ -45,7 +45,9 @@ def test_the_baseline_of_the_baseline_is_left_out(config, noisy_file):
 
 def test_the_baseline_is_scored_once_for_all_encoders(config, noisy_file, monkeypatch):
     run(config(*RANDOM))
-    monkeypatch.setattr("medretrieval.evidence.pixel_baseline._score", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr(
+        "medretrieval.evidence.pixel_baseline._evaluated", lambda *a: pytest.fail("scored again")
+    )
     assert run(config(*RANDOM, "encoder.seed=1")).report["baseline"]["encoder"] == "pixels"
 
 

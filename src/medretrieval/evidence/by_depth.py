@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medretrieval.config import Config
 from medretrieval.evaluate import chance
-from medretrieval.evidence.bootstrap import bootstrap, enough
+from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.protocol.task import RetrievalTask
 
 DEEPEST = 100
@@ -86,8 +86,8 @@ def depth_curves(
 def _intervals(
     settings: Config, task: RetrievalTask, values: NDArray[np.float64]
 ) -> list[tuple[float, float]] | list[tuple[None, None]]:
-    config, groups = settings.evaluation, task.queries.groups
+    resampling, groups = Resampling.from_settings(settings), task.queries.groups
     if not enough(values[:, 0], groups):
         return [(None, None)] * values.shape[1]
-    drawn = bootstrap(values, config.resamples, settings.seed, groups)
-    return [drawn.interval(i, config.confidence) for i in range(values.shape[1])]
+    drawn = bootstrap(values, resampling, groups)
+    return [drawn.interval(i) for i in range(values.shape[1])]
