@@ -215,13 +215,13 @@ def test_a_run_that_is_not_the_best_shows_fewer_and_says_how_many_more(sweep):
     whole, few = (read_pictures(folder, "here", album, whole) for whole in (True, False))
     assert [len(rows) for rows in whole.galleries.values()] == [6, 6, 6]
     assert whole.left_out == 0
-    assert [len(rows) for rows in few.galleries.values()] == [pictures.FEW] * 3
-    assert few.left_out == 18 - 3 * pictures.FEW
+    assert [len(rows) for rows in few.galleries.values()] == [pictures.FEW_ROWS] * 3
+    assert few.left_out == 18 - 3 * pictures.FEW_ROWS
 
 
 def test_thumbnails_stay_within_their_room(sweep, monkeypatch):
     illustrate(sweep)
-    monkeypatch.setattr(pictures, "BUDGET", 20_000)
+    monkeypatch.setattr(pictures, "MAX_ALBUM_CHARACTERS", 20_000)
     text = page_of(sweep)
     stored = json.loads(text.split('id="thumbs">')[1].split("</script>")[0])
     assert 5_000 < sum(map(len, stored)) <= 20_000

@@ -19,9 +19,9 @@ from medretrieval.protocol.ranking import Labels, class_members
 
 # Cells of one chunk of weights or signs: some 25 MB at the peak.
 CHUNK_CELLS = 1_000_000
-KEPT_CELLS = 16_000_000  # of a draw that is kept for the next one: 16 MB
+MAX_KEPT_CELLS = 16_000_000  # of a draw that is kept for the next one: 16 MB
 # Sums of the same numbers in another order differ in their last bits; below this they count as equal.
-TIE = 1e-12
+RELATIVE_TIE = 1e-12
 
 Floats = NDArray[np.float64]
 Groups = NDArray[Any]
@@ -97,7 +97,7 @@ class Flips:
 
     def p(self, a: int, b: int) -> float:
         """Two-sided p of the mean of column a minus column b (see `paired_permutation`)."""
-        observed = abs(self.means[a] - self.means[b]) - TIE * (self.scale[a] + self.scale[b])
+        observed = abs(self.means[a] - self.means[b]) - RELATIVE_TIE * (self.scale[a] + self.scale[b])
         beyond = np.count_nonzero(np.abs(self.flipped[:, a] - self.flipped[:, b]) >= observed)
         return float((beyond + 1) / (len(self.flipped) + 1))
 
@@ -251,7 +251,9 @@ def bootstrap(
     if units < 2 or resamples < 1:
         raise ValueError(f"{resamples} resamples of {units} queries or groups; give at least 1 and 2")
     flat = totals.reshape(units, -1)
-    draws = (_kept_draws if resamples * units <= KEPT_CELLS else _draws)(resampling.seed, resamples, units)
+    draws = (_kept_draws if resamples * units <= MAX_KEPT_CELLS else _draws)(
+        resampling.seed, resamples, units
+    )
     parts = [
         _means((times.astype(np.float64) @ flat).reshape(len(times), *totals.shape[1:])) for times in draws
     ]
@@ -336,7 +338,7 @@ def bca(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    tie = TIE * scale
+    tie = RELATIVE_TIE * scale
     pull = jackknife.mean() - jackknife
     if np.abs(pull).max() * len(pull) <= tie:
         return estimate, estimate

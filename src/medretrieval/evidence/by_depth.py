@@ -11,7 +11,7 @@ from medretrieval.evaluate import chance
 from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.protocol.task import RetrievalTask
 
-DEEPEST = 100
+MAX_CURVE_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def depth_curves(
         hits: bool [q, depth], of the saved ranking.
         baseline: headline scores of the baseline encoder, by name; empty for none.
     """
-    ks = list(range(1, min(hits.shape[1], DEEPEST) + 1))
+    ks = list(range(1, min(hits.shape[1], MAX_CURVE_DEPTH) + 1))
     found = np.cumsum(hits[:, : ks[-1]], axis=1, dtype=np.float64)
     values = {"precision": found / ks, "recall": found / np.maximum(task.n_relevant, 1)[:, None]}
     # Both in one bootstrap, so that queries are drawn once.

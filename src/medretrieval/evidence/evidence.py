@@ -149,11 +149,11 @@ def _by_drawing(settings: Config, task: RetrievalTask, evaluation: Evaluation) -
     )
 
 
-def _lift(found: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:
+def _lift(scores: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:
     return {
-        name: found[name] / value
+        name: scores[name] / value
         for name, value in random.items()
-        if name in found and value > 0 and not name.endswith(LESS_IS_BETTER)
+        if name in scores and value > 0 and not name.endswith(LESS_IS_BETTER)
     }
 
 

@@ -17,7 +17,7 @@ from medretrieval.protocol.task import RetrievalTask
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-MISLED = 5  # queries that are named with a hub, at most
+MAX_MISLED_QUERIES = 5  # queries that are named with a hub, at most
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def failures(inputs: Inputs, evaluation: Evaluation, outcome: Outcome, count: in
         confident=confidently_wrong(outcome, ranking.distances, count),
         hubs=counted,
         crowding=crowding,
-        misled=tuple(spoiled(int(item), ranking.ids, outcome, MISLED) for item in crowding),
+        misled=tuple(spoiled(int(item), ranking.ids, outcome, MAX_MISLED_QUERIES) for item in crowding),
         confusion=confusion(ranking.ids[:, : outcome.k], *labels, len(inputs.dataset.classes)),
     )
 

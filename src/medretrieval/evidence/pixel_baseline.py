@@ -23,7 +23,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 
 FILE = "per_query.npz"
-WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
+MAX_WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
 EXACT = IndexConfig(name="flat", factory=FLAT)
 
 
@@ -65,7 +65,7 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
     identity = identify(encoder, cache)
     if identity == inputs.identity:
         return None
-    depth = task.max_depth if len(task.queries) * task.max_depth <= WHOLE_CELLS else depth
+    depth = task.max_depth if len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS else depth
     parts = {
         "scoring_format": SCORING_FORMAT,
         "depth": depth,

@@ -10,7 +10,7 @@ from medretrieval.config import Projection
 from medretrieval.vectors import l2_normalize
 
 NAMES = {Projection.pca: "PCA", Projection.tsne: "t-SNE", Projection.umap: "UMAP"}
-NEIGHBORS_FIRST = 50  # principal components that t-SNE and UMAP start from
+FIRST_COMPONENTS = 50  # principal components that t-SNE and UMAP start from
 
 
 def sample(sizes: Mapping[str, int], most: int, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -50,7 +50,7 @@ def project(
     unit = l2_normalize(np.asarray(vectors)).astype(np.float64)
     unit -= unit.mean(axis=0)
     left, spread, _ = np.linalg.svd(unit, full_matrices=False)
-    components = (left * spread)[:, :NEIGHBORS_FIRST]
+    components = (left * spread)[:, :FIRST_COMPONENTS]
     if method == Projection.pca:
         shares = spread**2 / max(float((spread**2).sum()), 1e-12)
         plane = np.zeros((len(unit), 2))

@@ -13,7 +13,7 @@ from medretrieval.vectors import l2_normalize
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Curve = NDArray[np.float64]
-BLUR = 8  # a removed region shows the image blurred by its shorter side divided by this
+BLUR_DIVISOR = 8  # a removed region shows the image blurred by its shorter side divided by this
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What stands in place of removed regions: no edges of its own, and the brightness of the place."""
     from PIL import Image, ImageFilter
 
-    radius = min(image.shape[:2]) / BLUR
+    radius = min(image.shape[:2]) / BLUR_DIVISOR
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 

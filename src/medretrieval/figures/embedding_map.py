@@ -27,9 +27,9 @@ from medretrieval.protocol.ranking import NONE, class_name
 
 FILE = "embedding_map.html"
 MAP_FORMAT = 2  # raised when the same embeddings would get another page
-POINTS = 2000  # of both splits, at most
-SIDE = 48  # pixels of a thumbnail, at most
-SHOWN = 112  # pixels of it on the screen
+MAX_POINTS = 2000  # of both splits, at most
+MAX_THUMBNAIL_PIXELS = 48  # pixels of a thumbnail, at most
+SHOWN_PIXELS = 112  # pixels of it on the screen
 SEVERAL = "several findings"
 # What is no class of its own is gray.
 GRAYS = {NONE: RULE, SEVERAL: QUIET}
@@ -91,7 +91,7 @@ def _page(
     from plotly.io import to_html
 
     sizes = {role: len(split) for role, (split, _) in sides.items()}
-    chosen = sample(sizes, POINTS, seed)
+    chosen = sample(sizes, MAX_POINTS, seed)
     vectors = np.concatenate([sides[role][1].vectors[rows] for role, rows in chosen.items()])
     plane, axes = project(vectors, method, seed)
     pictures = {role: sentences.pictures(side) for role, (side, _) in sides.items()}
@@ -180,9 +180,9 @@ def _sprites(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
     from PIL import Image
 
     small = [Image.fromarray(image) for image in images]
-    lossless = all(max(picture.size) <= SIDE for picture in small)
+    lossless = all(max(picture.size) <= MAX_THUMBNAIL_PIXELS for picture in small)
     for picture in small:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+        picture.thumbnail((MAX_THUMBNAIL_PIXELS, MAX_THUMBNAIL_PIXELS), Image.Resampling.BOX)
     width, height = (max(sides) for sides in zip(*(picture.size for picture in small), strict=True))
     mode = "L" if all(picture.mode == "L" for picture in small) else "RGB"
     across = int(np.ceil(np.sqrt(len(small))))
@@ -193,7 +193,7 @@ def _sprites(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
     kind = "PNG" if lossless else "JPEG"
     sheet.save(buffer, format=kind, **({} if lossless else {"quality": 85}))
     uri = f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    times = SHOWN / max(width, height)
+    times = SHOWN_PIXELS / max(width, height)
     return {
         "uri": uri,
         "across": across,

@@ -17,7 +17,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import NONE, Ranking, class_name
 
-THUMBNAIL = 64  # pixels a side, at most
+MAX_THUMBNAIL_PIXELS = 64  # pixels a side, at most
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Examples:
     Attributes:
         document: the content of examples.json, but for the thumbnails.
         images: id -> uint8 [h, w] or [h, w, 3], every image that the document names; of a prompt its words.
-        thumbnails: id -> the same as a PNG data URI, images at most THUMBNAIL pixels a side.
+        thumbnails: id -> the same as a PNG data URI, images at most MAX_THUMBNAIL_PIXELS pixels a side.
         labels: id -> its class in words.
         failures: what was chosen to be shown, and counts of all gallery items.
     """
@@ -115,7 +115,7 @@ class _Rows:
         if name not in self.images:
             side: Queries = self.task.queries if role == "query" else self.task.gallery
             self.images[name] = self.pictures[role][position]
-            most = THUMBNAIL if side.split is not None else sentences.SIDE
+            most = MAX_THUMBNAIL_PIXELS if side.split is not None else sentences.SIDE_PIXELS
             self.thumbnails[name] = thumbnail(self.images[name], most)
             self.labels[name] = class_name(side.labels, position, self.classes)
         return {"id": name, "class": self.labels[name]}

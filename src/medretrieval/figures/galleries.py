@@ -22,12 +22,12 @@ from medretrieval.figures.style import INK, QUIET, RIGHT, RULE, WRONG, font
 from medretrieval.protocol.prompts import PROMPT
 from medretrieval.protocol.task import RetrievalTask
 
-SIDE = 112  # pixels of an image as drawn, about
+SIDE_PIXELS = 112  # pixels of an image as drawn, about
 AUDIT_SIDE, AUDIT_GAP, AUDIT_LETTERS = 112, 8, 10  # pixels of the audit's picture
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
-WRAPPED = 2  # lines that a class may take
-LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colors
+MAX_TITLE_LINES = 2  # lines that a class may take
+MAX_PNG_BYTES = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colors
 BLENDS = 8  # shades of a frame's color, in a palette that is grays but for them
 
 
@@ -121,8 +121,8 @@ def _hub_row(shown: Examples, hub: Mapping[str, Any]) -> list[Tile]:
 def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
     """Draw rows of tiles, the first of each row apart from the others, as PNG."""
     sizes = [_drawn_size(tile.image) for row in rows for tile in row]
-    height, width = (max(sides) for sides in zip(*sizes, (SIDE // 2, SIDE // 2), strict=True))
-    column = max(width, SIDE) + GAP
+    height, width = (max(sides) for sides in zip(*sizes, (SIDE_PIXELS // 2, SIDE_PIXELS // 2), strict=True))
+    column = max(width, SIDE_PIXELS) + GAP
     titles = [[_wrapped(tile.title, column - 16) for tile in row] for row in rows]
     heights = [
         height
@@ -187,13 +187,13 @@ def _draw_tile(
 def _drawn_size(image: NDArray[np.uint8]) -> tuple[int, int]:
     """Height and width as drawn: a whole number of pixels for each of a small image, else shrunk."""
     height, width = image.shape[:2]
-    times = SIDE / max(height, width)
+    times = SIDE_PIXELS / max(height, width)
     times = max(1, round(times)) if times > 0.75 else times
     return round(height * times), round(width * times)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Text in at most WRAPPED lines of so many pixels, with an ellipsis where it does not fit."""
+    """Text in at most MAX_TITLE_LINES lines of so many pixels, with an ellipsis where it does not fit."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
@@ -201,8 +201,8 @@ def _wrapped(text: str, width: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    if len(lines) > WRAPPED:
-        lines = [*lines[: WRAPPED - 1], " ".join(lines[WRAPPED - 1 :])]
+    if len(lines) > MAX_TITLE_LINES:
+        lines = [*lines[: MAX_TITLE_LINES - 1], " ".join(lines[MAX_TITLE_LINES - 1 :])]
     return [_cut(line, width) for line in lines]
 
 
@@ -219,7 +219,7 @@ def _png(sheet: Image.Image, gray: bool) -> bytes:
     """As PNG: of color images first in all colors, and of fewer where it would be too large."""
     content = b"" if gray else _encoded(sheet, 2)
     for colors in (256, 128, 64):
-        if not content or len(content) > LARGEST:
+        if not content or len(content) > MAX_PNG_BYTES:
             content = _encoded(_in_grays(sheet, colors) if gray else _in_colors(sheet, colors), 4)
     return content
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 # Where a label may stand about its point: the first place that covers nothing is taken.
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-DISTANCES = (4, 14, 26, 40, 60)  # from the edge of its marker, in points
-STEP = 5.0  # pixels between the boxes that stand for a line
+DISTANCES_POINTS = (4, 14, 26, 40, 60)  # from the edge of its marker, in points
+STEP_PIXELS = 5.0  # pixels between the boxes that stand for a line
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def place_labels(canvas: Canvas, sizes: Sequence[tuple[float, float]]) -> list[L
         others, radius = np.delete(taken, i, axis=0), float(canvas.radii[i])
         boxes = [
             _beside(center, radius + distance * canvas.point, size, direction)
-            for distance in DISTANCES
+            for distance in DISTANCES_POINTS
             for direction in DIRECTIONS
         ]
         trails = [_trail(center, np.clip(center, box[:2], box[2:])) for box in boxes]
@@ -102,9 +102,9 @@ def _beside(center: Floats, reach: float, size: Floats, direction: tuple[int, in
 
 def _trail(start: Floats, end: Floats) -> Floats:
     """A line as small boxes, float64 [steps, 4], so that covering it costs a little."""
-    steps = 2 + int(np.hypot(*(end - start)) / STEP)
+    steps = 2 + int(np.hypot(*(end - start)) / STEP_PIXELS)
     along = np.linspace(start, end, steps)
-    return np.column_stack([along - STEP / 2, along + STEP / 2])
+    return np.column_stack([along - STEP_PIXELS / 2, along + STEP_PIXELS / 2])
 
 
 def _outside(box: Floats, frame: tuple[float, float, float, float]) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 SHAPES = "osD^vP*X"  # a second sign beside color, and the only one in print without it
-AREA = (40.0, 500.0)  # square points of the smallest and the largest marker
+MARKER_AREAS_POINTS = (40.0, 500.0)  # square points of the smallest and the largest marker
 KEYS = ("label", "encoder", "score", "latency_ms", "bytes_per_vector")
 
 
@@ -93,7 +93,9 @@ def _check(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _areas(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Areas proportional to bytes, held between the smallest and the largest that can be told apart."""
-    areas: NDArray[np.float64] = np.maximum(AREA[0], AREA[1] * sizes / sizes.max())
+    areas: NDArray[np.float64] = np.maximum(
+        MARKER_AREAS_POINTS[0], MARKER_AREAS_POINTS[1] * sizes / sizes.max()
+    )
     return areas
 
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORMAP = "viridis"  # its brightness alone tells the values apart, so every kind of color vision can
-OPAQUE = 0.75  # of the largest value; an image shows through where a map says little
-PANEL = 2.1  # inches
-LINE = 26  # characters of a sentence
-SHOWN = 12  # rows at most
-SMALL = 128  # pixels a side below which an image is drawn in squares, not smoothed
+MOST_OPACITY = 0.75  # of the largest value; an image shows through where a map says little
+PANEL_INCHES = 2.1  # inches
+LINE_CHARACTERS = 26  # characters of a sentence
+MAX_ROWS = 12  # rows at most
+SMALL_PIXELS = 128  # pixels a side below which an image is drawn in squares, not smoothed
 DPI = 110
 
 
@@ -36,12 +36,12 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
         pairs: at least one.
         title: one line.
     """
-    if len(pairs) > SHOWN:
-        title = f"{title}; the first {SHOWN} of {len(pairs)} pairs"
-        pairs = pairs[:SHOWN]
+    if len(pairs) > MAX_ROWS:
+        title = f"{title}; the first {MAX_ROWS} of {len(pairs)} pairs"
+        pairs = pairs[:MAX_ROWS]
     sentences = any(isinstance(pair.query, str) for pair in pairs)
     columns = 3 if sentences else 4
-    drawing = _figure((columns * PANEL + 0.8, len(pairs) * (PANEL + 0.26) + 0.6))
+    drawing = _figure((columns * PANEL_INCHES + 0.8, len(pairs) * (PANEL_INCHES + 0.26) + 0.6))
     grid = drawing.subplots(len(pairs), columns, squeeze=False)
     for pair, row in zip(pairs, grid, strict=True):
         _draw_query(pair, row)
@@ -58,7 +58,7 @@ def _signs(pairs: Sequence[Explained]) -> str:
     sides = [s for p in pairs for s in (p.query, p.result) if not isinstance(s, str)]
     signs = {
         "solid outline: the finding": any(picture.mask is not None for picture, _ in sides),
-        "dotted frame: what the encoder sees": any(not found.visible.all() for _, found in sides),
+        "dotted frame: what the encoder sees": any(not saliency.visible.all() for _, saliency in sides),
     }
     return "; ".join(sign for sign, there in signs.items() if there)
 
@@ -70,38 +70,38 @@ def _draw_query(pair: Explained, row: "Sequence[Axes]") -> None:
     row[0].axis("off")
     # Not part of the layout, which a long sentence would bend.
     row[0].text(
-        0.5, 0.5, fill(pair.query, LINE), ha="center", va="center", fontsize=8, in_layout=False,
+        0.5, 0.5, fill(pair.query, LINE_CHARACTERS), ha="center", va="center", fontsize=8, in_layout=False,
         transform=row[0].transAxes,
     )  # fmt: skip
 
 
 def _draw_side(axes: "Sequence[Axes]", side: tuple[Picture, Map], role: str, more: str) -> None:
-    picture, found = side
+    picture, saliency = side
     _image(axes[0], picture.image)
     axes[0].set_title(f"{role} {picture.id}\n{picture.kind}", fontsize=8)
     _image(axes[1], picture.image, dim=True)
-    _overlay(axes[1], found)
+    _overlay(axes[1], saliency)
     axes[1].set_title(more, fontsize=8)
-    _frame(axes[1], found.visible)
+    _frame(axes[1], saliency.visible)
     if picture.mask is not None:
         for line, width in (("black", 2.0), ("white", 0.9)):
             axes[1].contour(picture.mask, levels=[0.5], colors=line, linewidths=width)
 
 
 def _image(axes: "Axes", image: NDArray[np.uint8], dim: bool = False) -> None:
-    smooth = "nearest" if max(image.shape[:2]) < SMALL else "antialiased"
+    smooth = "nearest" if max(image.shape[:2]) < SMALL_PIXELS else "antialiased"
     if dim and image.ndim == 3:  # colors of the image would be read as those of the map
         image = image.mean(axis=2).astype(np.uint8)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
     axes.set_axis_off()
 
 
-def _overlay(axes: "Axes", found: Map) -> None:
+def _overlay(axes: "Axes", saliency: Map) -> None:
     from matplotlib import colormaps
 
-    share = scaled(found)
+    share = scaled(saliency)
     colored = colormaps[COLORMAP](share)
-    colored[..., 3] = OPAQUE * share
+    colored[..., 3] = MOST_OPACITY * share
     axes.imshow(colored, interpolation="bilinear")  # as RGBA, which smooths what shows through, too
 
 
@@ -120,14 +120,14 @@ def _frame(axes: "Axes", visible: NDArray[np.bool_]) -> None:
     )
 
 
-def scaled(found: Map) -> NDArray[np.float32]:
+def scaled(saliency: Map) -> NDArray[np.float32]:
     """What speaks for the similarity, from 0 to 1 between the map's least and largest (float32 [h, w])."""
-    support = found.support
-    low = support[found.visible].min()
+    support = saliency.support
+    low = support[saliency.visible].min()
     spread = support.max() - low
     if spread <= 0:
         return np.zeros_like(support)
-    return np.where(found.visible, (support - low) / spread, 0).astype(np.float32)
+    return np.where(saliency.visible, (support - low) / spread, 0).astype(np.float32)
 
 
 def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:

@@ -28,9 +28,9 @@ BLUE, VERMILION = PALETTE[:2]
 OURS, BASELINE, CHANCE = BLUE, VERMILION, "#666666"
 RIGHT, WRONG, OUT_OF_DISTRIBUTION = BLUE, VERMILION, VERMILION
 INK, QUIET, RULE = "#111111", "#555555", "#BBBBBB"  # letters and whiskers; what is said beside; thin lines
-LINEAR_BELOW = 5.0  # ends of a logarithmic axis in this ratio: its ticks are those of a linear one
-LETTER = 0.076  # inches of a letter at 9 points, about
-LONGEST = 30  # letters of a name
+LINEAR_BELOW_RATIO = 5.0  # ends of a logarithmic axis in this ratio: its ticks are those of a linear one
+LETTER_INCHES = 0.076  # inches of a letter at 9 points, about
+MAX_NAME_LETTERS = 30  # letters of a name
 
 
 def figure(width: float, height: float) -> "Figure":
@@ -106,7 +106,7 @@ def log_ticks(low: float, high: float) -> dict[float, str]:
     """Three to eight round values between two above 0 for a logarithmic axis, and what to write there."""
     from matplotlib.ticker import LogLocator
 
-    if high / low < LINEAR_BELOW:
+    if high / low < LINEAR_BELOW_RATIO:
         return ticks(low, high)
     for within_decade in ((1,), (1, 2, 5), range(1, 10)):
         locator = LogLocator(subs=tuple(map(float, within_decade)), numticks=1000)
@@ -153,19 +153,19 @@ def heading(drawing: "Figure", title: str, run: str) -> None:
     """A title and the run below it, at the top left; they take half an inch."""
     width, height = drawing.get_size_inches()
     drawing.text(0.12 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
-    longest = int(width / LETTER * 9 / 7.5)
+    longest = int(width / LETTER_INCHES * 9 / 7.5)
     run = run if len(run) <= longest else f"{run[: longest - 1]}…"
     drawing.text(0.12 / width, 1 - 0.32 / height, run, fontsize=7.5, color=CHANCE, va="top")
 
 
 def short(names: Sequence[str]) -> list[str]:
     """Names cut to a length that leaves room for the chart."""
-    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    return [name if len(name) <= MAX_NAME_LETTERS else f"{name[: MAX_NAME_LETTERS - 1]}…" for name in names]
 
 
 def room(names: Sequence[str]) -> float:
     """Inches that the longest of some names takes."""
-    return LETTER * max((len(name) for name in names), default=0)
+    return LETTER_INCHES * max((len(name) for name in names), default=0)
 
 
 def png(drawing: "Figure") -> bytes:

@@ -135,37 +135,37 @@ def legend_shape(series: int) -> Markup:
     )
 
 
-def curve(ks: Sequence[int], found: dict[str, Any], names: tuple[str, str, str | None], key: str) -> Markup:
+def curve(ks: Sequence[int], drawn: dict[str, Any], names: tuple[str, str, str | None], key: str) -> Markup:
     """A score by depth with its interval, chance, and the baseline where there is one.
 
     Args:
         ks: depths.
-        found: a CURVE of curves.json.
+        drawn: a CURVE of curves.json.
         names: the score, the share of the interval ("95 %"), the baseline encoder.
         key: a name for ids, unique in the page.
     """
     score, percent, baseline = names
-    line = found["baseline"]
-    values = [v for part in ("low", "high", "mean", "chance") for v in found[part] if v is not None]
+    line = drawn["baseline"]
+    values = [v for part in ("low", "high", "mean", "chance") for v in drawn[part] if v is not None]
     values += line["mean"] if line else []
     x = Scale(min(ks), max(max(ks), min(ks) + 1), LEFT, WIDTH - RIGHT)
     y = _y_scale(values)
-    band = [(k, v) for k, v in zip(ks, found["high"], strict=True) if v is not None]
-    band += reversed([(k, v) for k, v in zip(ks, found["low"], strict=True) if v is not None])
+    band = [(k, v) for k, v in zip(ks, drawn["high"], strict=True) if v is not None]
+    band += reversed([(k, v) for k, v in zip(ks, drawn["low"], strict=True) if v is not None])
     parts = [_axes(x, y, "k, results looked at", score, whole=True)]
     parts.append(Markup('<polygon class="band" points="{}"/>').format(_path(band, x, y)))
-    parts += _lines("chance", ks, found["chance"], x, y)
+    parts += _lines("chance", ks, drawn["chance"], x, y)
     if line:
         inside = [(k, v) for k, v in zip(line["ks"], line["mean"], strict=True) if ks[0] <= k <= ks[-1]]
         parts += _lines("baseline", [k for k, _ in inside], [v for _, v in inside], x, y)
-    parts += _lines("mean", ks, found["mean"], x, y)
+    parts += _lines("mean", ks, drawn["mean"], x, y)
     said = [f"{score} by k, with its {percent} interval and a random ranking's."]
     marks = sorted({0, len(ks) // 2, len(ks) - 1})
     said += [
-        f"k={ks[i]}: {found['mean'][i]:.4f} ({found['low'][i]:.4f} to {found['high'][i]:.4f}), "
-        f"chance {found['chance'][i]:.4f}."
+        f"k={ks[i]}: {drawn['mean'][i]:.4f} ({drawn['low'][i]:.4f} to {drawn['high'][i]:.4f}), "
+        f"chance {drawn['chance'][i]:.4f}."
         for i in marks
-        if None not in (found["mean"][i], found["low"][i], found["high"][i], found["chance"][i])
+        if None not in (drawn["mean"][i], drawn["low"][i], drawn["high"][i], drawn["chance"][i])
     ]
     said += [f"Baseline: {baseline}." if line and baseline else ""]
     return _svg(parts, f"{score} by k", " ".join(said).strip(), key)
