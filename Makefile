@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format bench bench-quick clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,10 @@ report: $(STAMP) ## one HTML file to send: SWEEP=<id>, or RUNS="<run> <run> ..."
 	$(BIN)/medretrieval report $(SWEEP) $(RUNS) $(ARGS)
 
 verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder or MLflow id>
-	$(BIN)/medretrieval verify $(RUN) $(ARGS)
+	$(BIN)/medretrieval verify run="$(RUN)" $(ARGS)
 
 again: $(STAMP) ## do RUN=<folder or MLflow id> again and say what differs
-	$(BIN)/medretrieval again $(RUN) $(ARGS)
+	$(BIN)/medretrieval again run="$(RUN)" $(ARGS)
 
 query: $(STAMP) ## ask RUN=<folder, id or sweep> what is like IMAGE=<file or folder> or fits TEXT="..."
 	@$(BIN)/medretrieval query run="$(RUN)" $(if $(IMAGE),image="$(IMAGE)") $(if $(TEXT),text="$(TEXT)") $(ARGS)
@@ -58,6 +58,11 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Pages that are made from the code are made first, a line each: $(BIN)/python -m <module>
+docs: $(STAMP) ## build the site of docs/ into build/site, with the API
+	$(BIN)/python -m medretrieval.evaluate.score_page docs/scores.md README.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## time the stages side by side
 	$(BIN)/python -m tests.bench $(ARGS)

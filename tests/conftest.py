@@ -15,15 +15,20 @@ from medretrieval import compose
 from medretrieval.cli import VERBS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Read before any fixture: `_own_places` puts an empty folder into the variable for the time of each test.
+DATA_FOLDERS = [
+    *(Path(value) for value in [os.environ.get("MEDRETRIEVAL_DATA")] if value),
+    REPOSITORY.parent / "shared" / "data",
+]
 NO_PICTURES = "figures.enabled=false"  # where a test does not look at them; a later override wins
 
 
 @pytest.fixture(scope="session")
 def real_root() -> Path:
     """The folder of the real pneumoniamnist.npz."""
-    for root in (os.environ.get("MEDRETRIEVAL_DATA"), REPOSITORY.parent / "shared" / "data"):
-        if root and (Path(root) / "pneumoniamnist.npz").exists():
-            return Path(root)
+    for folder in DATA_FOLDERS:
+        if (folder / "pneumoniamnist.npz").exists():
+            return folder.absolute()
     pytest.skip("pneumoniamnist.npz is neither in $MEDRETRIEVAL_DATA nor in ../shared/data")
 
 

@@ -75,9 +75,9 @@ def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz,
         (["index.nlist=many"], "index.nlist: Value 'many' of type 'str' could not be converted to Integer"),
         (["encoder=timm"], "encoder.model: a value is needed; give it as encoder.model=<value>"),
         (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),
-        (["compair"], "compair: no such verb, and no key=value; choose from: "),
-        (["log"], "medretrieval log wants folders of runs"),
-        (["log", "nowhere"], "nowhere: there is no such folder"),
+        (["compair"], "compair: no such verb, and no key=value; did you mean compare? choose from: again,"),
+        (["log"], "log: run= is missing; medretrieval log <folder> ... [key=value ...] (--help says more)"),
+        (["log", "nowhere"], "log: run=nowhere: no such folder, and no sweep in outputs/sweeps"),
     ],
 )
 def test_a_mistake_is_answered_with_one_line(command, arguments, line):
@@ -235,9 +235,10 @@ def test_a_folder_is_named_in_letters_whatever_the_encoder_is_called(command, wr
 
 def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path):
     code = (
-        "import sys; from medretrieval import cli\n"
-        "def gone(_): raise BrokenPipeError\n"
-        "cli.VERBS['log'] = gone; sys.argv = ['medretrieval', 'log']; sys.exit(cli.main())"
+        "import sys; from medretrieval import cli; from medretrieval.commands import log\n"
+        "class Gone:\n"
+        "    def main(self, arguments): raise BrokenPipeError\n"
+        "log.VERB = Gone(); sys.argv = ['medretrieval', 'log']; sys.exit(cli.main())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")

@@ -12,6 +12,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.index.faiss_index import require_parameters
 from medretrieval.instantiate import instantiate
+from medretrieval.track.tracker import Tracker, tracker_from_config
 
 # Words for a dataset are no component; tests/test_prompts.py has them.
 FILES = sorted(p for p in (root() / "conf").glob("*/*.yaml") if p.parent.name != "prompts")
@@ -29,8 +30,10 @@ def test_every_file_of_every_group_composes_and_instantiates(path):
         assert instantiate(part, Dataset, group).name == name
     elif group == "encoder":
         assert instantiate(part, Encoder, group).name == (name if name not in GENERIC else part["model"])
+    elif group == "tracking":
+        assert isinstance(tracker_from_config(part), Tracker)
     else:
-        assert part.name == name if group != "tracking" else part.enabled == (name != "none")
+        assert part.name == name
     if group == "index":
         require_parameters(part, 10_000)
 
@@ -101,4 +104,4 @@ def test_the_environment_sets_the_folders(monkeypatch):
     settings = check(compose("dataset=pneumoniamnist"))
     assert (settings.paths.data, settings.paths.cache) == ("/d", "/c")
     assert settings.dataset["root"] == "/d"
-    assert settings.tracking.uri == "http://server:5000"
+    assert settings.tracking["uri"] == "http://server:5000"

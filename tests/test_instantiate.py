@@ -38,3 +38,14 @@ def test_arguments_are_known_through_the_kwargs_of_subclasses():
     node = {"_target_": "medretrieval.encoders.timm_models.TimmEncoder", "name": "x", "modle": "resnet18"}
     with pytest.raises(UserError, match=r"encoder.modle: .*choose from: .*model.*precision"):
         instantiate(node, Encoder, "encoder")
+
+
+class WithoutConstructor:
+    """Takes nothing."""
+
+
+def test_a_class_without_a_constructor_takes_no_arguments():
+    node = {"_target_": f"{__name__}.WithoutConstructor"}
+    assert isinstance(instantiate(node, WithoutConstructor, "tracking"), WithoutConstructor)
+    with pytest.raises(UserError, match=r"tracking.uri: .*no such argument; there is nothing to choose from"):
+        instantiate(node | {"uri": 1}, WithoutConstructor, "tracking")

@@ -12,8 +12,8 @@ from tests.toy_encoders import Worded
 
 from medretrieval import compose, run
 from medretrieval.cache.store import Cache
-from medretrieval.commands.cache import main as cache_main
-from medretrieval.commands.compare import parse
+from medretrieval.commands.cache import VERB as CACHE
+from medretrieval.commands.compare import VERB, options_of
 from medretrieval.config import IndexConfig, MetricConfig
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
@@ -23,7 +23,7 @@ from medretrieval.load import load_task
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.report.compare import compare
 from medretrieval.track.find_runs import load_run
-from medretrieval.track.mlflow_tracker import _flat
+from medretrieval.track.run_metrics import run_metrics
 from medretrieval.verify import again, verify
 
 WORDS = "encoder.words=[malignant,normal]"
@@ -221,7 +221,7 @@ def test_vectors_of_sentences_that_cannot_be_right_are_refused(config, write_npz
 def test_the_cache_says_what_it_keeps_of_sentences(config, write_npz, tmp_path, capsys):
     write_npz(n=12)
     run(config(*ASK, EACH, "protocol.center=train"))
-    cache_main(["list", f"paths.cache={tmp_path / 'cache'}"])
+    CACHE.main(["list", f"paths.cache={tmp_path / 'cache'}"])
     listed = capsys.readouterr().out
     assert "worded · 2 texts" in listed
     assert "prompts, each · texts" in listed
@@ -269,7 +269,7 @@ def _tiny_clip(folder):
 def test_runs_with_and_without_centering_can_be_compared_and_other_queries_not(config, write_npz):
     write_npz(n=12)
     places = [run(config(*ASK, EACH, *more)).folder for more in ([], ["protocol.center=train"])]
-    options = parse([*map(str, places), "resamples=100", "permutations=100"])
+    options = options_of(VERB.parse([*map(str, places), "resamples=100", "permutations=100"]))
     names = compare([load_run(folder, str(folder)) for folder in places], options).names
     assert len(set(names)) == 2
     other = run(config(*ASK)).folder
@@ -280,7 +280,7 @@ def test_runs_with_and_without_centering_can_be_compared_and_other_queries_not(c
 def test_numbers_of_zero_shot_and_gap_go_to_mlflow_flat(config, write_npz):
     write_npz(n=60)
     report = run(config(*ASK, "index=hnsw", "evaluation.baseline=none")).report
-    flat = _flat(report)
+    flat = run_metrics(report)
     assert flat["zero_shot/accuracy"] == 1
     assert flat["modality_gap/distance"] == report.modality_gap.distance
     assert flat["modality_gap/recall_images"] == report.modality_gap.recall.images

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 from medretrieval import cli, run
+from medretrieval.commands.again import VERB as AGAIN
+from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.errors import UserError
 from medretrieval.runs.reopen import saved_config
-from medretrieval.verify import again, again_main, verify, verify_main
+from medretrieval.verify import again, verify
 
 RUN = (
     "dataset=breastmnist",
@@ -100,34 +102,35 @@ def test_what_does_not_come_out_again_is_told(done, write_npz):
 
 
 def test_the_verbs_exit_with_one_where_something_differs(done, capsys):
-    assert verify_main([str(done)]) == 0
+    assert VERIFY.main([str(done)]) == 0
     assert "20 rankings and all scores are as saved" in capsys.readouterr().out
-    assert again_main([str(done)]) == 0
+    assert AGAIN.main([str(done)]) == 0
     report = json.loads((done / "scores.json").read_text())
     report["scores"]["map"] += 0.01
     (done / "scores.json").write_text(json.dumps(report))
-    assert verify_main([str(done)]) == 1
-    assert again_main([str(done)]) == 1
+    assert VERIFY.main([str(done)]) == 1
+    assert AGAIN.main([str(done)]) == 1
     assert "map is" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["nowhere"]])
-def test_anything_but_one_run_is_refused(arguments):
-    with pytest.raises(UserError, match=r"wants one run|no such folder"):
-        verify_main(arguments)
+@pytest.mark.parametrize("verb", [VERIFY, AGAIN])
+def test_anything_but_one_run_is_refused(verb, arguments):
+    with pytest.raises(UserError, match=r"run= is missing|run= is given twice|nowhere: no folder"):
+        verb.main(arguments)
 
 
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("foo=1", "foo: no such key; choose from: audit,"),
+        ("foo=1", "again: foo=1: no such key; choose from: --json, outputs, run, uri, or a key of the"),
         ("index.foo=1", "index.foo: no such key; choose from: autotune,"),
         ("seed=x", "seed: Value 'x' of type 'str' could not be converted to Integer"),
     ],
 )
 def test_a_wrong_override_is_answered_with_one_line(done, monkeypatch, capsys, override, line):
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["medretrieval", "verify", str(done), override])
+    monkeypatch.setattr(sys, "argv", ["medretrieval", "again", str(done), override])
     assert cli.main() == 1
     assert capsys.readouterr().err.startswith(f"medretrieval: {line}")
 

@@ -18,6 +18,7 @@ def test_the_wheel_runs_from_any_folder_with_its_own_configuration(tmp_path, com
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    assert (site / "medretrieval" / "py.typed").is_file()
     report = {path.name for path in (site / "medretrieval" / "report").iterdir()}
     assert {"report.html.j2", "report.css", "report.js"} <= report
     code = "import medretrieval.config as c; print(c.__file__, c.root())"

@@ -1,15 +1,15 @@
 """The command: without a verb it is the Hydra run, with one it is that verb."""
 
 import errno
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medretrieval.commands.log import _log
-from medretrieval.config import RENAMED, register, root
+from medretrieval.commands import VERBS
+from medretrieval.commands.words import suggestion
 from medretrieval.errors import UserError, choices
 
 log = logging.getLogger(__name__)
@@ -35,16 +35,8 @@ A run (Hydra):
   medretrieval --cfg job                       the configuration, without running
   medretrieval --hydra-help                    Hydra's own options
 
-Verbs:
-  medretrieval compare <run> <run> ...         which run is best, and is that more than luck of the queries
-  medretrieval query run=<run> image=<file>    what in a run's gallery is like a picture, or fits text="..."
-  medretrieval report <sweep id or runs>       what runs found, as one HTML file to send to a colleague
-  medretrieval verify <run>                    recompute a run's scores and ranking from its files
-  medretrieval again <run> [key=value ...]     do a run again and say what differs
-  medretrieval explain <run> query=test/3      draw which regions make it and its results similar
-  medretrieval log <folder> ... [uri=<uri>]    log finished runs that MLflow does not have yet
-  medretrieval cache list|verify|path          what is kept between runs, is it whole, where is it
-  medretrieval cache prune --keep-gb N         remove leftovers, then the least recently used beyond N GB
+Verbs (medretrieval <verb> --help says more of each):
+{verbs}
 
 Choices:
 {choices}
@@ -67,9 +59,10 @@ def main() -> int:
             print(help_text())
             return 0
         if arguments and arguments[0] in VERBS:
-            return _verb(*arguments)
+            return _verb(arguments[0], arguments[1:])
         if arguments and not arguments[0].startswith(("-", "+", "~")) and "=" not in arguments[0]:
-            raise UserError(f"{arguments[0]}: no such verb, and no key=value; {choices(list(VERBS))}")
+            hint = suggestion(arguments[0], list(VERBS))
+            raise UserError(f"{arguments[0]}: no such verb, and no key=value; {hint}{choices(list(VERBS))}")
         return _hydra(arguments)
     except UserError as error:
         if not error.reported:
@@ -83,9 +76,10 @@ def main() -> int:
         return 130
 
 
-def _verb(name: str, *arguments: str) -> int:
+def _verb(name: str, arguments: list[str]) -> int:
     try:
-        return VERBS[name](list(arguments))
+        code: int = importlib.import_module(f"medretrieval.commands.{name}").VERB.main(arguments)
+        return code
     except Exception as error:
         line = explain(error)
         if line is None:
@@ -95,16 +89,21 @@ def _verb(name: str, *arguments: str) -> int:
 
 def help_text() -> str:
     """The text of --help: verbs, and the choices of every group."""
+    from medretrieval.config import root
+
     folders = {group: root() / "conf" / group for group in GROUPS} | {"experiments": root() / "experiments"}
     lines = [
         f"  {group + '=':13} {' '.join(sorted(p.stem for p in folder.glob('*.yaml')))}"
         for group, folder in folders.items()
     ]
-    return HELP.format(choices="\n".join(lines))
+    verbs = [f"  medretrieval {name:8} {meaning}" for name, meaning in VERBS.items()]
+    return HELP.format(verbs="\n".join(verbs), choices="\n".join(lines))
 
 
 def _hydra(arguments: list[str]) -> int:
     import hydra
+
+    from medretrieval.config import register, root
 
     register()
     # Makes Hydra hand its exceptions to us instead of printing them.
@@ -208,6 +207,8 @@ def _explain_key(error: Any) -> str:
         MissingMandatoryValue,
     )
 
+    from medretrieval.config import RENAMED
+
     key = error.full_key or error.key
     reason = str(error.msg or error).strip().splitlines()[0]
     if isinstance(error, InterpolationToMissingValueError):
@@ -224,58 +225,3 @@ def _explain_key(error: Any) -> str:
         known = [str(k) for k in error.parent_node if k != "_target_"]
         return f"{key}: no such key; {choices(known)}"
     return f"{key}: {reason}"
-
-
-def _verify(arguments: list[str]) -> int:
-    from medretrieval.verify import verify_main
-
-    return verify_main(arguments)
-
-
-def _again(arguments: list[str]) -> int:
-    from medretrieval.verify import again_main
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return again_main(arguments)
-
-
-def _compare(arguments: list[str]) -> int:
-    from medretrieval.commands.compare import main as compare_main
-
-    return compare_main(arguments)
-
-
-def _report(arguments: list[str]) -> int:
-    from medretrieval.commands.report import main as report_main
-
-    return report_main(arguments)
-
-
-def _cache(arguments: list[str]) -> int:
-    from medretrieval.commands.cache import main as cache_main
-
-    return cache_main(arguments)
-
-
-def _query(arguments: list[str]) -> int:
-    from medretrieval.commands.query import main as query_main
-
-    return query_main(arguments)
-
-
-def _explain(arguments: list[str]) -> int:
-    from medretrieval.commands.explain import main as explain_main
-
-    return explain_main(arguments)
-
-
-VERBS: dict[str, Callable[[list[str]], int]] = {
-    "again": _again,
-    "cache": _cache,
-    "compare": _compare,
-    "explain": _explain,
-    "log": _log,
-    "query": _query,
-    "report": _report,
-    "verify": _verify,
-}

@@ -1,7 +1,7 @@
 """The schema of the configuration, where its YAML files are, and the checks between its keys.
 
 Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or unset in an index.
-`dataset` and `encoder` stay open because their keys are the constructor arguments of a `_target_`.
+`dataset`, `encoder` and `tracking` stay open: their keys are the constructor arguments of a `_target_`.
 """
 
 import logging
@@ -95,6 +95,7 @@ class ProtocolConfig:
     """Who queries whom, and what an image may not find: itself, its group, copies.
 
     Queries are the images of a split (`query`), or the dataset's prompts (`prompts`, and no `query`).
+    `one_split`: queries and gallery have to be the same split.
     """
 
     name: str = MISSING
@@ -104,6 +105,7 @@ class ProtocolConfig:
     exclude_same_group: bool = MISSING
     drop_duplicates: bool = MISSING
     prompts: PromptUse | None = None
+    one_split: bool = False
     center: Center | None = None
 
 
@@ -167,17 +169,6 @@ class ExplainConfig:
 
 
 @dataclass
-class TrackingConfig:
-    """Where MLflow keeps the runs."""
-
-    enabled: bool = MISSING
-    uri: str = MISSING
-    experiment: str = MISSING
-    log_index: bool = MISSING
-    system_metrics: bool = MISSING
-
-
-@dataclass
 class PathsConfig:
     """Folders: results of runs, datasets, and what is kept between runs."""
 
@@ -199,7 +190,7 @@ class Config:
     audit: AuditConfig = MISSING
     figures: FiguresConfig = MISSING
     explain: ExplainConfig = MISSING
-    tracking: TrackingConfig = MISSING
+    tracking: Any = MISSING
     paths: PathsConfig = MISSING
     prompts: PromptsConfig | None = None
     seed: int = MISSING
@@ -216,6 +207,7 @@ RENAMED = {
     "report.map": "figures.projection",
     "report.queries": "figures.queries",
     "report.results": "figures.results",
+    "tracking.enabled": "tracking=none",
 }
 # Values of earlier versions, by the key of that time.
 REWORDED = {"report.figures": {"all": True, "none": False}}
@@ -305,10 +297,10 @@ def check(cfg: DictConfig) -> Config:
         _at_least(1, f"index.{key}", getattr(index, key))
     _at_least(2, "index.m", index.m)
     protocol = settings.protocol
-    if protocol.name == "leave_one_out" and protocol.query != protocol.gallery:
+    if protocol.one_split and protocol.query != protocol.gallery:
         raise UserError(
-            f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: leave_one_out "
-            "searches one split; set both to the same or use protocol=query_gallery"
+            f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: "
+            f"protocol={protocol.name} searches one split; set both to the same or use protocol=query_gallery"
         )
     _check_words(settings)
     if settings.explain.enabled and protocol.prompts is not None:
@@ -331,8 +323,8 @@ def _check_words(settings: Config) -> None:
             )
         if protocol.center is not None:
             raise UserError(
-                f"protocol.center={protocol.center}: frees sentences and images of their means, and "
-                f"protocol={protocol.name} has no sentences; set it to null"
+                f"protocol.center={protocol.center}: subtracts the mean embedding of sentences and of "
+                f"images, and protocol={protocol.name} has no sentences; set it to null"
             )
         return
     if protocol.query is not None:

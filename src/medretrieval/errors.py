@@ -22,4 +22,4 @@ def first_line(error: BaseException) -> str:
 
 def choices(names: Sequence[str]) -> str:
     """The end of an error message: what could have been said instead."""
-    return "choose from: " + ", ".join(sorted(names))
+    return "choose from: " + ", ".join(sorted(names)) if names else "there is nothing to choose from"

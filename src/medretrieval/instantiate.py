@@ -49,6 +49,8 @@ def _arguments(cls: type) -> dict[str, bool] | None:
     for level in cls.__mro__:
         if "__init__" not in level.__dict__:
             continue
+        if level is object:  # no constructor on the way here: it takes nothing more
+            return known
         parameters = list(inspect.signature(level.__dict__["__init__"]).parameters.values())[1:]
         known = {p.name: p.default is p.empty for p in parameters if p.kind is not p.VAR_KEYWORD} | known
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):

@@ -2,7 +2,7 @@
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
-from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.datasets.base import Dataset, Split
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
@@ -13,6 +13,7 @@ from medretrieval.instantiate import instantiate
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import prompts_of
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import require_companions
 from medretrieval.protocol.relevance import Relevance
 from medretrieval.protocol.task import RetrievalTask
@@ -52,11 +53,10 @@ def load_task(settings: Config) -> tuple[Dataset, RetrievalTask]:
     dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
     protocol = settings.protocol
     queries, gallery = _sides(settings, dataset)
-    if protocol.name == "leave_one_out" and protocol.exclude_self:
+    exclusions = Exclusions.from_protocol(queries, gallery, protocol)
+    task = RetrievalTask.from_sides(queries, gallery, exclusions, _relevance(settings, dataset))
+    if task.queries_are_gallery and protocol.exclude_self:
         require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
-    task = RetrievalTask.from_sides(
-        queries, gallery, Exclusions.from_protocol(queries, gallery, protocol), _relevance(settings, dataset)
-    )
     require_depths(task, settings.evaluation)
     require_parameters(settings.index, len(gallery))
     objective_name(settings.evaluation, task)

@@ -1,4 +1,4 @@
-"""One run: embed, index, evaluate, track. Everything the command line does, as a plain function."""
+"""One run: embed, index, evaluate, judge, draw, write, track. What the command line does, as a function."""
 
 import functools
 import logging
@@ -17,9 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, EvaluationConfig, check, expand
-from medretrieval.datasets.base import Split
-from medretrieval.embed.images import Embeddings, embed
-from medretrieval.embed.text import embed_prompts
+from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name
 from medretrieval.evidence.ann_loss import measure
@@ -37,16 +35,15 @@ from medretrieval.index.speed import speed
 from medretrieval.load import load
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
-from medretrieval.protocol.prompts import Prompts
-from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.identity import find_finished, fingerprint_of, mark_finished, slug
 from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
-from medretrieval.track.mlflow_tracker import Tracker, add_to_sweep, tracked
 from medretrieval.track.run_description import dataset_inputs, describe_run
+from medretrieval.track.tracker import recorded, tracker_from_config
+from medretrieval.track.tracking_file import write_tracking
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +69,7 @@ class RunResult:
 
 
 def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -> RunResult:
-    """Embed, index, evaluate, track: one dataset, encoder, index, metric and protocol.
+    """Embed, index, evaluate, judge, draw, write, track: one dataset, encoder, index, metric and protocol.
 
     Args:
         cfg: a composed configuration, from the command line or from `medretrieval.compose`.
@@ -92,32 +89,35 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     outputs = expand(settings.paths.outputs)
     cache = Cache(expand(settings.paths.cache))
     clock = Clock()
-    with tracked(Tracker(settings.tracking, outputs, describe_run(settings, sweep))) as tracker:
+    tracker, about = tracker_from_config(settings.tracking), describe_run(settings, sweep)
+    with recorded(tracker, about):
         with clock("load"):
             inputs = load(settings, cache)
-        fingerprint = fingerprint_of(settings, inputs.task, inputs.identity, inputs.center_split)
+        fingerprint = fingerprint_of(settings, inputs)
         finished = None if settings.force else find_finished(outputs, fingerprint)
         if finished is not None:
-            return _skip(finished, folder, sweep)
+            tracker.skip(about, finished)
+            return _skip(finished, folder)
         explaining.require(settings, inputs.encoder)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
-            tracker.about.name += " RANDOM WEIGHTS"
-        tracker.about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
-        tracker.start()
-        query, gallery = _embed(inputs, cache, clock)
-        index, tuned = _index(settings, inputs, gallery, cache, clock)
-        evaluation = _evaluate(settings, inputs.task, index, query.vectors, clock)
-        found = _judge(settings, inputs, (query, gallery), (index, tuned), evaluation, cache, clock)
-        report = report_of(settings, inputs, found, notes_of(settings, inputs.task, found), fingerprint)
-        with clock("figures"):
-            drawn = draw(settings, inputs, found, report.title, cache)
+            about.name += " RANDOM WEIGHTS"
+        about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
+        tracker.start(about)
+        stages = Stages(settings, inputs, cache, clock)
+        sides = stages.embed()
+        searched = stages.index(sides)
+        evaluation = stages.evaluate(searched.index, sides)
+        outcome = stages.judge(sides, searched, evaluation)
+        report = report_of(settings, inputs, outcome, notes_of(settings, inputs.task, outcome), fingerprint)
+        drawn = stages.draw(outcome, report.title)
         seconds = clock.seconds | {"total": time.perf_counter() - clock.begin}
         report = replace(report, timings_s=seconds)
-        _write(cfg, folder, inputs, found, drawn, report)
+        stages.write(Written(cfg, folder, report), outcome, drawn)
         mark_finished(outputs, fingerprint, folder)
-        tracker.about.params |= {f"index.{k}": str(v) for k, v in index.spec.parameters.items()}
-        tracker.finish(folder)
+        about.params |= {f"index.{k}": str(v) for k, v in searched.index.spec.parameters.items()}
+        write_tracking(folder, about, tracker)
+        tracker.finish(about, folder)
     return RunResult(folder, report, skipped=False)
 
 
@@ -138,147 +138,166 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _embed(inputs: Inputs, cache: Cache, clock: Clock) -> tuple[Embeddings, Embeddings]:
-    def vectors(split: Split) -> Embeddings:
-        return embed(inputs.encoder, inputs.identity, split, inputs.dataset.size, cache)
+@dataclass(frozen=True)
+class Searched:
+    """A gallery's index, and how its search parameters were chosen; None where they are configured."""
 
-    queries = inputs.task.queries
-    with clock("embed"):
-        if isinstance(queries, Prompts):
-            return embed_prompts(inputs, queries, cache)
-        assert isinstance(queries, Split)
-        gallery = vectors(inputs.task.gallery)
-        query = gallery if queries is inputs.task.gallery else vectors(queries)
-    return query, gallery
+    index: VectorIndex
+    tuned: Tuned | None
 
 
-def _index(
-    settings: Config, inputs: Inputs, gallery: Embeddings, cache: Cache, clock: Clock
-) -> tuple[VectorIndex, Tuned | None]:
-    task, config = inputs.task, settings.evaluation
-    wanted = min(task.max_depth, max(*_looked_at(config), config.save_depth or task.max_depth))
-    with clock("index"):
-        depth = wanted + task.exclusions.overfetch
-        index = build(settings.index, settings.metric, gallery, depth, settings.seed, cache)
-    if settings.index.autotune is None:
-        return index, None
-    with clock("autotune"):
-        return tune(settings, inputs, index, gallery.vectors, cache)
+@dataclass(frozen=True)
+class Written:
+    """What is written of a run besides its outputs: its configuration, its folder, its scores.json."""
+
+    cfg: DictConfig
+    folder: Path
+    report: RunReport
 
 
-def _evaluate(
-    settings: Config, task: RetrievalTask, index: VectorIndex, queries: NDArray[np.float32], clock: Clock
-) -> Evaluation:
-    config = settings.evaluation
-    depth = search_depth(index, task.max_depth, _looked_at(config), config.save_depth)
-    evaluation = evaluate(lambda rows, k: index.search(queries[rows], k), task, depth, config)
-    clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
-    return evaluation
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one run over what it starts from.
+
+    Attributes:
+        settings: the checked configuration.
+        inputs: dataset, encoder and task.
+        cache: what is kept between runs.
+        clock: where each stage's seconds go.
+    """
+
+    settings: Config
+    inputs: Inputs
+    cache: Cache
+    clock: Clock
+
+    def embed(self) -> Sides:
+        """Vectors of the queries and of the gallery."""
+        with self.clock("embed"):
+            return embed_sides(self.inputs, self.cache)
+
+    def index(self, sides: Sides) -> Searched:
+        """The gallery's index, its search parameters tuned where the configuration asks for it."""
+        settings, task = self.settings, self.inputs.task
+        wanted = max(*_scored_depths(settings.evaluation), settings.evaluation.save_depth or task.max_depth)
+        with self.clock("index"):
+            depth = min(task.max_depth, wanted) + task.exclusions.overfetch
+            index = build(settings.index, settings.metric, sides.gallery, depth, settings.seed, self.cache)
+        if settings.index.autotune is None:
+            return Searched(index, None)
+        with self.clock("autotune"):
+            return Searched(*tune(settings, self.inputs, index, sides.gallery.vectors, self.cache))
+
+    def evaluate(self, index: VectorIndex, sides: Sides) -> Evaluation:
+        """Search, and score every query.
+
+        Raises:
+            UserError: the ranking is too short for the score that the command returns.
+        """
+        config, task, queries = self.settings.evaluation, self.inputs.task, sides.query.vectors
+        depth = search_depth(index, task.max_depth, _scored_depths(config), config.save_depth)
+        evaluation = evaluate(lambda rows, k: index.search(queries[rows], k), task, depth, config)
+        self.clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
+        objective = objective_name(config, task)
+        if objective not in evaluation.scores:
+            raise UserError(
+                f"evaluation.objective={objective}: index={self.settings.index.name} gives {depth} of "
+                f"{task.max_depth} results, too few for it; use index=flat, evaluation.save_depth=null, or "
+                f"a score at a depth, such as precision_at_{config.ks[-1]}"
+            )
+        return evaluation
+
+    def judge(self, sides: Sides, searched: Searched, evaluation: Evaluation) -> RunOutputs:
+        """Everything beside the scores: their evidence, what the index costs and loses, look-alikes, maps."""
+        settings, task, index = self.settings, self.inputs.task, searched.index
+        query, gallery = sides.query.vectors, sides.gallery.vectors
+        with self.clock("evidence"):
+            trust = self._evidence(index, query, evaluation)
+        with self.clock("approximation"):
+            loss = measure(settings, task, index, query, gallery, evaluation.ranking.ids)
+            rate = speed(index, query, len(task.gallery), max(settings.evaluation.ks))
+            words = text_evidence(settings, task, index, query, gallery, loss.recall if loss else None)
+        leaks = explained = None
+        if settings.audit.enabled and task.queries.split is not None:
+            with self.clock("audit"):
+                leaks = kept_audit(task, sides.query, sides.gallery, settings.audit, self.cache)
+        if settings.explain.enabled:
+            with self.clock("explain"):
+                explained = explaining.explain(settings, self.inputs, evaluation)
+        return RunOutputs(
+            query=sides.query,
+            gallery=sides.gallery,
+            index=index,
+            tuned=searched.tuned,
+            evaluation=evaluation,
+            trust=trust,
+            loss=loss,
+            rate=rate,
+            leaks=leaks,
+            text_evidence=words,
+            explained=explained,
+        )
+
+    def _evidence(self, index: VectorIndex, queries: NDArray[np.float32], evaluation: Evaluation) -> Evidence:
+        settings, inputs = self.settings, self.inputs
+        objective, size = objective_name(settings.evaluation, inputs.task), inputs.dataset.size
+        found = evidence(settings, inputs.task, size, inputs.identity, evaluation, objective, self.cache)
+        if not active(settings.protocol):
+            return found
+        plain = plain_task(settings.protocol, inputs.task)
+        depth = min(evaluation.counts["depth"], plain.max_depth)
+        without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
+        return with_exclusions(settings, found, evaluation, without, objective, inputs.task)
+
+    def draw(self, outcome: RunOutputs, title: str) -> Drawn:
+        """The pictures of the run's figures folder."""
+        with self.clock("figures"):
+            return draw(self.settings, self.inputs, outcome, title, self.cache)
+
+    def write(self, run: Written, outcome: RunOutputs, drawn: Drawn) -> None:
+        """Fill the run's folder: whole, or not at all."""
+        inputs = self.inputs
+        sides = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
+        if inputs.center_split is not None:
+            sides["center"] = inputs.center_split
+        config: Any = OmegaConf.to_container(run.cfg, resolve=True)
+        documents = {
+            run_folder.SCORES: run.report.to_text(),
+            run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
+            run_folder.CONFIG: OmegaConf.to_yaml(run.cfg, resolve=True),
+        }
+        if (prompts := inputs.task.queries.prompts) is not None:
+            documents[run_folder.PROMPTS] = run_folder.as_json(prompts.document())
+        links = {
+            "index.faiss": outcome.index.path,
+            "embeddings_query.npy": outcome.query.path,
+            "embeddings_gallery.npy": outcome.gallery.path,
+            **drawn.links,
+        }
+        writers: dict[str, Callable[[Path], None]] = {
+            name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
+        }
+        if (leaks := outcome.leaks) is not None and leaks.pairs:
+            writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
+            writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
+        if outcome.explained is not None:
+            writers |= saliency_writers(outcome.explained, run.report.title)
+        run_folder.write(run.folder, outcome.evaluation, inputs.task, documents, links, writers)
 
 
-def _looked_at(config: EvaluationConfig) -> list[int]:
+def _scored_depths(config: EvaluationConfig) -> list[int]:
     """Depths that scores look at: those of ks and of the vote."""
     return [*config.ks, config.vote_k]
-
-
-def _judge(
-    settings: Config,
-    inputs: Inputs,
-    embeddings: tuple[Embeddings, Embeddings],
-    indexed: tuple[VectorIndex, Tuned | None],
-    evaluation: Evaluation,
-    cache: Cache,
-    clock: Clock,
-) -> RunOutputs:
-    """Everything beside the scores: their evidence, what the index costs and gives, look-alikes."""
-    (query, gallery), (index, tuned), task = embeddings, indexed, inputs.task
-    with clock("evidence"):
-        trust = _trust(settings, inputs, index, query.vectors, evaluation, cache)
-    with clock("approximation"):
-        ids = evaluation.ranking.ids
-        loss = measure(settings, task, index, query.vectors, gallery.vectors, ids)
-        rate = speed(index, query.vectors, len(task.gallery), max(settings.evaluation.ks))
-        recall = loss.recall if loss else None
-        words = text_evidence(settings, task, index, query.vectors, gallery.vectors, recall)
-    with clock("audit"):
-        config = settings.audit
-        images_ask = isinstance(task.queries, Split)
-        leaks = kept_audit(task, query, gallery, config, cache) if config.enabled and images_ask else None
-    explained = None
-    if settings.explain.enabled:
-        with clock("explain"):
-            explained = explaining.explain(settings, inputs, evaluation)
-    return RunOutputs(query, gallery, index, tuned, evaluation, trust, loss, rate, leaks, words, explained)
-
-
-def _trust(
-    settings: Config,
-    inputs: Inputs,
-    index: VectorIndex,
-    queries: NDArray[np.float32],
-    evaluation: Evaluation,
-    cache: Cache,
-) -> Evidence:
-    objective = objective_name(settings.evaluation, inputs.task)
-    if objective not in evaluation.scores:
-        raise UserError(
-            f"evaluation.objective={objective}: index={settings.index.name} gives "
-            f"{evaluation.counts['depth']} of {inputs.task.max_depth} results, too few for it; use "
-            f"index=flat, evaluation.save_depth=null, or a score at a depth, such as "
-            f"precision_at_{settings.evaluation.ks[-1]}"
-        )
-    size, identity = inputs.dataset.size, inputs.identity
-    found = evidence(settings, inputs.task, size, identity, evaluation, objective, cache)
-    if not active(settings.protocol):
-        return found
-    plain = plain_task(settings.protocol, inputs.task)
-    depth = min(evaluation.counts["depth"], plain.max_depth)
-    without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
-    return with_exclusions(settings, found, evaluation, without, objective, inputs.task)
-
-
-def _write(
-    cfg: DictConfig, folder: Path, inputs: Inputs, found: RunOutputs, drawn: Drawn, report: RunReport
-) -> None:
-    queries = inputs.task.queries
-    sides = {"query": queries, "gallery": inputs.task.gallery}
-    if inputs.center_split is not None:
-        sides["center"] = inputs.center_split
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    documents = {
-        run_folder.SCORES: report.to_text(),
-        run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
-        run_folder.CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
-    }
-    if isinstance(queries, Prompts):
-        documents[run_folder.PROMPTS] = run_folder.as_json(queries.document())
-    links = {
-        "index.faiss": found.index.path,
-        "embeddings_query.npy": found.query.path,
-        "embeddings_gallery.npy": found.gallery.path,
-        **drawn.links,
-    }
-    writers: dict[str, Callable[[Path], None]] = {
-        name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
-    }
-    if (leaks := found.leaks) is not None and leaks.pairs:
-        writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
-        writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
-    if found.explained is not None:
-        writers |= saliency_writers(found.explained, report.title)
-    run_folder.write(folder, found.evaluation, inputs.task, documents, links, writers)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _skip(finished: Path, folder: Path | None, sweep: str | None) -> RunResult:
+def _skip(finished: Path, folder: Path | None) -> RunResult:
     log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
     if folder is not None:
         run_folder.mark_skipped(folder, finished)
-    if sweep is not None:
-        add_to_sweep(finished, sweep)
     return RunResult(finished, read_report(finished), skipped=True)
 
 

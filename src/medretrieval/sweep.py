@@ -1,20 +1,22 @@
-"""What Hydra's sweeps need of us: the database made before the jobs, and one table after them.
+"""What Hydra's sweeps need of us: the tracker prepared before the jobs, and one table after them.
 
 The sweeping itself is Hydra's; there is no second sweep engine here.
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from medretrieval.config import TrackingConfig, expand
+from medretrieval.errors import UserError
 from medretrieval.figures.pareto import figure
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.tables import AXES, differing, ranked_together, sweep_table
+from medretrieval.track.tracker import Sweep, Tracker, tracker_from_config
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +26,18 @@ class SweepCallback(Callback):
 
     Attributes:
         folder: of the sweep that this process started, None for a single run.
+        tracker: of its runs.
     """
 
     folder: Path | None = None
+    tracker = Tracker()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the tracking database once: parallel jobs on a new one would break it."""
+        """Let the tracker make what parallel jobs must not all make."""
         SweepCallback.folder = Path(str(config.hydra.sweep.dir)).absolute()
-        tracking = OmegaConf.to_object(config.tracking)
-        if isinstance(tracking, TrackingConfig) and tracking.enabled:
-            from medretrieval.track.mlflow_tracker import connect, sqlite_file
-
-            if sqlite_file(tracking.uri) is not None:
-                try:
-                    connect(tracking, expand(config.paths.outputs))
-                except Exception as error:  # each job says again what it could not log
-                    log.warning("MLflow at %s is away (%s)", tracking.uri, error)
+        with suppress(UserError):  # each job says it, as its own failure
+            SweepCallback.tracker = tracker_from_config(config.tracking)
+            SweepCallback.tracker.prepare()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Draw what the runs cost against what they score, and log it beside them."""
@@ -48,11 +46,8 @@ class SweepCallback(Callback):
             return
         reports, _ = reports_of(folder)
         pictures = draw_pareto(folder, reports)
-        tracking = OmegaConf.to_object(config.tracking)
-        if reports and isinstance(tracking, TrackingConfig) and tracking.enabled:
-            from medretrieval.track.mlflow_tracker import log_sweep
-
-            log_sweep(folder.name, tracking, expand(config.paths.outputs), reports, pictures)
+        if reports:
+            SweepCallback.tracker.log_sweep(Sweep(folder, reports, pictures))
 
 
 def sweep_id(folder: str) -> str:
@@ -86,13 +81,14 @@ def reports_of(folder: Path) -> tuple[list[RunReport], list[str]]:
 
 
 def sweep_summary(folder: Path) -> str:
-    """The table of a sweep's runs, those that failed, and how to find them in the MLflow UI."""
+    """The table of a sweep's runs, those that failed, and how to find them where they are tracked."""
     reports, failures = reports_of(folder)
     count = len(reports) + len(failures)
     lines = ["", f"sweep {folder.name}: {len(reports)} of {count} runs have results"]
     lines += [sweep_table(reports)] if reports else []
     lines += [*failures, *(f"picture: {path}" for path in sorted(folder.glob("pareto*.png")))]
-    return "\n".join([*lines, f"in the MLflow UI filter by: tags.sweep LIKE '%{folder.name}%'"])
+    found = SweepCallback.tracker.how_to_find(folder.name)
+    return "\n".join([*lines, *([found] if found else [])])
 
 
 def draw_pareto(folder: Path, reports: list[RunReport]) -> list[Path]:

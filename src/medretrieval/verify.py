@@ -1,16 +1,15 @@
-"""The verbs `verify` and `again`: are a run's numbers what its files say, and do they come out again?"""
+"""A run recomputed: are its numbers what its files say, and do they come out again?"""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config, check
-from medretrieval.datasets.base import Queries
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runner import run
@@ -25,7 +24,6 @@ from medretrieval.runs.reopen import (
     saved_vectors,
 )
 from medretrieval.runs.report import RunReport, read_report, scores_of_any_format
-from medretrieval.track.find_runs import run_and_overrides
 
 
 def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -167,33 +165,3 @@ def again(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, list[str
     if a.ids.shape != b.ids.shape or not np.array_equal(a.ids, b.ids):
         differing.append("the rankings differ")
     return done.folder, differing
-
-
-def verify_main(arguments: list[str]) -> int:
-    """`medretrieval verify <run> [key=value ...]`: 0 where everything is as saved, else 1."""
-    with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = run_and_overrides("verify", arguments, Path(aside))
-        differing = verify(folder, overrides)
-        queries = read_report(folder).counts.queries
-    if not differing:
-        print(f"{arguments[0]}: {queries} rankings and all scores are as saved")
-        return 0
-    print(f"{arguments[0]}: {len(differing)} differences", *differing, sep="\n  ")
-    return 1
-
-
-def again_main(arguments: list[str]) -> int:
-    """`medretrieval again <run> [key=value ...]`: 0 where the scores come out again, else 1."""
-    with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = run_and_overrides("again", arguments, Path(aside))
-        new, differing = again(folder, overrides)
-    print(f"results: {new}")
-    if not differing:
-        kept = read_report(new).encoder.cached
-        source = (
-            "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
-        )
-        print(f"the same ranking and scores, bit for bit; {source}")
-        return 0
-    print("what differs:", *differing, sep="\n  ")
-    return 1

@@ -121,7 +121,7 @@ def test_two_threads_at_once_make_it_once(cache):
 # Fills its entry only when the other process has come to the same point.
 RACE = """
 import os, pathlib, sys, time
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 
 root, ready = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 
@@ -146,7 +146,7 @@ def test_two_processes_at_once_make_it_once(cache, tmp_path):
 
 HOLD = """
 import pathlib, sys, time
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 
 def make(folder):
     print("making", flush=True)
@@ -229,7 +229,7 @@ def test_after_an_error_it_can_be_made(cache):
 def test_what_a_killed_process_left_is_not_taken_for_an_entry(cache):
     script = """
 import os, pathlib, signal, sys
-from medretrieval.cache import Cache
+from medretrieval.cache.store import Cache
 
 def make(folder):
     (folder / "data.bin").write_bytes(b"0")

@@ -11,14 +11,16 @@ import pytest
 from filelock import FileLock
 from tests.toy_encoders import Brightness, Interrupted, numbered
 
-from medretrieval import cli, run
+from medretrieval import run
 from medretrieval.cache import entry
 from medretrieval.cache.store import Cache
-from medretrieval.commands.cache import main
+from medretrieval.commands.cache import VERB
 from medretrieval.datasets.base import Split
 from medretrieval.embed import shards
 from medretrieval.embed.images import embed, identify
 from medretrieval.errors import UserError
+
+main = VERB.main
 
 
 @pytest.fixture
@@ -80,19 +82,21 @@ def test_the_command_has_the_verb(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "cache: wants an action; choose from: list, path, prune, verify"),
-        (["clean"], "cache clean: there is no such action; choose from: list, path, prune, verify"),
-        (["list", "--all"], "cache list --all: no such option; choose from: paths.cache=<folder>"),
-        (["verify", "x"], "cache verify x: no such option;"),
-        (["path", "cache=/tmp"], "cache path cache=/tmp: no such option;"),
-        (["prune"], "cache prune wants --keep-gb N"),
-        (["prune", "--keep-gb"], "cache prune wants --keep-gb N"),
-        (["prune", "--keep", "3"], "cache prune wants --keep-gb N"),
-        (["prune", "--keep-gb", "3", "4"], "cache prune wants --keep-gb N"),
-        (["prune", "--keep-gb", "all"], "--keep-gb all: must be a number of GB, 0 or more"),
-        (["prune", "--keep-gb=-1"], "--keep-gb -1: must be a number of GB, 0 or more"),
-        (["prune", "--keep-gb", "nan"], "--keep-gb nan: must be a number of GB, 0 or more"),
-        (["prune", "--keep-gb", "inf"], "--keep-gb inf: must be a number of GB, 0 or more"),
+        ([], "cache: action= is missing; medretrieval cache list|verify|path"),
+        (["clean"], "cache: action=clean: choose from: list, path, prune, verify"),
+        (["lst"], "cache: action=lst: did you mean list? choose from: list, path, prune, verify"),
+        (["list", "--all"], "cache: --all: no such key; choose from: --json, --keep-gb, action, paths.cache"),
+        (["verify", "x"], "cache: action=x: action= is given twice"),
+        (["path", "cache=/tmp"], "cache: cache=/tmp: no such key; did you mean paths.cache? choose from:"),
+        (["list", "--keep-gb", "3"], "cache: --keep-gb: says what `prune` leaves"),
+        (["prune"], "cache: prune wants --keep-gb N"),
+        (["prune", "--keep-gb"], "cache: --keep-gb=: give a value"),
+        (["prune", "--keep", "3"], "cache: --keep: no such key; did you mean --keep-gb?"),
+        (["prune", "--keep-gb", "3", "4"], "cache: action=4: action= is given twice"),
+        (["prune", "--keep-gb", "all"], "cache: --keep-gb=all: give a number, 0 or more"),
+        (["prune", "--keep-gb=-1"], "cache: --keep-gb=-1: give a number, 0 or more"),
+        (["prune", "--keep-gb", "nan"], "cache: --keep-gb=nan: give a number, 0 or more"),
+        (["prune", "--keep-gb", "inf"], "cache: --keep-gb=inf: give a number, 0 or more"),
     ],
 )
 def test_a_mistake_is_answered_with_one_line_and_removes_nothing(cache, arguments, line):
@@ -346,7 +350,3 @@ def test_a_read_only_cache_gives_one_line(cache, monkeypatch):
     with pytest.raises(UserError, match=f"{folder}: Read-only file system"):
         main(["prune", "--keep-gb", "0"])
     assert folder.exists()
-
-
-def test_the_help_names_it():
-    assert "medretrieval cache prune --keep-gb N" in cli.help_text()

@@ -14,7 +14,7 @@ from tests.conftest import painted
 
 from medretrieval import cli, compose, run
 from medretrieval.cache.store import Cache
-from medretrieval.commands.cache import main as cache_main
+from medretrieval.commands.cache import VERB as CACHE
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.images.fit import Fit, as_in_dataset
@@ -242,7 +242,7 @@ def test_a_folder_that_may_not_be_read_is_refused(done, refused, tmp_path):
 
 def test_what_is_kept_for_it_is_listed_in_words(own, split, answer, capsys, tmp_path):
     answer(own, f"image={png(tmp_path / 'a.png', split[0])}")
-    assert cache_main(["list"]) == 0
+    assert CACHE.main(["list"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if KIND in line]
     assert "l2 · embeddings with SHA-256" in line
 
@@ -335,11 +335,11 @@ def test_sentences_are_asked_of_an_open_clip_run(
 
 
 REFUSED = [
-    (["k=1"], "query wants a run"),
+    (["k=1"], "query: run= is missing; medretrieval query run=<run> image=<picture>"),
     (["run=nowhere", "image=a.png"], "nowhere: no folder, no sweep in outputs/sweeps"),
-    (["run={done}"], "query wants something to ask"),
+    (["run={done}"], "query: something to ask is missing"),
     (["run={done}", "image=a.png", "text=x"], "query: image= and text= are two questions"),
-    (["run={done}", "{done}", "image=a.png"], "query: run="),
+    (["run={done}", "{done}", "image=a.png"], "query: run={done}: run= is given twice"),
     (["run={done}", "image=gone.png"], "image=gone.png: there is no such file"),
     (["run={done}", "image=note.txt"], "image=note.txt: not a picture; give PNG"),
     (["run={done}", "image=cut.png"], "image=cut.png: damaged, cannot be read"),
@@ -348,9 +348,12 @@ REFUSED = [
     (["run={done}", "image=a.png", "k=21"], "k=21: the gallery of this run has 20 images; at most 20"),
     (["run={done}", "image=a.png", "k=0"], "query: k=0: give a whole number, 1 or more"),
     (["run={done}", "image=a.png", "k=x"], "query: k=x: give a whole number"),
-    (["run={done}", "image=a.png", "kk=1"], "query: kk: no such key; choose from: --json, dataset.root,"),
-    (["run={done}", "image=a.png", "metric=ip"], "query: metric: no such key"),
-    (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key"),
+    (
+        ["run={done}", "image=a.png", "kk=1"],
+        "query: kk=1: no such key; did you mean k? choose from: --json, dataset.root,",
+    ),
+    (["run={done}", "image=a.png", "metric=ip"], "query: metric=ip: no such key"),
+    (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key; did you mean --json?"),
     (["run={done}", "image=a.png", "fit=x"], "query: fit=x: choose from: crop, pad, stretch"),
     (["run={done}", "text=x", "fit=pad"], "query: fit=pad: says how pictures become squares"),
     (["run={done}", "text=a lung"], "encoder=pixels: has no text tower; encoders that have one:"),
@@ -371,7 +374,7 @@ def test_each_refusal_is_one_line(done, split, refused, tmp_path):
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     (tmp_path / "note.txt").write_text("x")
     for words, line in REFUSED:
-        assert refused(*(word.format(done=done) for word in words)).startswith(line)
+        assert refused(*(word.format(done=done) for word in words)).startswith(line.format(done=done))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])

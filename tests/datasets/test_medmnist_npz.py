@@ -337,5 +337,5 @@ def test_a_configuration_says_what_medmnist_says(flag):
     assert config["name"] == flag
     assert config["classes"] == [info["label"][str(number)] for number in range(len(info["label"]))]
     assert config["channels"] == info["n_channels"]
-    assert config["label_type"] == TASKS.get(info["label_type"], "single")
+    assert config["label_type"] == TASKS.get(info["task"], "single")
     assert all(f"url_{size}" in info for size in SIZES if size != 28)

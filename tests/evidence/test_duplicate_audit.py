@@ -111,16 +111,52 @@ def test_chunks_change_nothing(monkeypatch):
     vectors = images.reshape(30, -1).astype(np.float32)
     loose = AuditConfig(True, 0.9, 20, 40)
     whole = audit(task, vectors, vectors, loose)
-    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.CELLS", 70)
+    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.CHUNK_CELLS", 70)
     assert audit(task, vectors, vectors, loose) == whole
     assert len([p for p in whole.pairs if p.kind == "identical"]) == 40
+
+
+@pytest.mark.parametrize("cells", [1, 70, 4_000_000])
+def test_a_pair_on_the_threshold_counts_however_the_comparison_is_cut(cells, monkeypatch):
+    """64 entries of 512 are not 0, half of them shared: the cosine is 0.5, in float32 a bit less or more."""
+    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.CHUNK_CELLS", cells)
+    rng = np.random.default_rng(0)
+    q, g = np.zeros((25, 512), np.float32), np.zeros((20, 512), np.float32)
+    for i in range(20):
+        ones = rng.permutation(512)[:96]
+        q[i, ones[:64]], g[i, ones[32:]] = rng.uniform(0.1, 9), rng.uniform(0.1, 9)
+    config = AuditConfig(True, 0.5, 0, 1000)
+    result, _ = found(phantoms(25), phantoms(20, "train"), config, vectors=(q, g))
+    wanted = {(i, j) for i in range(25) for j in range(20) if 2 * np.sum((q[i] > 0) & (g[j] > 0)) >= 64}
+    assert {(p.query, p.gallery) for p in result.pairs if p.kind == "near_embedding"} == wanted
+    assert {(i, i) for i in range(20)} <= wanted
+    assert result.counts["near_embedding"] == len({i for i, _ in wanted}) == 20
+
+
+@pytest.mark.parametrize("cells", [1, 300, 4_000_000])
+def test_the_listed_pairs_are_the_first_of_all_by_float64(cells, monkeypatch):
+    """Cosines that differ by less than float32 can tell: float64, pair by pair, says which come first."""
+    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.CHUNK_CELLS", cells)
+    split = phantoms(30)
+    vectors = (1 + 1e-4 * np.random.default_rng(0).standard_normal((60, 300))).astype(np.float32)
+    result, task = found(split, phantoms(30, "train"), AuditConfig(True, 0.9, 0, 7), np.split(vectors, [30]))
+    hashes = image_hashes(split), image_hashes(task.gallery)
+    wanted = []
+    for i, a in enumerate(vectors[:30].astype(np.float64)):
+        for j, b in enumerate(vectors[30:].astype(np.float64)):
+            cosine = round(float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())), 6)
+            same = bool(split.labels[i] == task.gallery.labels[j])
+            wanted.append((same, int(np.bitwise_count(hashes[0][i] ^ hashes[1][j])), -cosine, i, j))
+    listed = [p for p in result.pairs if p.kind == "near_embedding"]
+    assert [(p.query, p.gallery) for p in listed] == [entry[3:] for entry in sorted(wanted)[:7]]
+    assert [-p.cosine for p in listed] == [entry[2] for entry in sorted(wanted)[:7]]
 
 
 def test_of_very_many_queries_a_sample_is_compared_and_its_size_said(monkeypatch):
     split = phantoms(30)
     images = split.images.copy()
     images[:] = images[0]
-    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.MOST_CELLS", 30 * 7)
+    monkeypatch.setattr("medretrieval.evidence.duplicate_audit.MAX_COMPARED_PAIRS", 30 * 7)
     result, _ = found(*[replaced(split, images)] * 2, vectors=(np.eye(30, dtype=np.float32),) * 2)
     assert result.counts["audited_queries"] == result.counts["identical_between"] == 7
     assert result.counts["identical_within_gallery"] == 29

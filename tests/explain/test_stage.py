@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from medretrieval import cli, compose, run
-from medretrieval.cli import VERBS
+from medretrieval.commands.explain import VERB
 from medretrieval.errors import UserError
 from medretrieval.explain.faithfulness import Deletion, summary
 from medretrieval.explain.pairs import Explanations
 from medretrieval.runs import folder as results
 from medretrieval.runs.warnings import _about_maps
-from medretrieval.track.mlflow_tracker import _flat
+from medretrieval.track.run_metrics import run_metrics
 
 PHANTOMS = (
     "dataset=chest_phantom", "dataset.size=48", "dataset.n_train=20", "dataset.n_test=15", "encoder=timm",
@@ -31,7 +31,7 @@ def done(tmp_path_factory):
 
 
 def verb(*arguments):
-    return VERBS["explain"]([str(a) for a in arguments])
+    return VERB.main([str(a) for a in arguments])
 
 
 def test_a_run_writes_maps_curves_and_numbers(done):
@@ -57,7 +57,7 @@ def test_a_run_writes_maps_curves_and_numbers(done):
 
 
 def test_mlflow_gets_the_numbers_under_flat_names(done):
-    values, found = _flat(done.report), done.report.explain
+    values, found = run_metrics(done.report), done.report.explain
     assert values["explain/deletion_advantage"] == found.deletion.advantage
     assert values["explain/deletion_advantage_low"] == found.deletion.intervals["advantage"].low
     assert values["explain/pointing_hits"] == found.pointing.hits
@@ -70,7 +70,7 @@ def test_without_it_a_run_says_so_and_draws_nothing(config):
     assert plain.report.explain is None
     assert "explain" not in plain.report.timings_s
     assert not (plain.folder / results.EXPLANATIONS).exists()
-    assert not [name for name in _flat(plain.report) if name.startswith("explain/")]
+    assert not [name for name in run_metrics(plain.report) if name.startswith("explain/")]
 
 
 def test_images_without_masks_have_no_pointing_game(config, write_npz):
@@ -157,25 +157,25 @@ def test_the_verb_explains_a_sentence_on_an_image(config, monkeypatch, tmp_path,
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "wants the query's id"),
+        ([], "explain: query= is missing; medretrieval explain <run> query=<image>"),
         (["query=test/15"], "query=test/15: split test has the images test/0 to test/14"),
         (["query=3"], "query=3: no image has such an id"),
         (["query=train/3"], "query=train/3: was no query of this run"),
         (["query=test/3", "result=test/99"], "result=test/99: split test has"),
         (["query=test/3", "k=21"], "k=21: the run kept 20 results"),
-        (["query=test/3", "k=0"], "k=0: a whole number of 1 or more"),
-        (["query=test/3", "k=2", "text=lungs"], "k= and text=: give one of them"),
-        (["query=test/3", "text= "], "text=: a sentence is wanted"),
+        (["query=test/3", "k=0"], "explain: k=0: give a whole number, 1 or more"),
+        (["query=test/3", "k=2", "text=lungs"], "explain: k= and text=: give one of them"),
+        (["query=test/3", "text= "], "explain: text=: give a value"),
         (["query=test/3", "text=lungs"], "encoder=test_resnet: has no text tower"),
-        (["query=test/3", "out=nowhere/a.png"], "out=nowhere/a.png: a .png in a folder that exists"),
-        (["query=test/3", "out=a.pdf"], "out=a.pdf: a .png in a folder"),
+        (["query=test/3", "out=nowhere/a.png"], "explain: out=nowhere/a.png: there is no folder nowhere"),
+        (["query=test/3", "out=a.pdf"], "explain: out=a.pdf: give a name that ends in .png"),
         (["query=test/3", "encoder.seed=1"], "its weights_sha256 is .* a query must be embedded as"),
         (["query=test/3", "dataset.seed=1"], "split 'test' held other images when it ran"),
     ],
 )
 def test_the_verb_answers_a_mistake_with_one_line_and_no_picture(done, monkeypatch, tmp_path, words, line):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=line.replace("(", r"\(")):
+    with pytest.raises(UserError, match=line.replace("(", r"\(").replace("[", r"\[")):
         verb(done.folder, *words)
     assert not list(tmp_path.glob("*.png"))
 
@@ -184,4 +184,6 @@ def test_a_key_that_is_none_is_answered_with_one_line_by_every_verb(done, monkey
     for name, words in (("explain", ["query=test/3"]), ("verify", [])):
         monkeypatch.setattr("sys.argv", ["medretrieval", name, str(done.folder), *words, "bogus=3"])
         assert cli.main() == 1
-        assert capsys.readouterr().err.startswith("medretrieval: bogus: no such key; choose from: audit,")
+        assert capsys.readouterr().err.startswith(
+            f"medretrieval: {name}: bogus=3: no such key; choose from: --json, "
+        )

@@ -17,7 +17,9 @@ from medretrieval.config import Projection, check
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
 from medretrieval.evaluate import chance
+from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.evaluate.score_table import reported_scores
 from medretrieval.evidence import by_class
 from medretrieval.evidence.failures import Outcome
 from medretrieval.figures import embedding_map
@@ -150,7 +152,8 @@ def test_curves_are_the_scores_where_there_are_scores(config, dataset, kind, tmp
     ks = document["ks"]
     assert ks == list(range(1, 36))
     assert set(document) == {"ks", "precision", "recall"}
-    everything = chance.expected(ks, task.n_relevant, task.n_candidates)
+    random = RandomRanking(task.n_relevant, task.n_candidates)
+    everything = chance.expected(reported_scores(ks, "single"), random)
     for name in ("precision", "recall"):
         curve = document[name]
         assert set(curve) == {"mean", "low", "high", "chance", "baseline"}

@@ -93,7 +93,7 @@ def test_a_report_shows_runs_of_sentences_centered_or_not_in_one_table(config, w
     runs = [
         run(config(*ASK, EACH, *more, "figures.enabled=true")) for more in ((), ("protocol.center=train",))
     ]
-    code, _, printed = say("report", *(r.folder for r in runs), "log=false", f"out={tmp_path / 'r.html'}")
+    code, _, printed = say("report", *(r.folder for r in runs), "track=false", f"out={tmp_path / 'r.html'}")
     assert code == 0, printed
     page = (tmp_path / "r.html").read_text()
     assert len(re.findall(r"<h3>Runs</h3>", page)) == 1

@@ -6,7 +6,7 @@ import pytest
 from tests.figure_files import write_figures
 from tests.report_runs import numbered_images
 
-from medretrieval.commands.report import main
+from medretrieval.commands.report import VERB
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -21,7 +21,7 @@ def address(finished_sweep, tmp_path_factory):
         write_figures(place, numbered_images())
     out = outputs / "report.html"
     words = [str(outputs / "sweeps" / "s1"), str(outputs / "other")]
-    assert main([*words, f"out={out}", "log=false"]) == 0
+    assert VERB.main([*words, f"out={out}", "track=false"]) == 0
     return out.as_uri()
 
 

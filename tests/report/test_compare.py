@@ -11,11 +11,12 @@ from mlflow import MlflowClient
 from pyarrow import parquet
 
 from medretrieval import run
-from medretrieval.commands.compare import main
+from medretrieval.commands.compare import VERB
 from medretrieval.errors import UserError
 from medretrieval.evidence.bootstrap import holm, intervals, paired_difference, paired_permutation
 
 BASE = ("dataset=breastmnist", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100")
+main = VERB.main
 FEW = ("track=false", "resamples=500", "permutations=500")
 
 
@@ -258,7 +259,7 @@ def tracked_runs(config, write_npz, tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
     # MLflow keeps its connections by URI: a relative one would be the last test's database.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    on = ("tracking.enabled=true", f"tracking.uri={uri}", "tracking.experiment=study")
+    on = ("tracking=mlflow", f"tracking.uri={uri}", "tracking.experiment=study")
     found = [run(config(*BASE, *on, f"encoder={e}"), sweep="s1").folder for e in ("pixels", "random")]
     run(config(*BASE, *on, "tracking.experiment=other", "encoder=random", "seed=1"), sweep="s10")
     return found, MlflowClient(tracking_uri=uri)
@@ -291,7 +292,7 @@ def test_runs_from_mlflow_and_the_comparison_logged_there(tracked_runs, capsys):
 
 def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, capsys):
     folders, client = tracked_runs
-    monkeypatch.setattr("medretrieval.report.compare_tables.BATCH", 4)
+    monkeypatch.setattr("medretrieval.track.mlflow_entries.METRIC_BATCH", 4)
     third = copy_of(folders[0], "a(b)*", np.r_[0.5, np.ones(23)])
     main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", *FEW[1:]])
     captured = capsys.readouterr()
@@ -303,14 +304,12 @@ def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, 
     assert "difference/2 a-b-- minus 1 pixels" in found.data.metrics
 
 
-def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys):
+def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys, caplog):
     blocked = "uri=sqlite:////proc/nowhere/mlflow.db"
     assert main([str(good), str(bad), blocked, *FEW[1:]]) == 0
-    captured = capsys.readouterr()
-    assert "pixels" in captured.out
-    assert re.fullmatch(
-        r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there\n", captured.err
-    )
+    assert "pixels" in capsys.readouterr().out
+    (line,) = caplog.messages
+    assert re.fullmatch(r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there", line)
 
 
 def test_another_protocol_and_another_split_are_refused(make, good, bad):
@@ -367,13 +366,16 @@ def test_a_damaged_run_is_refused(good, bad):
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("scores=map", "scores=: no such key; choose from: baseline, confidence, format, outputs"),
+        (
+            "scores=map",
+            "scores=map: no such key; did you mean score? choose from: --json, baseline, confidence,",
+        ),
         ("format=html", "format=html: choose from: csv, latex, markdown, terminal"),
         ("track=maybe", "track=maybe: choose from: false, true"),
-        ("resamples=many", "resamples=many: give a number, 100 or more"),
-        ("permutations=10", "permutations=10: give a number, 100 or more"),
+        ("resamples=many", "resamples=many: give a whole number, 100 or more"),
+        ("permutations=10", "permutations=10: give a whole number, 100 or more"),
         ("confidence=95", "confidence=95: give a number, 0.5 to 0.9999"),
-        ("seed=", "seed=: give one value, once"),
+        ("seed=", "seed=: give a value"),
     ],
 )
 def test_mistyped_keys_are_refused(word, says):
@@ -386,8 +388,8 @@ def test_what_is_not_there_is_refused(tmp_path):
     line = refusal("nowhere", *FEW)
     assert line.startswith("nowhere: no folder, no sweep in outputs/sweeps, and no finished run")
     assert not (tmp_path / "outputs").exists()  # looking made nothing
-    assert "compare wants runs" in refusal("format=csv")
-    assert "once" in refusal("x", "seed=1", "seed=2")
+    assert "compare: run= is missing; medretrieval compare <run> <run>" in refusal("format=csv")
+    assert refusal("x", "seed=1", "seed=2") == "compare: seed=2: seed= is given twice; give it once"
 
 
 def test_an_mlflow_server_that_is_away_is_named():
@@ -401,11 +403,6 @@ def test_random_weights_are_said(good, bad, capsys):
     out = capsys.readouterr().out
     assert "random*" in out
     assert "* RANDOM WEIGHTS" in out
-
-
-def test_help(capsys):
-    assert main([]) == main(["--help"]) == 0
-    assert "baseline=" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pairs", ["best", "all"])

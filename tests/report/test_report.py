@@ -11,11 +11,10 @@ from mlflow import MlflowClient
 from tests.figure_files import write_figures
 from tests.report_runs import FAST, numbered_images
 
-from medretrieval import compose, run
+from medretrieval import run
 from medretrieval.cli import VERBS
-from medretrieval.commands.compare import parse
-from medretrieval.commands.report import log_report, main
-from medretrieval.commands.report import parse as parse_report
+from medretrieval.commands import compare as compare_verb
+from medretrieval.commands.report import VERB
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.report import charts, pictures
@@ -24,7 +23,9 @@ from medretrieval.report.compare import compare
 from medretrieval.report.gather import gather
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.track.find_runs import load_run
-from medretrieval.track.mlflow_tracker import log_sweep
+from medretrieval.track.tracker import Sweep, mlflow_at
+
+main = VERB.main
 
 
 class Page(HTMLParser):
@@ -55,7 +56,7 @@ def sweep(finished_sweep, tmp_path, monkeypatch):
 
 
 def report(*words):
-    assert main([*map(str, words), "log=false"]) == 0
+    assert main([*map(str, words), "track=false"]) == 0
 
 
 def page_of(sweep):
@@ -88,7 +89,8 @@ def illustrate(sweep):
 def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
     page = Page(page_of(sweep))
     runs = runs_of(sweep)
-    options = dataclasses.replace(parse([str(sweep)]), pairs="all", **FAST)
+    options = compare_verb.options_of(compare_verb.VERB.parse([str(sweep), "pairs=all"]))
+    options = dataclasses.replace(options, **FAST)
     found = compare(runs, options)
     assert len(page.rows) == 4
     by_source = {r.source: r.report for r in runs}
@@ -285,17 +287,20 @@ def test_too_large_a_thumbnail_is_refused(sweep):
 
 
 def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
-    assert "no folder, no sweep in outputs/sweeps" in refusal("20990101-000000-000000", "log=false")
+    assert "no folder, no sweep in outputs/sweeps" in refusal("20990101-000000-000000", "track=false")
     (tmp_path / "empty").mkdir()
-    assert "no finished run in it" in refusal("empty", "log=false")
-    assert "report wants runs" in refusal("log=false")
-    assert "no such key; choose from: log, out, outputs, uri" in refusal(sweep, "format=pdf")
-    assert "log=maybe: choose from: false, true" in refusal(sweep, "log=maybe")
+    assert "no finished run in it" in refusal("empty", "track=false")
+    assert "report: run= is missing; medretrieval report <run> <run>" in refusal("track=false")
+    assert "format=pdf: no such key; choose from: --json, out, outputs, run, track, uri" in refusal(
+        sweep, "format=pdf"
+    )
+    assert "track=maybe: choose from: false, true" in refusal(sweep, "track=maybe")
+    assert refusal(sweep, "log=true") == "report: log=true: log= is called track= now"
     assert "a folder; give the name of a file" in refusal(sweep, "out=empty")
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refusal(sweep, "out=file/r.html", "log=false")
+    assert "cannot be written" in refusal(sweep, "out=file/r.html", "track=false")
     edit_json(sweep / "0" / "scores.json", lambda c: c.update(format=4))
-    assert "results format 4, and this version reads 6" in refusal(sweep, "log=false")
+    assert "results format 4" in refusal(sweep, "track=false")
     assert not (sweep / "report.html").exists()
 
 
@@ -343,8 +348,7 @@ def only_run(store):
 
 
 def test_it_is_logged_with_its_sweep_and_linked_there(sweep, store, capsys):
-    tracking = compose(f"tracking.uri={store}").tracking
-    log_sweep("s1", tracking, Path("outputs"), [r.report for r in runs_of(sweep)], [])
+    mlflow_at(store).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
     assert main(["s1", f"uri={store}"]) == 0
     assert main(["s1", f"uri={store}"]) == 0
     found, artifacts = only_run(store)
@@ -364,12 +368,11 @@ def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep
     assert "sweep s1" not in Path("two.html").read_text()
 
 
-def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, capsys):
+def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, caplog):
     (tmp_path / "blocked").write_text("")
-    options = parse_report([str(sweep), "uri=sqlite:///blocked/mlflow.db"])
-    page_of(sweep)
-    log_report(sweep / "report.html", "s1", gather(runs_of(sweep)), options, "medretrieval")
-    assert "is away" in capsys.readouterr().err
+    assert main([str(sweep), "uri=sqlite:///blocked/mlflow.db"]) == 0
+    assert "is away" in caplog.text
+    assert "this report is not logged there" in caplog.text
     assert (sweep / "report.html").exists()
 
 

@@ -64,7 +64,7 @@ def test_it_says_what_a_run_stood_on(done):
 
 def test_a_side_of_prompts_is_no_side_of_images():
     class Sentences:
-        name, content_sha256, labels_sha256, groups = "prompts", "c", "l", None
+        name, kind, content_sha256, labels_sha256, groups = "prompts", "prompts", "c", "l", None
 
         def __len__(self):
             return 3
@@ -92,7 +92,7 @@ def test_a_key_that_is_missing_is_named(done):
     [
         ["verify", "{old}"],
         ["compare", "{old}", "{old}", "track=false"],
-        ["report", "{old}", "log=false"],
+        ["report", "{old}", "track=false"],
         ["log", "{old}"],
         ["query", "run={old}", "text=a"],
         ["explain", "{old}", "query=test/3"],

@@ -1,14 +1,15 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from medretrieval import compose
 from medretrieval.runs.report import BaselineReport, Objective, read_report
 from medretrieval.runs.report_parts import Difference, ScoreInterval
 from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
-from medretrieval.track.mlflow_tracker import _flat, log_sweep
+from medretrieval.track.run_metrics import run_metrics
+from medretrieval.track.tracker import Sweep, mlflow_at
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_long_note_is_cut_between_rows_and_says_so(reports):
 def test_the_view_names_metrics_that_the_runs_have_the_objective_first(reports):
     ((_, text),) = sweep_view("s1", reports[2:4]).items()
     view = json.loads(text)
-    logged = set().union(*(_flat(report) for report in reports[2:4]))
+    logged = set().union(*(run_metrics(report) for report in reports[2:4]))
     names = [column.removeprefix("metrics.`").removesuffix("`") for column in view["selectedColumns"]]
     assert names[0] == "precision_at_3"
     assert set(names) <= logged
@@ -105,13 +106,13 @@ def test_the_view_names_metrics_that_the_runs_have_the_objective_first(reports):
 
 
 def test_the_objective_is_logged_first(random):
-    assert next(iter(_flat(random))) == "precision_at_3"
+    assert next(iter(run_metrics(random))) == "precision_at_3"
 
 
 def test_a_sweep_is_logged_with_its_note_and_its_view(reports, empty_database, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(empty_database)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    log_sweep("s1", compose(f"tracking.uri={uri}").tracking, tmp_path, reports, [])
+    mlflow_at(uri).log_sweep(Sweep(Path("s1"), reports))
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("medretrieval")
     (found,) = client.search_runs([experiment.experiment_id])

@@ -1,17 +1,19 @@
 import json
 import shutil
 import socket
+import threading
 import time
 
 import pytest
 from mlflow import MlflowClient
 
 from medretrieval import compose, run
+from medretrieval.commands.again import VERB as AGAIN
+from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track.find_runs import find_one
-from medretrieval.track.mlflow_tracker import log_later
-from medretrieval.verify import again_main, verify_main
+from medretrieval.track.mlflow_later import log_later
 
 PIXELS = (
     "dataset=breastmnist",
@@ -34,7 +36,8 @@ def tracked(tmp_path, write_npz):
     write_npz(n=12)
 
     def config(uri, *overrides):
-        return compose(*PIXELS, f"paths.outputs={tmp_path / 'outputs'}", f"tracking.uri={uri}", *overrides)
+        places = [f"paths.outputs={tmp_path / 'outputs'}", *([f"tracking.uri={uri}"] if uri else [])]
+        return compose(*PIXELS, *places, *overrides)
 
     return config
 
@@ -104,6 +107,13 @@ def test_system_metrics_are_logged_where_asked(tracked, database, monkeypatch):
     assert "system/cpu_utilization_percentage" in found.data.metrics
 
 
+def test_a_failure_before_the_start_leaves_no_sampling_behind(tracked, database):
+    with pytest.raises(UserError):
+        run(tracked(database, "tracking.system_metrics=true", "index=ivf", "index.nlist=99"))
+    assert only_run(database)[1].info.status == "FAILED"
+    assert not [t.name for t in threading.enumerate() if "SystemMetricsMonitor" in t.name]
+
+
 def slow_enough_to_be_sampled(monkeypatch):
     encode = PixelEncoder.encode
     monkeypatch.setattr(PixelEncoder, "encode", lambda self, images: time.sleep(1) or encode(self, images))
@@ -141,19 +151,19 @@ def test_without_the_server_results_are_kept_and_can_be_logged_later(tracked, da
     assert f"MLflow at {away} is away" in caplog.text
     assert f"medretrieval log {result.folder}" in caplog.text
     with pytest.raises(UserError, match="is away"):
-        log_later([result.folder], None, tmp_path)
-    assert log_later([tmp_path / "outputs"], database, tmp_path) == 1
+        log_later([result.folder], None)
+    assert log_later([tmp_path / "outputs"], database) == 1
     _, found = only_run(database)
     assert found.info.status == "FINISHED"
     assert found.data.metrics["precision_at_3"] == 1.0
     assert found.data.params["encoder.side"] == "28"
-    assert log_later([result.folder], database, tmp_path) == 0
+    assert log_later([result.folder], database) == 0
     assert json.loads((result.folder / "tracking.json").read_text())["logged"] is True
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no finished run in it"):
-        log_later([tmp_path], None, tmp_path)
+        log_later([tmp_path], None)
 
 
 def test_a_deleted_experiment_is_refused_with_the_way_back(tracked, database):
@@ -173,9 +183,8 @@ def test_a_skipped_run_is_found_with_the_sweep_that_skipped_it(tracked, database
 
 
 def test_untracked_runs_touch_no_database(tracked, tmp_path):
-    uri = f"sqlite:///{tmp_path / 'none.db'}"
-    run(tracked(uri, "tracking=none"))
-    assert not (tmp_path / "none.db").exists()
+    run(tracked(None, "tracking=none"))
+    assert not list(tmp_path.glob("**/*.db"))
 
 
 def test_a_run_is_verified_and_done_again_by_its_id(tracked, database, tmp_path, monkeypatch, capsys):
@@ -183,19 +192,19 @@ def test_a_run_is_verified_and_done_again_by_its_id(tracked, database, tmp_path,
     _, found = only_run(database)
     monkeypatch.chdir(tmp_path)
     keys = [f"tracking.uri={database}", f"paths.outputs={tmp_path / 'outputs'}"]
-    assert verify_main([found.info.run_id, *keys]) == 0
-    assert again_main([found.info.run_id, *keys]) == 0
+    assert VERIFY.main([found.info.run_id, *keys]) == 0
+    assert AGAIN.main([found.info.run_id, *keys]) == 0
     assert "the same ranking and scores, bit for bit" in capsys.readouterr().out
     # Where the run's folder is gone, what MLflow keeps suffices to do it again.
     shutil.rmtree(result.folder)
-    assert again_main([found.info.run_id, *keys]) == 0
+    assert AGAIN.main([found.info.run_id, *keys]) == 0
     with pytest.raises(UserError, match=r"gone \(was the cache cleaned, or the run's folder\?\)"):
-        verify_main([found.info.run_id, *keys])
+        VERIFY.main([found.info.run_id, *keys])
 
 
 def test_an_id_that_mlflow_does_not_know_is_said_to_be_so(database):
     with pytest.raises(UserError, match="has no such finished run"):
-        verify_main(["0" * 32, f"tracking.uri={database}"])
+        VERIFY.main(["0" * 32, f"tracking.uri={database}"])
 
 
 def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked, database):
@@ -206,7 +215,7 @@ def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked,
     with pytest.raises(
         UserError, match=r"a run of results format 3 or before, and this version reads 6; make it anew with"
     ):
-        log_later([result.folder], database, result.folder)
+        log_later([result.folder], database)
 
 
 def test_the_operating_curve_of_autotune_is_logged_step_by_step(tracked, database, write_npz):
@@ -257,7 +266,25 @@ def test_pictures_reach_mlflow_and_a_pruned_map_does_not_stop_them(tracked, data
     shutil.rmtree(tmp_path / "cache" / "maps")
     note = json.loads((result.folder / "tracking.json").read_text())
     (result.folder / "tracking.json").write_text(json.dumps(note | {"logged": False, "run_id": None}))
-    log_later([result.folder], database, tmp_path)
+    log_later([result.folder], database)
     runs = client.search_runs([found.info.experiment_id])
     (later,) = [r.info.run_id for r in runs if r.info.run_id != found.info.run_id]
     assert logged(later) == drawn - {"embedding_map.html"}
+
+
+def test_a_run_that_mlflow_missed_is_logged_when_it_is_asked_for_again(tracked, database):
+    """Once: asked a second time it only gets the sweep's tag."""
+    missed = run(tracked(closed_port()))
+    for sweep in ("first", "second"):
+        assert run(tracked(database), sweep=sweep).folder == missed.folder
+    _, found = only_run(database)
+    assert found.data.tags["sweep"] == "first second"
+    assert found.data.metrics["precision_at_3"] == 1.0
+    assert json.loads((missed.folder / "tracking.json").read_text())["run_id"] == found.info.run_id
+
+
+def test_files_of_a_new_experiment_lie_beside_the_database(tracked, database, tmp_path):
+    run(tracked(database, "tracking.experiment=new"))
+    _, found = only_run(database, "new")
+    assert found.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "new").as_uri())
+    assert (tmp_path / "mlartifacts" / "new" / found.info.run_id / "artifacts" / "scores.json").exists()

@@ -1,123 +1,131 @@
 """The verb `cache`: what is kept between runs, whether it is whole, and making room."""
 
+import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from medretrieval.commands.words import JSON, Given, Option, Verb
+from medretrieval.errors import UserError
 
-from medretrieval.cache import maintenance as keep
-from medretrieval.config import expand, root
-from medretrieval.errors import UserError, choices
-from medretrieval.runs.tables import table
+if TYPE_CHECKING:
+    from medretrieval.cache.maintenance import Kept
 
 GB = 10**9
-KEEP = "--keep-gb"
-PLACE = "paths.cache="
 SHORT_KEY = 12
 
 
-def main(arguments: list[str]) -> int:
-    """Do `list`, `verify`, `prune --keep-gb N` or `path`; returns the exit code.
-
-    Args:
-        arguments: the action, its options, and paths.cache=<folder> for another cache than the default.
-
-    Raises:
-        UserError: no such action or option, or a cache that cannot be changed.
-    """
-    if not arguments or arguments[0] not in ACTIONS:
-        said = f"cache {arguments[0]}: there is no such action" if arguments else "cache: wants an action"
-        raise UserError(f"{said}; {choices(list(ACTIONS))}")
-    places = [a.removeprefix(PLACE) for a in arguments[1:] if a.startswith(PLACE)]
-    options = [a for a in arguments[1:] if not a.startswith(PLACE)]
-    place = expand(places[-1] if places else _default())
+def _run(given: Given) -> int:
+    place = _place(given)
+    if given.action != "prune" and given.keep_gb is not None:
+        raise VERB.refusal(f"--keep-gb: says what `prune` leaves; {given.action} takes no such option")
+    if given.action == "prune" and given.keep_gb is None:
+        raise VERB.refusal("prune wants --keep-gb N: how many GB (10^9 bytes) may stay")
     try:
-        return ACTIONS[arguments[0]](place, options)
+        return ACTIONS[given.action](place, given)
     except OSError as error:
         where = error.filename or place
-        raise UserError(f"{where}: {error.strerror}; {PLACE}<folder> names a cache of your own") from error
+        raise UserError(
+            f"{where}: {error.strerror}; paths.cache=<folder> names a cache of your own"
+        ) from error
 
 
-def _default() -> str:
-    """paths.cache as conf/config.yaml has it, with MEDRETRIEVAL_CACHE."""
-    return str(OmegaConf.load(root() / "conf" / "config.yaml").paths.cache)
+def _place(given: Given) -> Path:
+    """The folder that is given, else paths.cache as conf/config.yaml has it, with MEDRETRIEVAL_CACHE."""
+    from omegaconf import OmegaConf
+
+    from medretrieval.config import expand, root
+
+    if given.paths_cache is not None:
+        return expand(str(given.paths_cache))
+    return expand(str(OmegaConf.load(root() / "conf" / "config.yaml").paths.cache))
 
 
-def _path(place: Path, options: list[str]) -> int:
-    _no_options("path", options)
-    print(place)
+def _path(place: Path, given: Given) -> int:
+    _print(given, {"cache": str(place)}, [str(place)])
     return 0
 
 
-def _list(place: Path, options: list[str]) -> int:
-    _no_options("list", options)
-    found = keep.contents(place)
+def _list(place: Path, given: Given) -> int:
+    from medretrieval.cache.maintenance import contents
+    from medretrieval.runs.tables import table
+
+    found = contents(place)
     kept, left = [k for k in found if not k.leftover], [k for k in found if k.leftover and k.size]
-    if kept:
-        print("\n".join(table(["last used", "size", "kind", "key", "made from"], [_row(k) for k in kept])))
-    print(f"{_count(len(kept), 'entry', 'entries')}, {_bytes(sum(k.size for k in kept))}, in {place}")
+    lines = table(["last used", "size", "kind", "key", "made from"], [_row(k) for k in kept]) if kept else []
+    lines.append(f"{_count(len(kept), 'entry', 'entries')}, {_bytes(sum(k.size for k in kept))}, in {place}")
     if left:
         size = _bytes(sum(k.size for k in left))
-        print(f"{_count(len(left), 'leftover', 'leftovers')}, {size}: medretrieval cache prune removes them")
+        lines.append(
+            f"{_count(len(left), 'leftover', 'leftovers')}, {size}: medretrieval cache prune removes them"
+        )
+    leftovers = [{"path": str(k.path), "bytes": k.size} for k in left]
+    _print(given, {"cache": str(place), "entries": [_entry(k) for k in kept], "leftovers": leftovers}, lines)
     return 0
 
 
-def _verify(place: Path, options: list[str]) -> int:
-    _no_options("verify", options)
-    damaged: list[Path] = []
+def _verify(place: Path, given: Given) -> int:
+    from medretrieval.cache.maintenance import damages
+
+    damaged: list[dict[str, str]] = []
 
     def report(folder: Path, file: str) -> None:
-        damaged.append(folder)
-        print(f"{folder}: {file} is damaged; a run that wants it makes it again")
+        damaged.append({"entry": str(folder), "file": file})
+        if not given.json:  # hashing takes its time: each as it is found
+            print(f"{folder}: {file} is damaged; a run that wants it makes it again")
 
-    whole = keep.damages(place, report)
-    print(f"{_count(whole, 'entry', 'entries')} whole, {len(damaged)} damaged, in {place}")
+    whole = damages(place, report)
+    line = f"{_count(whole, 'entry', 'entries')} whole, {len(damaged)} damaged, in {place}"
+    _print(given, {"cache": str(place), "whole": whole, "damaged": damaged}, [line])
     return 1 if damaged else 0
 
 
-def _prune(place: Path, options: list[str]) -> int:
-    done = keep.prune(place, round(_keep(options) * GB))
-    print(
+def _prune(place: Path, given: Given) -> int:
+    from medretrieval.cache.maintenance import prune
+
+    done = prune(place, round(given.keep_gb * GB))
+    lines = [
         f"{_count(done.removed, 'thing', 'things')} removed, {_bytes(done.freed)} freed, "
         f"{_bytes(done.size)} left in {place}"
-    )
+    ]
     if done.in_use:
-        print(f"{_count(done.in_use, 'entry', 'entries')} stayed: another process is making them")
+        lines.append(f"{_count(done.in_use, 'entry', 'entries')} stayed: another process is making them")
+    content = {"cache": str(place), "removed": done.removed, "freed_bytes": done.freed}
+    _print(given, content | {"left_bytes": done.size, "in_use": done.in_use}, lines)
     return 0
 
 
-def _keep(options: list[str]) -> float:
-    words = [word for option in options for word in option.split("=", 1)]
-    if len(words) != 2 or words[0] != KEEP:
-        raise UserError(f"cache prune wants {KEEP} N: how many GB (10^9 bytes) may stay")
-    try:
-        wanted = float(words[1])
-    except ValueError:
-        wanted = -1.0
-    if not 0 <= wanted < float("inf"):
-        raise UserError(f"{KEEP} {words[1]}: must be a number of GB, 0 or more")
-    return wanted
+def _print(given: Given, content: Mapping[str, Any], lines: list[str]) -> None:
+    print(json.dumps(content, indent=2) if given.json else "\n".join(lines))
 
 
-def _no_options(action: str, options: list[str]) -> None:
-    if options:
-        raise UserError(f"cache {action} {options[0]}: no such option; choose from: {PLACE}<folder>")
+def _entry(kept: "Kept") -> dict[str, Any]:
+    used = datetime.fromtimestamp(kept.used, UTC).isoformat(timespec="seconds") if kept.used else None
+    return {
+        "kind": kept.kind,
+        "key": kept.place.name,
+        "path": str(kept.path),
+        "bytes": kept.size,
+        "last_used": used,
+        "made_from": _origin(kept),
+    }
 
 
-def _row(kept: keep.Kept) -> list[str]:
+def _row(kept: "Kept") -> list[str]:
     day = f"{datetime.fromtimestamp(kept.used):%Y-%m-%d %H:%M}" if kept.used else "never"
     return [day, _bytes(kept.size), kept.kind, kept.place.name[:SHORT_KEY], _origin(kept)]
 
 
-def _origin(kept: keep.Kept) -> str:
+def _origin(kept: "Kept") -> str:
     """What made an entry, in words."""
+    from medretrieval.cache.maintenance import about as read_about
+
     if kept.outdated:
         return "an older version; no run uses it"
     try:
         entries = kept.entries
-        about = keep.about(entries[0])
+        about = read_about(entries[0])
         made, facts = about["made_from"], about["facts"]
         if kept.unfinished:
             return f"{_encoder(made['encoder'])} · unfinished, {_count(len(entries), 'shard', 'shards')}"
@@ -172,9 +180,32 @@ def _bytes(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-ACTIONS: dict[str, Callable[[Path, list[str]], int]] = {
+ACTIONS: dict[str, Callable[[Path, Given], int]] = {
     "list": _list,
-    "path": _path,
-    "prune": _prune,
     "verify": _verify,
+    "prune": _prune,
+    "path": _path,
 }
+
+VERB = Verb(
+    "cache",
+    usage=("list|verify|path [key=value ...]", "prune --keep-gb N [key=value ...]"),
+    options=(
+        Option(
+            "action",
+            "list: what is there, the least recently used first; verify: hash everything, exit code 1 where "
+            "something is damaged; prune: remove leftovers, then the least recently used beyond --keep-gb; "
+            "path: where it is. The word alone, without action=, will do",
+            choices=tuple(ACTIONS),
+            needed=True,
+        ),
+        Option("--keep-gb", "for prune: how many GB (10^9 bytes) may stay", "N", float, unset="none"),
+        Option(
+            "paths.cache", "the cache", "<folder>", Path, unset="MEDRETRIEVAL_CACHE, or ~/.cache/medretrieval"
+        ),
+        JSON,
+    ),
+    run=_run,
+    examples=("medretrieval cache list", "medretrieval cache prune --keep-gb 20"),
+    bare="action",
+)

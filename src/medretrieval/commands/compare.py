@@ -1,93 +1,126 @@
 """The verb `compare`: which of several runs is best, and is that more than luck of the queries?"""
 
-import math
-import re
+import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medretrieval.errors import UserError, choices
-from medretrieval.report.compare import Options, compare
-from medretrieval.report.compare_tables import SUFFIXES, render, track_comparison
-from medretrieval.track.find_runs import (
-    config_of,
-    default_uri,
-    find,
-    load_run,
-    runs_and_options,
-)
+from medretrieval.commands.named_runs import all_runs, uri_of
+from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
-USAGE = """medretrieval compare <run> <run> ... [key=value ...]
+if TYPE_CHECKING:
+    from medretrieval.report.compare import Options
+    from medretrieval.report.compare_tables import Comparison
 
-<run>  a run's folder, a folder of runs, a sweep's id, an MLflow run id, or an MLflow experiment's name
-
-score=         default: the objective of the first run; macro_<score> for the mean over classes
-baseline=      compare with this run (its name, part of it, or its number in the table); default: the best
-pairs=         best: each run with the best or the baseline (default); all: every pair
-resamples=     of the bootstrap (10000)    permutations=  of the sign-flip test (10000)
-confidence=    0.95                        seed=          0
-format=        terminal (default), markdown, csv, latex
-uri=           MLflow store (MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db)
-outputs=       where sweeps are (outputs)  track=         true (default): log it to MLflow
-"""
+FORMATS = ("terminal", "markdown", "csv", "latex")
+# How the differences are tested; what is written beside a comparison in MLflow.
+TESTED = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
 
 
-def main(arguments: list[str]) -> int:
-    """Run the verb; returns the exit code.
+def _run(given: Given) -> int:
+    from medretrieval.report.compare import compare
+    from medretrieval.report.compare_tables import as_entry, render
+    from medretrieval.track.find_runs import load_run
+    from medretrieval.track.tracker import tracker_of
 
-    Raises:
-        UserError: an unknown key, runs that are not there or cannot be compared.
-    """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    options = parse(arguments)
+    if given.json and given.format:
+        raise VERB.refusal(f"--json and format={given.format}: both go to stdout; give one of them")
+    options = options_of(given)
     with tempfile.TemporaryDirectory() as aside:
-        places = dict(
-            place for what in options.runs for place in find(what, options.uri, options.outputs, Path(aside))
-        )
+        places = all_runs(given, Path(aside))
         runs = [load_run(folder, source) for folder, source in places.items()]
         comparison = compare(runs, options)
-        experiment = config_of(runs[0])["tracking.experiment"]
-    print(render(comparison, options.format))
-    if options.format == "csv":  # a reader of CSV wants nothing below it
-        print(*comparison.notes, sep="\n", file=sys.stderr)
-    if options.track:
-        kept = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
-        params = {key: str(getattr(options, key)) for key in kept}
-        track_comparison(comparison, options.uri, options.outputs, experiment, params)
+        if given.json:
+            print(json.dumps(document(comparison), indent=2, allow_nan=False))
+        else:
+            print(render(comparison, given.format or FORMATS[0]))
+        if given.format == "csv":  # a reader of CSV wants nothing below it
+            print(*comparison.notes, sep="\n", file=sys.stderr)
+        if given.track:
+            params = {key: str(getattr(options, key)) for key in TESTED}
+            place = tracker_of(runs[0].folder, uri_of(given)).log_entry(as_entry(comparison, params))
+            if place is not None:
+                print(f"in {place}", file=sys.stderr)
     return 0
 
 
-def parse(arguments: list[str]) -> Options:
-    """Turn the command's words into checked options.
+def options_of(given: Given) -> "Options":
+    """What to compare by, and how to test it."""
+    from medretrieval.report.compare import Options
 
-    Raises:
-        UserError: no run, a key that is unknown or given twice, a value that cannot be meant.
+    return Options(score=given.score, **{key: getattr(given, key) for key in TESTED})
+
+
+def document(comparison: "Comparison") -> dict[str, Any]:
+    """A comparison as JSON values.
+
+    score, confidence, reference (the number of the run that differences are taken to), runs (number, name,
+    source, value, low, high), pairs (run minus minus_run: difference, low, high, p, p_holm, not_different)
+    and notes. Runs are numbered from 1, the best first.
     """
-    keys = [field for field in Options.__dataclass_fields__ if field != "runs"]
-    runs, given = runs_and_options("compare", arguments, keys)
-    if not runs:
-        raise UserError("compare wants runs: medretrieval compare <run> <run> ... (--help says which)")
-    values = {
-        "score": None, "baseline": None, "pairs": "best", "resamples": "10000", "permutations": "10000",
-        "confidence": "0.95", "seed": "0", "format": "terminal", "outputs": "outputs", "track": "true",
-    } | given  # fmt: skip
-    for key, allowed in {"pairs": ("best", "all"), "format": SUFFIXES, "track": ("true", "false")}.items():
-        if values[key] not in allowed:
-            raise UserError(f"compare: {key}={values[key]}: {choices(list(allowed))}")
-    uri = default_uri(Path(str(values["outputs"])))
-    checked: dict[str, Any] = {"uri": uri} | values
-    for key, least in {"resamples": 100, "permutations": 100, "seed": 0}.items():
-        checked[key] = int(_number(key, values[key], r"\d+", least, math.inf))
-    checked["confidence"] = _number("confidence", values["confidence"], r"0?\.\d+", 0.5, 0.9999)
-    checked |= {"outputs": Path(str(values["outputs"])), "track": values["track"] == "true"}
-    return Options(runs=runs, **checked)
+    numbered = enumerate(zip(comparison.names, comparison.sources, comparison.rows, strict=True), 1)
+    return {
+        "score": comparison.score,
+        "confidence": comparison.confidence,
+        "reference": comparison.reference + 1,
+        "runs": [
+            {"number": number, "name": name, "source": source, "value": value, "low": low, "high": high}
+            for number, (name, source, (value, low, high)) in numbered
+        ],
+        "pairs": [
+            {
+                "run": pair.a + 1,
+                "minus_run": pair.b + 1,
+                "difference": pair.difference,
+                "low": pair.low,
+                "high": pair.high,
+                "p": pair.p,
+                "p_holm": pair.adjusted,
+                "not_different": bool(pair.alike),
+            }
+            for pair in comparison.pairs
+        ],
+        "notes": comparison.notes,
+    }
 
 
-def _number(key: str, text: str | None, pattern: str, least: float, most: float) -> float:
-    if text is None or not re.fullmatch(pattern, text) or not least <= float(text) <= most:
-        upper = "" if most == math.inf else f" to {most}"
-        raise UserError(f"compare: {key}={text}: give a number, {least}{upper or ' or more'}")
-    return float(text)
+VERB = Verb(
+    "compare",
+    usage=("<run> <run> ... [key=value ...]",),
+    options=(
+        RUNS,
+        Option(
+            "score",
+            "what they are compared by; macro_<score> for the mean over classes",
+            "<score>",
+            unset="the objective of the first run",
+        ),
+        Option(
+            "baseline",
+            "compare with this run: its name, a part of it, or its number in the table",
+            "<run>",
+            unset="the best run",
+        ),
+        Option(
+            "pairs",
+            "best: each run with the best or the baseline; all: every pair",
+            choices=("best", "all"),
+            default="best",
+        ),
+        Option("resamples", "resamples of the bootstrap", "<n>", int, least=100, default=10_000),
+        Option("permutations", "permutations of the sign-flip test", "<n>", int, least=100, default=10_000),
+        Option("confidence", "of the intervals", "<p>", float, least=0.5, most=0.9999, default=0.95),
+        Option("seed", "of bootstrap and test", "<n>", int, default=0),
+        Option("format", "of the table on stdout", choices=FORMATS, unset=FORMATS[0]),
+        track("the comparison"),
+        URI,
+        OUTPUTS,
+        JSON,
+    ),
+    run=_run,
+    examples=(
+        "medretrieval compare 20260101-120000-000000 baseline=pixels",
+        "medretrieval compare outputs/runs/first outputs/runs/second score=map_at_100 format=markdown",
+    ),
+)

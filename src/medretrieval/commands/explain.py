@@ -5,172 +5,53 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from medretrieval.commands.named_runs import chosen_run
+from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
 
-from medretrieval.cache.store import Cache
-from medretrieval.config import Config, check, expand
-from medretrieval.datasets.base import SPLITS, Dataset, Split
-from medretrieval.datasets.groups import load_split
-from medretrieval.errors import UserError
-from medretrieval.explain.pairs import Explained, Picture, explain_images, explain_text
-from medretrieval.explain.saliency import Explainer
-from medretrieval.figures import saliency as pictures
-from medretrieval.instantiate import instantiate
-from medretrieval.protocol.ranking import Ranking
-from medretrieval.runs import folder as run_folder
-from medretrieval.runs.manifest import read_manifest
-from medretrieval.runs.reopen import require_not_centered, saved_config, saved_encoder
-from medretrieval.runs.report import read_report
-from medretrieval.runs.tables import table
-from medretrieval.track.find_runs import run_and_overrides
+if TYPE_CHECKING:
+    from medretrieval.explain.pairs import Explained
 
-KEYS = ("query", "result", "k", "text", "out")
-USAGE = (
-    "medretrieval explain <run> query=test/3 [k=3 | result=train/7 | text='a chest X-ray'] [out=<file.png>] "
-    "[--json]"
-)
+OTHERS = ("result", "k", "text")  # what a query can be explained with
 
 
-@dataclass(frozen=True)
-class ExplainOptions:
-    """What the command line asks for.
+def _run(given: Given) -> int:
+    from medretrieval.query.explain_run import Question, explain
 
-    Attributes:
-        query: id of an image.
-        result: id of the other image, None for the query's own results.
-        k: how many of these.
-        text: a sentence in place of the other image.
-        out: the PNG to write.
-    """
-
-    query: str
-    result: str | None
-    k: int
-    text: str | None
-    out: Path
-
-
-def main(arguments: list[str]) -> int:
-    """Write the picture and print its numbers."""
-    as_json = "--json" in arguments
-    words = [a for a in arguments if a != "--json"]
-    given = dict(a.split("=", 1) for a in words if a.split("=", 1)[0] in KEYS and "=" in a)
-    rest = [a for a in words if not ("=" in a and a.split("=", 1)[0] in KEYS)]
-    asked = read(given)
+    others = [key for key in OTHERS if getattr(given, key) is not None]
+    if len(others) > 1:
+        raise VERB.refusal(f"{others[0]}= and {others[1]}=: give one of them")
+    out = _out(given)
     with tempfile.TemporaryDirectory() as aside:
-        folder, overrides = run_and_overrides("explain", rest, Path(aside))
-        found = explain(folder, overrides, asked)
-    if as_json:
-        content = {"run": str(folder), "picture": str(asked.out), "pairs": [p.document() for p in found]}
+        folder = chosen_run(given, Path(aside)).folder
+        question = Question(given.query, given.result, given.k or 1, given.text)
+        found = explain(folder, given.overrides, question)
+    for line in found.remarks:
+        print(line, file=sys.stderr)
+    if out is not None:
+        _draw(out, found.pairs, found.title)
+    if given.json:
+        picture = None if out is None else str(out)
+        content = {"run": str(folder), "picture": picture, "pairs": [p.document() for p in found.pairs]}
         print(json.dumps(content, indent=2))
     else:
-        print(*_table(found), f"picture: {asked.out}", sep="\n")
+        print(*_table(found.pairs), *([] if out is None else [f"picture: {out}"]), sep="\n")
     return 0
 
 
-def read(given: dict[str, str]) -> ExplainOptions:
-    """What the verb's own words say.
-
-    Raises:
-        UserError: no query, words that exclude each other, or a file that cannot be written.
-    """
-    if "query" not in given:
-        raise UserError(f"medretrieval explain wants the query's id: {USAGE}")
-    others = [key for key in ("result", "k", "text") if key in given]
-    if len(others) > 1:
-        raise UserError(f"{others[0]}= and {others[1]}=: give one of them; {USAGE}")
-    k = given.get("k", "1")
-    if not k.isdecimal() or int(k) < 1:
-        raise UserError(f"k={k}: a whole number of 1 or more is wanted")
-    out = Path(given.get("out", f"explain_{re.sub(r'[^0-9A-Za-z]+', '-', given['query'])}.png"))
-    if out.suffix.lower() != ".png" or not out.parent.is_dir():
-        raise UserError(f"out={out}: a .png in a folder that exists is wanted")
-    if not given.get("text", "-").strip():
-        raise UserError("text=: a sentence is wanted")
-    return ExplainOptions(given["query"], given.get("result"), int(k), given.get("text"), out)
+def _out(given: Given) -> Path | None:
+    """Where the picture goes, None for no picture."""
+    if given.out == "none" or (given.out is None and given.json):
+        return None
+    name = re.sub(r"[^0-9A-Za-z]+", "-", given.query)
+    return picture_path(VERB.name, given.out or f"explain_{name}.png")
 
 
-def explain(folder: Path, overrides: tuple[str, ...], asked: ExplainOptions) -> list[Explained]:
-    """Explain a query and its results, and write the picture.
+def _draw(out: Path, found: list["Explained"], title: str) -> None:
+    from medretrieval.figures import saliency as pictures
 
-    Args:
-        folder: a finished run's folder.
-        overrides: of its configuration, such as "paths.data=...".
-        asked: which pairs.
-
-    Raises:
-        UserError: no finished run, other data or weights than it had, an id that is not there, or an
-            encoder that cannot be explained.
-    """
-    report = read_report(folder)
-    settings = check(saved_config(folder, overrides))
-    require_not_centered(folder, settings)
-    encoder, changed = saved_encoder(folder, settings, Cache(expand(settings.paths.cache)))
-    for line in changed:
-        print(line, file=sys.stderr)
-    explainer = Explainer(encoder)
-    images = _Images(folder, settings)
-    query, rng = images.picture("query", asked.query), np.random.default_rng(settings.seed)
-    steps = settings.explain.steps
-    if asked.text is not None:
-        found = [explain_text(explainer, asked.text, query, steps, rng)]
-    else:
-        ids = [asked.result] if asked.result else _nearest(folder, asked)
-        others = [images.picture("result", name) for name in ids]
-        found = [explain_images(explainer, query, other, steps, rng) for other in others]
-    _draw(asked.out, found, report.title)
-    return found
-
-
-class _Images:
-    """The images of a run's dataset by their ids, each split read once."""
-
-    def __init__(self, folder: Path, settings: Config) -> None:
-        self.folder = folder
-        self.dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
-        self._splits: dict[str, Split] = {}
-
-    def picture(self, role: str, name: str) -> Picture:
-        split, _, number = name.rpartition("/")
-        if split not in SPLITS or not number.isdecimal():
-            raise UserError(f"{role}={name}: no image has such an id; they are like test/3")
-        if split not in self._splits:
-            self._splits[split] = self._load(split)
-        if int(number) >= (n := len(self._splits[split])):
-            raise UserError(f"{role}={name}: split {split} has the images {split}/0 to {split}/{n - 1}")
-        return Picture.from_split(self._splits[split], int(number), self.dataset.classes)
-
-    def _load(self, name: str) -> Split:
-        split = load_split(self.dataset, name)
-        for was in read_manifest(self.folder).data.values():
-            if was.split == name and was.content_sha256 != split.images_sha256:
-                raise UserError(
-                    f"{self.folder}: split {name!r} held other images when it ran; set paths.data to the "
-                    "folder it had"
-                )
-        return split
-
-
-def _nearest(folder: Path, asked: ExplainOptions) -> list[str]:
-    """Ids of the query's first k results."""
-    ranking = Ranking.load(folder / run_folder.RANKING)
-    (rows,) = np.nonzero(ranking.query_ids == asked.query)
-    if len(rows) == 0:
-        raise UserError(
-            f"query={asked.query}: was no query of this run ({ranking.query_ids[0]} to "
-            f"{ranking.query_ids[-1]} were); choose one, or say result=<id>"
-        )
-    ids = ranking.ids[rows[0]]
-    if asked.k > (most := int((ids >= 0).sum())):
-        raise UserError(f"k={asked.k}: the run kept {most} results of {asked.query}; ask for fewer")
-    return [str(name) for name in ranking.gallery_ids[ids[: asked.k]]]
-
-
-def _draw(out: Path, found: list[Explained], title: str) -> None:
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         pictures.explanations(aside, found, title)
@@ -179,8 +60,10 @@ def _draw(out: Path, found: list[Explained], title: str) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _table(found: list[Explained]) -> list[str]:
+def _table(found: list["Explained"]) -> list[str]:
     """One line a pair; `on finding` is where the query's map has its largest value."""
+    from medretrieval.runs.tables import table
+
     header = ["query", "result", "cosine", "area, marked removed", "area, random", "on finding", "mass", "of"]
     return table(header, [_row(pair.document()) for pair in found])
 
@@ -193,3 +76,48 @@ def _row(pair: dict[str, Any]) -> list[str]:
     query = pair["query"] or repr(pair["text"])
     numbers = [pair["cosine"], pair["deletion"]["area_marked"], pair["deletion"]["area_random"]]
     return [query, pair["result"], *(f"{value:.4f}" for value in numbers), *on]
+
+
+VERB = Verb(
+    "explain",
+    usage=("<run> query=<image> [k=<n> | result=<image> | text=<sentence>] [key=value ...]",),
+    options=(
+        one_run(),
+        Option("query", "the image that is explained, by its id, such as test/3", "<image>", needed=True),
+        Option(
+            "k",
+            "explain the query with its first k results",
+            "<n>",
+            int,
+            least=1,
+            unset="1, its nearest result",
+        ),
+        Option(
+            "result",
+            "explain it with this image in place of its results: any id, such as train/7",
+            "<image>",
+            unset="its results",
+        ),
+        Option(
+            "text",
+            "explain it with a sentence in place of an image (encoders with a text tower)",
+            "<sentence>",
+            unset="its results",
+        ),
+        Option(
+            "out",
+            "the picture to write, a .png, or none for no picture",
+            "<file>",
+            unset="explain_<query>.png in this folder; with --json none",
+        ),
+        URI,
+        OUTPUTS,
+        JSON,
+    ),
+    run=_run,
+    examples=(
+        "medretrieval explain outputs/runs/first query=test/3 k=3",
+        "medretrieval explain outputs/runs/first query=test/3 text='a large heart' out=heart.png",
+    ),
+    overrides=("dataset.*", "device", "encoder.*", "explain.steps", "paths.cache", "paths.data", "seed"),
+)

@@ -1,21 +1,50 @@
 """The verb `log`: log finished runs that MLflow does not have yet."""
 
+import json
 import logging
 from pathlib import Path
 
-from medretrieval.errors import UserError
+from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb
 
 
-def _log(arguments: list[str]) -> int:
-    from medretrieval.track.mlflow_tracker import log_later
+def _run(given: Given) -> int:
+    from medretrieval.track.mlflow_later import log_later
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    uris = [a.removeprefix("uri=") for a in arguments if a.startswith("uri=")]
-    folders = [Path(a) for a in arguments if not a.startswith("uri=")]
-    if not folders or len(uris) > 1:
-        raise UserError("medretrieval log wants folders of runs: medretrieval log outputs/runs [uri=<uri>]")
-    if absent := [f for f in folders if not f.is_dir()]:
-        raise UserError(f"{absent[0]}: there is no such folder")
-    count = log_later(folders, uris[0] if uris else None, Path("outputs"))
-    print(f"{count} runs logged")
+    count = log_later([_folder(word, given.outputs) for word in given.run], given.uri)
+    print(json.dumps({"logged": count}, indent=2) if given.json else f"{count} runs logged")
     return 0
+
+
+def _folder(word: str, outputs: Path) -> Path:
+    """The folder of a run, or of runs, that are on this machine."""
+    from medretrieval.track.find_runs import local_folder
+
+    folder = local_folder(word, outputs)
+    if folder is None:
+        raise VERB.refusal(f"run={word}: no such folder, and no sweep in {outputs / 'sweeps'}")
+    return folder
+
+
+VERB = Verb(
+    "log",
+    usage=("<folder> ... [key=value ...]",),
+    options=(
+        Option(
+            "run",
+            "a run's folder or its manifest.json, a folder of runs, or a sweep's id. May be given several "
+            "times; the words alone, without run=, will do",
+            "<folder>",
+            needed=True,
+            many=True,
+        ),
+        Option("uri", URI.meaning, URI.value, unset="where each run was meant to go"),
+        OUTPUTS,
+        JSON,
+    ),
+    run=_run,
+    examples=(
+        "medretrieval log outputs/runs",
+        "medretrieval log 20260101-120000-000000 uri=https://mlflow.example.org",
+    ),
+)

@@ -1,201 +1,59 @@
-"""The verb `report`: find runs, write the page, log it."""
+"""The verb `report`: what runs found, as one HTML file."""
 
-import shlex
+import json
 import sys
-import tempfile
-from dataclasses import dataclass
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from medretrieval.config import TrackingConfig
-from medretrieval.errors import UserError, choices, first_line
-from medretrieval.report.gather import gather
-from medretrieval.report.page import render
-from medretrieval.report.views import Content
-from medretrieval.runs import folder as run_folder
-from medretrieval.sweep import reports_of
-from medretrieval.track.find_runs import RUN_ID, config_of, default_uri, find, load_run, runs_and_options
-
-USAGE = """medretrieval report <run> <run> ... [key=value ...]
-
-<run>  a sweep's id, a run's folder, a folder of runs, an MLflow run id, or an MLflow experiment's name
-
-out=       the file to write (default: report.html in the sweep's folder, else in <outputs>)
-log=       true (default): also log it to MLflow, with the sweep where it is one
-uri=       MLflow store (MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db)
-outputs=   where sweeps are (outputs)
-"""
-NAME = "report.html"
+from medretrieval.commands.named_runs import uri_of
+from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
 
-@dataclass(frozen=True)
-class Options:
-    """The keys of the command, checked."""
+def _run(given: Given) -> int:
+    from medretrieval.report.write import NAME, Request, log_report, said_runs, write_report
+    from medretrieval.sweep import reports_of
 
-    runs: list[str]
-    out: Path | None
-    log: bool
-    uri: str
-    outputs: Path
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the one sweep that is asked for, None where it is something else."""
-        places = [Path(self.runs[0]), self.outputs / "sweeps" / self.runs[0]] if len(self.runs) == 1 else []
-        return next((p for p in places if (p / "multirun.yaml").is_file()), None)
-
-
-def main(arguments: list[str]) -> int:
-    """Run the verb; returns the exit code.
-
-    Raises:
-        UserError: an unknown key, runs that are not there, or a file that cannot be written.
-    """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    options = parse(arguments)
-    out = options.out or (options.folder or options.outputs) / NAME
-    with tempfile.TemporaryDirectory() as aside:
-        places: dict[Path, str] = {}
-        for what in options.runs:
-            for folder, source in find(what, options.uri, options.outputs, Path(aside)):
-                places.setdefault(folder, source)
-        _fetch_pictures(places, options.uri, Path(aside))
-        runs = [load_run(folder, source) for folder, source in places.items()]
-        content = gather(runs)
-        experiment = config_of(runs[0])["tracking.experiment"]
-        sweep = _sweep(options, experiment)
-        failures = reports_of(options.folder)[1] if options.folder else []
-        page = render(content, _facts(options, sweep), failures)
-    _write(out, page)
-    print(f"{out}: {_runs(content)}, {len(page.encode()) / 1e6:.2f} MB")
-    if options.log:
-        log_report(out, sweep, content, options, experiment)
+    if given.out is not None and given.out.is_dir():
+        raise VERB.refusal(f"out={given.out}: a folder; give the name of a file: out={given.out / NAME}")
+    request = Request(given.run, uri_of(given), given.outputs)
+    failures = reports_of(request.folder)[1] if request.folder else []
+    written = write_report(request, given.out, failures)
+    count = len(written.content.runs)
+    if not given.json:
+        print(f"{written.path}: {said_runs(written.content)}, {written.size_bytes / 1e6:.2f} MB")
+    place = log_report(written) if given.track else None
+    if place is not None:
+        print(f"in {place}", file=sys.stderr)
+    if given.json:
+        content = {
+            "report": str(written.path),
+            "runs": count,
+            "bytes": written.size_bytes,
+            "tracked": place,
+        }
+        print(json.dumps(content, indent=2))
     return 0
 
 
-def parse(arguments: list[str]) -> Options:
-    """Turn the command's words into checked options.
-
-    Raises:
-        UserError: no run, a key that is unknown or given twice, a value that cannot be meant.
-    """
-    keys = ("out", "log", "uri", "outputs")
-    runs, given = runs_and_options("report", arguments, keys)
-    if not runs:
-        raise UserError("report wants runs: medretrieval report <sweep id> (--help says what else)")
-    values = {"log": "true", "outputs": "outputs"} | given
-    if values["log"] not in ("true", "false"):
-        raise UserError(f"report: log={values['log']}: {choices(['true', 'false'])}")
-    outputs = Path(values["outputs"])
-    out = Path(values["out"]) if "out" in values else None
-    if out is not None and out.is_dir():
-        raise UserError(f"report: out={out}: a folder; give the name of a file: out={out / NAME}")
-    return Options(runs, out, values["log"] == "true", values.get("uri") or default_uri(outputs), outputs)
-
-
-def _fetch_pictures(places: dict[Path, str], uri: str, aside: Path) -> None:
-    """Runs that are in MLflow alone: what they show beside what `find` has fetched."""
-    fetched = {f: s.removeprefix(run_folder.MLFLOW_SOURCE) for f, s in places.items() if aside in f.parents}
-    if not fetched:
-        return
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    for folder, run_id in fetched.items():
-        try:
-            there = {found.path for found in client.list_artifacts(run_id)}
-            for name in there & {run_folder.FIGURES, run_folder.AUDIT_PICTURE, run_folder.RANKING}:
-                client.download_artifacts(run_id, name, str(folder))
-        except Exception as error:  # whatever a server, a database or a disk may raise
-            print(f"MLflow run {run_id}: no pictures ({first_line(error)})", file=sys.stderr)
-
-
-def _sweep(options: Options, experiment: str) -> str | None:
-    """The id of the sweep that is asked for as a whole; a report on some of its runs is not the sweep's."""
-    word = options.runs[0]
-    if options.folder is not None:
-        return options.folder.resolve().name
-    if len(options.runs) > 1 or Path(word).is_dir() or RUN_ID.fullmatch(word) or word == experiment:
-        return None
-    return word
-
-
-def _facts(options: Options, sweep: str | None) -> dict[str, str]:
-    words = [*options.runs, *([f"outputs={options.outputs}"] if options.outputs != Path("outputs") else [])]
-    return {
-        "title": f"Retrieval report: sweep {sweep}" if sweep else "Retrieval report",
-        "made": f"{datetime.now():%d %B %Y, %H:%M}",
-        "version": version("medretrieval"),
-        "command": shlex.join(["medretrieval", "report", *words]),
-    }
-
-
-def _runs(content: Content) -> str:
-    count = len(content.runs)
-    return f"{count} run{'s' if count > 1 else ''}"
-
-
-def _write(out: Path, page: str) -> None:
-    """Write the page in one step, so that a reader never sees half of it."""
-    aside = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"report: out={out}: cannot be written ({first_line(error)}); choose another"
-        ) from error
-    finally:
-        if aside.parent.is_dir():
-            aside.unlink(missing_ok=True)
-
-
-def log_report(out: Path, sweep: str | None, content: Content, options: Options, experiment: str) -> None:
-    """Log the page to the sweep's own MLflow run, or to a run of its own; where MLflow is away, say so."""
-    from medretrieval.track.mlflow_tracker import connect
-
-    try:
-        config = TrackingConfig(True, options.uri, experiment, log_index=False, system_metrics=False)
-        client, where = connect(config, options.outputs)
-        run_id = _sweep_run(client, where, sweep)
-        if run_id is None:
-            tags = {"report": " ".join(run.run.source for run in content.runs)[:5000]}
-            tags |= {"mlflow.source.name": "medretrieval"} | ({"sweep": sweep} if sweep else {})
-            name = f"report {sweep or f'of {_runs(content)}'}"
-            run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
-            client.set_terminated(run_id, "FINISHED")
-        client.log_artifact(run_id, str(out)) if out.name == NAME else _log_as(client, run_id, out)
-        _link(client, where, run_id)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a server, a database or a disk may raise
-        line = f"MLflow at {options.uri} is away ({first_line(error)}); this report is not logged there"
-        print(line, file=sys.stderr)
-    else:
-        print(f"in MLflow at {options.uri}: run {run_id}", file=sys.stderr)
-
-
-def _log_as(client: Any, run_id: str, out: Path) -> None:
-    client.log_text(run_id, out.read_text(encoding="utf-8"), NAME)
-
-
-def _sweep_run(client: Any, experiment: str, sweep: str | None) -> str | None:
-    """The run that holds a sweep's table: of its tag, and without an encoder."""
-    if sweep is None:
-        return None
-    found = client.search_runs([experiment], f"tags.sweep = '{sweep}'", max_results=50000)
-    own = [run.info.run_id for run in found if "encoder" not in run.data.tags]
-    return own[0] if own else None
-
-
-def _link(client: Any, experiment: str, run_id: str) -> None:
-    """Put a link to the report at the top of the run's note."""
-    note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
-    link = f"[Report](#/experiments/{experiment}/runs/{run_id}/artifacts/{NAME})"
-    if link not in note:
-        client.set_tag(run_id, "mlflow.note.content", f"{link}\n\n{note}"[:5000].strip())
+VERB = Verb(
+    "report",
+    usage=("<run> <run> ... [key=value ...]",),
+    options=(
+        RUNS,
+        Option(
+            "out",
+            "the file to write",
+            "<file>",
+            Path,
+            unset="report.html in the sweep's folder, else in <outputs>",
+        ),
+        track("the page, with its sweep where it is on one,", formerly="log"),
+        URI,
+        OUTPUTS,
+        JSON,
+    ),
+    run=_run,
+    examples=(
+        "medretrieval report 20260101-120000-000000",
+        "medretrieval report outputs/runs/first outputs/runs/second out=two.html track=false",
+    ),
+)

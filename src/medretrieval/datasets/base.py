@@ -5,43 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
-
-
-class Queries(Protocol):
-    """What asks: the images of a split, or prompts."""
-
-    @property
-    def name(self) -> str:
-        """Of the split; "prompts" where sentences ask."""
-
-    @property
-    def ids(self) -> NDArray[np.str_]:
-        """Names of the queries, unique (str [q])."""
-
-    @property
-    def labels(self) -> NDArray[np.int64] | NDArray[np.bool_]:
-        """int64 [q] class numbers, or bool [q, classes]."""
-
-    @property
-    def groups(self) -> NDArray[np.str_] | None:
-        """Str [q], as `Split.groups`."""
-
-    @property
-    def content_sha256(self) -> str:
-        """What the queries' vectors depend on."""
-
-    @property
-    def labels_sha256(self) -> str:
-        """What scores depend on besides."""
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -65,8 +35,16 @@ class Split:
     masks: NDArray[np.bool_] | None = None
     groups: NDArray[np.str_] | None = None
 
+    kind = "images"
+    prompts = None
+
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def split(self) -> "Split":
+        """Itself, as the query side of a task (`protocol.queries.Queries`)."""
+        return self
 
     @property
     def ids(self) -> NDArray[np.str_]:

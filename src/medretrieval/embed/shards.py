@@ -5,12 +5,11 @@ embedded its shards are entries in `<key>.shards/`. Both hold the vectors and th
 both are sources for any other split. The images that no source has, in the order of their first occurrence,
 are cut into shards of a fixed size: an interrupted split goes on with the same shards, and ends with the
 same bytes. When the split is assembled its shards are removed, so that a vector is on the disk once a split.
-A split that is found damaged is a source too, in those blocks that still have their SHA-256.
+A split that is found damaged is set aside and embedded again.
 """
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,8 +28,7 @@ log = logging.getLogger(__name__)
 VECTORS = "embeddings.npy"
 IMAGES = "images.npy"
 SHARD_IMAGES = 512  # at least: what a kill costs, half a minute where an encoder makes 20 images/s
-BLOCK_IMAGES = 1024  # of an assembled file: held in memory at a time, with a SHA-256 each
-HEADER_BYTES = 128  # of every .npy file with a short shape
+ASSEMBLED_IMAGES = 1024  # of a split that is put together: held in memory at a time
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,6 @@ class Shards:
         self._source = np.full(len(self._wanted), -1)
         self._row = np.zeros(len(self._wanted), np.int64)
         self._find_own()
-        self._find_damaged()
         self._find_others()
 
     @property
@@ -144,23 +141,15 @@ class Shards:
         """Write the vectors of the split and the digests of its images into a folder.
 
         Returns:
-            shape, and the SHA-256 of each block of vectors and of the digests.
+            shape.
         """
-        n, blocks = len(self._inverse), []
+        n = len(self._inverse)
         with (folder / VECTORS).open("wb") as file:
             write_header(file, (n, self.width))
-            for begin in range(0, n, BLOCK_IMAGES):
-                block = self._gather(self._inverse[begin : begin + BLOCK_IMAGES]).tobytes()
-                blocks.append(hashlib.sha256(block).hexdigest())
-                file.write(block)
-        digests = _as_rows(self._wanted[self._inverse])
-        save_rows(folder / IMAGES, digests)
-        return {
-            "shape": [n, self.width],
-            "images_sha256": hashlib.sha256(digests.data).hexdigest(),
-            "block_images": BLOCK_IMAGES,
-            "block_sha256": blocks,
-        }
+            for begin in range(0, n, ASSEMBLED_IMAGES):
+                file.write(self._gather(self._inverse[begin : begin + ASSEMBLED_IMAGES]).tobytes())
+        save_rows(folder / IMAGES, _as_rows(self._wanted[self._inverse]))
+        return {"shape": [n, self.width]}
 
     def remove(self) -> None:
         """Remove the split's shards, once it is in its place."""
@@ -185,15 +174,6 @@ class Shards:
                 entry.set_aside(folder, self._place)
                 continue
             self._use(folder, _saved_digests(folder), load(folder), facts)
-
-    def _find_damaged(self) -> None:
-        for folder in sorted(self._place.parent.glob(f"{self._place.name}.damaged-*")):
-            before = self.done
-            # Whatever is wrong with it, nothing is taken from it that does not have its SHA-256.
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArithmeticError):
-                self._use(folder, *_whole_blocks(folder, self._place.name))
-            if self.done > before:
-                log.info("%s: %d images are whole and taken from it", folder, self.done - before)
 
     def _find_others(self) -> None:
         """Other splits, and shards of other unfinished ones, which may be pruned or removed at any time."""
@@ -257,31 +237,6 @@ def _as_rows(digests: NDArray[np.bytes_]) -> NDArray[np.uint8]:
 
 def _saved_digests(folder: Path) -> NDArray[np.bytes_]:
     return _as_bytes(np.load(folder / IMAGES, allow_pickle=False))
-
-
-def _whole_blocks(
-    folder: Path, key: str
-) -> tuple[NDArray[np.bytes_], NDArray[np.float32], Mapping[str, Any]]:
-    """Digests, vectors and facts of a damaged split, the digests emptied where a block is not whole.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError, ArithmeticError: too much of it is damaged.
-    """
-    about = json.loads((folder / entry.ABOUT).read_bytes())
-    facts = about["facts"]
-    (n, width), step, _ = facts["shape"], facts["block_images"], float(facts["images_per_s"])
-    # Not np.load, since a header may be what is damaged.
-    raw = (folder / IMAGES).read_bytes()[HEADER_BYTES:]
-    if content_key(about["made_from"]) != key or hashlib.sha256(raw).hexdigest() != facts["images_sha256"]:
-        raise ValueError(f"{folder}: not what it says")
-    digests = _as_bytes(np.frombuffer(raw, np.uint8).reshape(n, -1))
-    rows = min(n, ((folder / VECTORS).stat().st_size - HEADER_BYTES) // (4 * width))
-    vectors = np.memmap(folder / VECTORS, "<f4", "r", HEADER_BYTES, (rows, width)).view(np.ndarray)
-    whole = np.zeros(n, bool)
-    for begin, sha256 in zip(range(0, n, step), facts["block_sha256"], strict=True):
-        block = vectors[begin : begin + step]
-        whole[begin : begin + step] = hashlib.sha256(np.ascontiguousarray(block).data).hexdigest() == sha256
-    return np.where(whole, digests, b""), vectors, facts
 
 
 def _entries(folder: Path) -> list[Path]:

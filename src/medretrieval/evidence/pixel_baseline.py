@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Baseline, Config, IndexConfig, root
-from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import Embeddings, embed, identify
 from medretrieval.encoders.base import Encoder
@@ -63,8 +62,8 @@ def baseline(
         ask, which a baseline of images cannot read.
     """
     name = settings.evaluation.baseline
-    queries = task.queries
-    if name == Baseline.none or not isinstance(queries, Split):
+    queries = task.queries.split
+    if name == Baseline.none or queries is None:
         return None
     node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
     encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
@@ -89,7 +88,7 @@ def baseline(
     def make(folder: Path) -> Mapping[str, Any]:
         gallery = embed(encoder, identity, task.gallery, size, cache)
         query = gallery
-        if queries is not task.gallery:
+        if not task.queries_are_gallery:
             query = embed(encoder, identity, queries, size, cache)
         return _score(settings, task, query, gallery, depth, cache, folder / FILE)
 

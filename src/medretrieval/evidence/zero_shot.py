@@ -19,7 +19,6 @@ from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import exact_distances, neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
-from medretrieval.protocol.prompts import Prompts
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.vectors import l2_normalize
@@ -60,8 +59,8 @@ def text_evidence(
         recall: k -> share of the exact neighbors that the index found for the sentences; None for exact
             search.
     """
-    prompts = task.queries
-    if not isinstance(prompts, Prompts):
+    prompts = task.queries.prompts
+    if prompts is None:
         return None
     cosine = cosines(gallery, prompts.class_vectors(query))
     found = modality_gap(query, gallery)

@@ -1,7 +1,6 @@
 """Explanations as a stage of a run: which pairs, and the files they leave."""
 
 from medretrieval.config import Config
-from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.explain.pairs import Explanations, explain_nearest
@@ -22,10 +21,11 @@ def require(settings: Config, encoder: Encoder) -> None:
 def explain(settings: Config, inputs: Inputs, evaluation: Evaluation) -> Explanations | None:
     """Explain a sample of queries and the nearest result of each; None where no query has a result."""
     task, config = inputs.task, settings.evaluation
-    assert isinstance(task.queries, Split)  # the configuration is refused where sentences ask
+    images = task.queries.split
+    assert images is not None  # the configuration is refused where sentences ask
     return explain_nearest(
         Explainer(inputs.encoder),
-        task.queries,
+        images,
         task.gallery,
         evaluation.ranking.ids[:, 0],
         inputs.dataset.classes,

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import FiguresConfig, Projection
-from medretrieval.datasets.base import Queries, Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.figures import text_tiles as sentences
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import NONE, class_name
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.vectors import l2_normalize
@@ -75,7 +75,7 @@ def kept_map(
         seed: of the sample of points, and of t-SNE and UMAP.
         cache: where it is kept.
     """
-    same = task.queries is task.gallery
+    same = task.queries_are_gallery
     sides: dict[str, tuple[Queries, Embeddings]] = {
         "query and gallery" if same else "gallery": (task.gallery, gallery)
     }
@@ -111,7 +111,7 @@ def _page(
     images = [pictures[role][i] for role, rows in chosen.items() for i in rows]
     sheet = _sprites(images)
     chart = graph_objects.Figure(_traces(sides, chosen, plane, classes))
-    kinds = {role: "images" if isinstance(side, Split) else "prompts" for role, (side, _) in sides.items()}
+    kinds = {role: side.kind for role, (side, _) in sides.items()}
     drawn = " and ".join(
         f"{len(rows)} of {sizes[role]} {role} {kinds[role]}" for role, rows in chosen.items()
     )

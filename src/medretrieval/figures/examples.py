@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.datasets.base import Dataset
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evidence import failures
 from medretrieval.evidence.failures import Confident, Hubs, Outcome
 from medretrieval.figures import text_tiles as sentences
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import NONE, class_name
 from medretrieval.protocol.task import RetrievalTask
 
@@ -127,7 +128,7 @@ class _Rows:
         if name not in self.images:
             side: Queries = self.task.queries if role == "query" else self.task.gallery
             self.images[name] = self.pictures[role][position]
-            most = THUMBNAIL if isinstance(side, Split) else sentences.SIDE
+            most = THUMBNAIL if side.split is not None else sentences.SIDE
             self.thumbnails[name] = thumbnail(self.images[name], most)
             self.labels[name] = class_name(side.labels, position, self.classes)
         return {"id": name, "class": self.labels[name]}

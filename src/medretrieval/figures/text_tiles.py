@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import Queries, Split
 from medretrieval.figures.style import font
-from medretrieval.protocol.prompts import Prompts
+from medretrieval.protocol.queries import Queries
 
 SIDE = 112  # pixels of a picture of words
 SIZE, LINE, MARGIN = 9, 12, 6
@@ -18,11 +17,11 @@ INK, PAPER = 20, 245
 
 def pictures(side: Queries) -> Sequence[NDArray[np.uint8]]:
     """An image for every query or gallery item: its own, or its words (uint8 [h, w] or [h, w, 3] each)."""
-    if isinstance(side, Split):
-        images: Sequence[NDArray[np.uint8]] = side.images  # type: ignore[assignment]
-        return images
-    assert isinstance(side, Prompts)
-    return [_words(tuple(query["texts"])) for query in side.document()]
+    if side.prompts is not None:
+        return [_words(tuple(query["texts"])) for query in side.prompts.document()]
+    assert side.split is not None
+    images: Sequence[NDArray[np.uint8]] = side.split.images  # type: ignore[assignment]
+    return images
 
 
 @functools.cache

@@ -79,7 +79,7 @@ def tune(
     """
     task, target = inputs.task, settings.index.autotune
     assert target is not None
-    if task.queries.name == task.gallery.name or task.gallery.name == VALIDATION:
+    if task.queries_are_gallery or task.gallery.name == VALIDATION:
         vectors, own = sample_gallery(gallery, SAMPLE, settings.seed)
     else:
         split = load_split(inputs.dataset, VALIDATION)

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import ProtocolConfig
-from medretrieval.datasets.base import Queries, Split
+from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import common_codes, identical_codes
 from medretrieval.errors import UserError
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import own_positions
 
 Ints = NDArray[np.int64]
@@ -53,8 +54,8 @@ class Exclusions:
         if protocol.exclude_same_group:
             matches.append(common_codes(*(_groups_of(split) for split in (queries, gallery))))
         if protocol.drop_duplicates:
-            if isinstance(queries, Split):
-                of_queries, of_gallery = identical_codes(queries.images, gallery.images)
+            if queries.split is not None:
+                of_queries, of_gallery = identical_codes(queries.split.images, gallery.images)
             else:  # a sentence is no copy of an image
                 of_queries, of_gallery = np.full(len(queries), NOBODY), *identical_codes(gallery.images)
             matches.append((of_queries, of_gallery))

@@ -40,11 +40,16 @@ class Prompts:
     use: PromptUse
     multi: bool
 
-    name = "prompts"
-    groups = None
+    name = kind = "prompts"
+    groups = split = None
 
     def __len__(self) -> int:
         return len(self.texts) if self.use == PromptUse.each else len(self.classes)
+
+    @property
+    def prompts(self) -> "Prompts":
+        """Itself, as the query side of a task (`protocol.queries.Queries`)."""
+        return self
 
     @property
     def ids(self) -> NDArray[np.str_]:

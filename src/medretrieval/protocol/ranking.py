@@ -107,6 +107,7 @@ def require_companions(labels: Labels, classes: tuple[str, ...], where: str) -> 
         counts = np.bincount(labels, minlength=len(classes))
         if lone := [classes[i] for i in np.flatnonzero(counts == 1)]:
             raise UserError(
-                f"protocol=leave_one_out: {where} has a single image of class {', '.join(map(repr, lone))}, "
-                "which has nothing to find; use protocol=query_gallery or leave the class out of the file"
+                f"{where} has a single image of class {', '.join(map(repr, lone))}, which has nothing to "
+                "find where a split searches itself; use protocol=query_gallery or leave the class out of "
+                "the file"
             )

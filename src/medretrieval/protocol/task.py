@@ -1,12 +1,14 @@
 """Who queries whom: everything about a protocol that scores depend on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import Queries, Split
+from medretrieval.datasets.base import Split
 from medretrieval.protocol.exclusions import Exclusions
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.relevance import Relevance
 
 
@@ -38,6 +40,11 @@ class RetrievalTask:
         relevance = relevance or Relevance()
         relevant = relevance.counts(queries.labels, gallery.labels, exclusions)
         return cls(queries, gallery, exclusions, relevance, relevant, exclusions.sizes(len(queries)))
+
+    @cached_property
+    def queries_are_gallery(self) -> bool:
+        """Whether every image is both query and gallery item, by id: the only place where this is decided."""
+        return np.array_equal(self.queries.ids, self.gallery.ids)
 
     @property
     def max_depth(self) -> int:

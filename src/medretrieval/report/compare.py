@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,18 @@ PLACES = ("paths.", "tracking.", "force", "dataset.root")
 
 @dataclass(frozen=True)
 class Options:
-    """The keys of the command, checked."""
+    """What runs are compared by, and how the differences are tested.
 
-    runs: list[str]
+    Attributes:
+        score: None for the objective of the first run.
+        baseline: a run's name, a part of it or its number; None for the best run.
+        pairs: "best" (each run with the best or the baseline) or "all".
+        resamples: of the bootstrap.
+        permutations: of the sign-flip test.
+        confidence: of the intervals.
+        seed: of both.
+    """
+
     score: str | None
     baseline: str | None
     pairs: str
@@ -35,10 +43,6 @@ class Options:
     permutations: int
     confidence: float
     seed: int
-    format: str
-    outputs: Path
-    uri: str
-    track: bool
 
     @property
     def alpha(self) -> float:

@@ -1,20 +1,15 @@
-"""A comparison as a table in the terminal, as Markdown, CSV or LaTeX, and as an MLflow run."""
+"""A comparison as a table in the terminal, as Markdown, CSV or LaTeX, and as a tracker keeps it."""
 
 import csv
 import io
 import re
-import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from medretrieval.config import TrackingConfig
-from medretrieval.errors import UserError, first_line
 from medretrieval.runs.tables import markdown, table
+from medretrieval.track.tracker import Entry
 
 SUFFIXES = {"terminal": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
-BATCH = 1000  # metrics that MLflow takes at once
 
 
 @dataclass(frozen=True)
@@ -133,55 +128,24 @@ def _latex(text: str) -> str:
     return re.sub(r"[\\~^<>&%$#_{}]", lambda m: special.get(m[0], "\\" + m[0]), text)
 
 
-def track_comparison(
-    comparison: Comparison, uri: str, outputs: Path, experiment: str, params: dict[str, str]
-) -> None:
-    """Log the comparison to MLflow; where that is away, say so in a line."""
-    from medretrieval.track.mlflow_tracker import connect
+def as_entry(c: Comparison, params: dict[str, str]) -> Entry:
+    """The comparison as a tracker keeps it.
 
-    try:
-        client, where = connect(
-            TrackingConfig(True, uri, experiment, log_index=False, system_metrics=False),
-            outputs,
-        )
-        run_id = _log(client, where, comparison, params)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a server, a database or a disk may raise
-        line = f"MLflow at {uri} is away ({first_line(error)}); this comparison is not logged there"
-        print(line, file=sys.stderr)
-    else:
-        print(f"in MLflow at {uri}: run {run_id}", file=sys.stderr)
-
-
-def _log(client: Any, experiment: str, c: Comparison, params: dict[str, str]) -> str:
-    from mlflow.entities import Metric, Param
-
-    tags = {
-        "comparison": c.score,
-        "compared": " ".join(c.sources)[:5000],
-        "mlflow.note.content": render(c, "markdown")[:5000],
-        "mlflow.source.name": "medretrieval",
-    }
-    name = f"compare {len(c.names)} runs {c.score}"
-    run_id: str = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-    params = {"score": c.score, **params}
-    client.log_batch(run_id, params=[Param(key, value[:6000]) for key, value in params.items()])
-    now = int(time.time() * 1000)
-    metrics = [
-        Metric(_metric_name(kind, pair, c.names), value, now, 0)
+    Args:
+        c: what was found.
+        params: how it was made.
+    """
+    metrics = {
+        f"{kind}/{pair.a + 1} {c.names[pair.a]} minus {pair.b + 1} {c.names[pair.b]}": value
         for pair in c.pairs
         for kind, value in (("difference", pair.difference), ("p", pair.p), ("p_holm", pair.adjusted))
-    ]
-    for begin in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[begin : begin + BATCH])
-    for kind, suffix in SUFFIXES.items():
-        client.log_text(run_id, render(c, kind) + "\n", f"comparison.{suffix}")
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
-
-
-def _metric_name(kind: str, pair: Pair, names: list[str]) -> str:
-    # The numbers keep names apart that MLflow's alphabet makes alike.
-    readable = f"{kind}/{pair.a + 1} {names[pair.a]} minus {pair.b + 1} {names[pair.b]}"
-    return re.sub(r"[^\w./ -]", "-", readable, flags=re.ASCII)[:250]
+    }
+    return Entry(
+        kind="comparison",
+        name=f"compare {len(c.names)} runs {c.score}",
+        tags={"comparison": c.score, "compared": " ".join(c.sources)},
+        files={f"comparison.{suffix}": render(c, kind) + "\n" for kind, suffix in SUFFIXES.items()},
+        note=render(c, "markdown"),
+        params={"score": c.score, **params},
+        metrics=metrics,
+    )

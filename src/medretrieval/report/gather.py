@@ -158,9 +158,8 @@ def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
     manifest = members[0].manifest
     how = manifest.evaluation
     options = Options(
-        runs=[], score=None, baseline=None, pairs="all", resamples=how.resamples,
+        score=None, baseline=None, pairs="all", resamples=how.resamples,
         permutations=how.resamples, confidence=how.confidence, seed=manifest.seed,
-        format="terminal", outputs=Path(), uri="", track=False,
     )  # fmt: skip
     try:
         comparison = compare(members, options)

@@ -4,32 +4,27 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from medretrieval.cache.store import content_key
 from medretrieval.config import Config, slugged
-from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.protocol.exclusions import active
-from medretrieval.protocol.task import RetrievalTask
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs.folder import FORMAT, write_json
 from medretrieval.runs.report import read_report
 
 
-def fingerprint_of(
-    settings: Config, task: RetrievalTask, identity: Mapping[str, Any], center_split: Split | None = None
-) -> str:
-    """What makes two runs the same: configuration, data and weights, but not where files lie."""
-    config = dataclasses.asdict(settings)
-    for key in ("paths", "force"):
+def fingerprint_of(settings: Config, inputs: Inputs) -> str:
+    """What makes two runs the same: configuration, data and weights; not where files lie or who is told."""
+    config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
+    for key in ("paths", "tracking", "force"):
         del config[key]
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)
-    fitted = {} if center_split is None else {"center": center_split.images_sha256}
+    fitted = {} if center is None else {"center": center.images_sha256}
     return content_key(
         fitted
         | {
@@ -37,7 +32,7 @@ def fingerprint_of(
             "images": [task.queries.content_sha256, task.gallery.images_sha256],
             "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
             "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
-            "encoder": dict(identity),
+            "encoder": inputs.identity,
             "version": importlib.metadata.version("medretrieval"),
             "format": FORMAT,
         }

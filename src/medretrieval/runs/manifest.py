@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.config import EvaluationConfig
-from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.datasets.base import Dataset
 from medretrieval.datasets.groups import groups_sha256
+from medretrieval.protocol.queries import Queries
 from medretrieval.runs.folder import FORMAT, MANIFEST, as_json, read_json, read_typed
 from medretrieval.runs.typed_json import to_json
 
@@ -190,7 +191,7 @@ def manifest(
 def _side(side: Queries) -> SideFacts:
     return SideFacts(
         side.name,
-        IMAGES if isinstance(side, Split) else PROMPTS,
+        side.kind,
         len(side),
         side.content_sha256,
         side.labels_sha256,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medretrieval.evaluate.scores import is_headline
+from medretrieval.evaluate.score_table import is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval

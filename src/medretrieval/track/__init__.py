@@ -1,1 +1,1 @@
-"""Where runs are recorded: the tracker protocol, MLflow, and finding runs again."""
+"""Where runs are recorded: what a tracker is, MLflow and JSON lines, and finding runs again."""

@@ -1,15 +1,13 @@
 """The one run that a word means: a folder or an MLflow run itself, of a sweep its best run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medretrieval.errors import UserError
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.report import RunReport
-from medretrieval.track.find_runs import RUN_ID, Run, default_uri, find, find_one, load_run, place
-
-KEYS = ("paths.outputs=", "tracking.uri=")
+from medretrieval.track.find_runs import RUN_ID, Run, find, find_one, load_run, local_folder, place
 
 
 @dataclass(frozen=True)
@@ -25,41 +23,45 @@ class Chosen:
     why: str | None = None
 
 
-def choose(word: str, overrides: Mapping[str, str], aside: Path) -> Chosen:
+def choose(word: str, uri: str, outputs: Path, aside: Path) -> Chosen:
     """The run that a word means.
 
     Args:
         word: a run's folder or manifest, an MLflow run id, or a sweep: its id, its folder, or any folder
             or MLflow experiment of runs over the same task.
-        overrides: paths.outputs and tracking.uri are looked at.
+        uri: MLflow's store.
+        outputs: the folder that holds sweeps.
         aside: a folder for files from MLflow.
 
     Raises:
         UserError: no such run, or runs whose scores cannot be compared.
     """
-    folder = Path(word).expanduser()
-    if folder.name == run_folder.MANIFEST:
-        folder = folder.parent
-    if (folder / run_folder.SCORES).exists():
+    folder = local_folder(word, outputs)
+    if folder is not None and (folder / run_folder.SCORES).exists():
         return Chosen(folder)
-    outputs = Path(overrides.get("paths.outputs", "outputs"))
-    uri = overrides.get("tracking.uri") or default_uri(outputs)
-    if RUN_ID.fullmatch(word) and not folder.is_dir():
-        return Chosen(_here(find_one(word, uri, aside), aside, word))
-    runs = [load_run(*place) for place in find(str(folder), uri, outputs, aside, KEYS)]
-    chosen = _best(word, runs)
-    _here(chosen.folder, aside, word)
+    if folder is None and RUN_ID.fullmatch(word):
+        return Chosen(find_one(word, uri, aside))
+    chosen = _best(word, [load_run(*place) for place in find(word, uri, outputs, aside)])
+    if _is_copy(chosen.folder, aside):  # its ranking is not among what `find` fetches
+        find_one(chosen.folder.name, uri, aside)
     return chosen
 
 
-def _here(folder: Path, aside: Path, word: str) -> Path:
-    """Refuse a run of which MLflow had to send the small files: its index is not among them."""
-    if folder.resolve().is_relative_to(aside.resolve()):
+def require_here(folder: Path, aside: Path, word: str) -> None:
+    """Refuse a run of which MLflow had to send the small files: its index is not among them.
+
+    Raises:
+        UserError: saying how to make it anew.
+    """
+    if _is_copy(folder, aside):
         raise UserError(
             f"run={word}: the run's folder is not on this machine, and with it its index; make it anew with: "
             f"medretrieval again {folder.name}"
         )
-    return folder
+
+
+def _is_copy(folder: Path, aside: Path) -> bool:
+    return folder.resolve().is_relative_to(aside.resolve())
 
 
 def _best(word: str, runs: Sequence[Run]) -> Chosen:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.config import leaves
-from medretrieval.errors import UserError, choices, first_line
+from medretrieval.errors import UserError, first_line
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
 from medretrieval.runs.report import RunReport, read_report
@@ -37,68 +37,70 @@ def default_uri(outputs: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
 
 
-def runs_and_options(
-    verb: str, arguments: Sequence[str], keys: Sequence[str]
-) -> tuple[list[str], dict[str, str]]:
-    """Words that name runs, and those of the form key=value, of a verb that takes several runs.
+def local_folder(word: str, outputs: Path) -> Path | None:
+    """The folder on this machine that a word means: itself, that of a manifest, or that of a sweep's id.
 
     Args:
-        verb: what to call it in messages.
-        arguments: its words; a folder may have a = in its name.
-        keys: that it knows.
+        word: of the command line.
+        outputs: the folder that holds sweeps.
+    """
+    named = Path(word).expanduser()
+    named = named.parent if named.name == run_folder.MANIFEST else named
+    return next((folder for folder in (named, outputs / "sweeps" / word) if folder.is_dir()), None)
+
+
+def find_all(words: Sequence[str], uri: str, outputs: Path, aside: Path) -> dict[Path, str]:
+    """Folders of all runs that words mean, each once, and what to call them in messages; see `find`.
 
     Raises:
-        UserError: a key that is unknown, given twice or empty.
+        UserError: nothing of such a name, or MLflow is away.
     """
-    given: dict[str, str] = {}
-    runs = [a for a in arguments if "=" not in a or Path(a).is_dir()]
-    for key, value in (a.split("=", 1) for a in arguments if a not in runs):
-        if key not in keys:
-            raise UserError(f"{verb}: {key}=: no such key; {choices(keys)}")
-        if key in given or not value:
-            raise UserError(f"{verb}: {key}=: give one value, once")
-        given[key] = value
-    return runs, given
+    places: dict[Path, str] = {}
+    for word in words:
+        for folder, source in find(word, uri, outputs, aside):
+            places.setdefault(folder, source)
+    return places
 
 
-def find(
-    what: str, uri: str, outputs: Path, aside: Path, keys: tuple[str, str] = ("outputs=", "uri=")
-) -> list[tuple[Path, str]]:
+def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, str]]:
     """Folders of the runs that one word of the command means, and what to call them in messages.
 
     Args:
-        what: a folder, a sweep's id, an MLflow run id or an experiment's name.
+        what: a folder, a manifest, a sweep's id, an MLflow run id or an experiment's name.
         uri: MLflow's store.
         outputs: the folder that holds sweeps.
         aside: where files from MLflow are put.
-        keys: what the command calls outputs and uri, for messages.
 
     Raises:
         UserError: nothing of that name, or MLflow is away.
     """
-    for top in (Path(what), outputs / "sweeps" / what):
-        if top.is_dir():
-            finished = [p.parent for p in sorted(top.rglob(run_folder.SCORES))]
-            skipped = [p for p in sorted(top.rglob(run_folder.SKIPPED)) if p.parent not in finished]
-            earlier = [run_folder.skipped_for(p.parent) for p in skipped]
-            for folder in earlier:
-                if not (folder / run_folder.SCORES).exists():
-                    log.warning("%s: gone; it had the results of a run that was skipped in %s", folder, top)
-            finished += [folder for folder in earlier if (folder / run_folder.SCORES).exists()]
-            if not finished:
-                raise UserError(f"{top}: no finished run in it (a run's folder holds {run_folder.SCORES})")
-            return [(folder.resolve(), str(folder)) for folder in finished]
+    if (top := local_folder(what, outputs)) is not None:
+        return _finished_in(top)
     try:
         found = _download(what, uri, aside)
     except Exception as error:  # whatever a server, a database or a disk may raise
         line = f"{what}: no such folder, and MLflow at {uri} cannot be read ({first_line(error)})"
-        raise UserError(f"{line}; give a run's folder, or {keys[1]}") from error
+        raise UserError(f"{line}; give a run's folder, or uri=") from error
     if not found:
         raise UserError(
             f"{what}: no folder, no sweep in {outputs / 'sweeps'}, and no finished run, experiment "
-            f"or sweep of MLflow at {uri}; give a run's folder, or {keys[0]} or {keys[1]}"
+            f"or sweep of MLflow at {uri}; give a run's folder, or outputs= or uri="
         )
     return found
+
+
+def _finished_in(top: Path) -> list[tuple[Path, str]]:
+    """The finished runs in a folder; for those that were skipped, the earlier runs with their results."""
+    finished = [p.parent for p in sorted(top.rglob(run_folder.SCORES))]
+    skipped = [p for p in sorted(top.rglob(run_folder.SKIPPED)) if p.parent not in finished]
+    earlier = [run_folder.skipped_for(p.parent) for p in skipped]
+    for folder in earlier:
+        if not (folder / run_folder.SCORES).exists():
+            log.warning("%s: gone; it had the results of a run that was skipped in %s", folder, top)
+    finished += [folder for folder in earlier if (folder / run_folder.SCORES).exists()]
+    if not finished:
+        raise UserError(f"{top}: no finished run in it (a run's folder holds {run_folder.SCORES})")
+    return [(folder.resolve(), str(folder)) for folder in finished]
 
 
 def find_one(run_id: str, uri: str, aside: Path) -> Path:
@@ -112,14 +114,14 @@ def find_one(run_id: str, uri: str, aside: Path) -> Path:
     except Exception as error:  # whatever a server, a database or a disk may raise
         raise UserError(f"{run_id}: MLflow at {uri} cannot be read ({first_line(error)})") from error
     if not found:
-        raise UserError(
-            f"{run_id}: MLflow at {uri} has no such finished run; give tracking.uri=, or a folder"
-        )
+        raise UserError(f"{run_id}: MLflow at {uri} has no such finished run; give uri=, or a folder")
     return found[0][0]
 
 
 def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) -> list[tuple[Path, str]]:
-    from medretrieval.track.mlflow_tracker import FOLDER_TAG, SWEEP_TAG, sqlite_file
+    from medretrieval.track.mlflow_store import sqlite_file
+    from medretrieval.track.mlflow_tracker import FOLDER_TAG
+    from medretrieval.track.tracker import SWEEP_TAG
 
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # asking MLflow would make it
@@ -156,7 +158,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
 
 def _is_of(folder: Path, run_id: str) -> bool:
     """Whether a folder holds this MLflow run; on another machine there may be something else."""
-    from medretrieval.track.mlflow_tracker import TRACKING
+    from medretrieval.track.tracking_file import TRACKING
 
     try:
         return bool(json.loads((folder / TRACKING).read_text())["run_id"] == run_id)
@@ -202,33 +204,3 @@ def place(run: Run) -> str:
 def sides_of(run: Run) -> tuple[SideFacts, SideFacts]:
     """What the queries and the gallery of a run were."""
     return run.manifest.data["query"], run.manifest.data["gallery"]
-
-
-def run_and_overrides(verb: str, arguments: list[str], aside: Path) -> tuple[Path, tuple[str, ...]]:
-    """The run's folder, fetched from MLflow where an id is given, and the overrides.
-
-    Args:
-        verb: what to call the command in messages.
-        arguments: one run (a folder, its manifest or an MLflow id) among words of the form key=value.
-        aside: a folder for files from MLflow.
-
-    Raises:
-        UserError: no run or several, or none of that name.
-    """
-    runs = [a for a in arguments if "=" not in a or Path(a).exists()]
-    overrides = tuple(a for a in arguments if a not in runs)
-    if len(runs) != 1:
-        raise UserError(
-            f"medretrieval {verb} wants one run: medretrieval {verb} <folder or MLflow id> [key=value ...]"
-        )
-    folder = Path(runs[0])
-    if folder.name == run_folder.MANIFEST:
-        folder = folder.parent
-    if folder.is_dir():
-        return folder, overrides
-    if not RUN_ID.fullmatch(runs[0]):
-        raise UserError(f"{folder}: there is no such folder, and no MLflow run has such an id")
-    given = dict(o.split("=", 1) for o in overrides)
-    outputs = Path(given.get("paths.outputs", "outputs"))
-    uri = given.get("tracking.uri") or default_uri(outputs)
-    return find_one(runs[0], uri, aside), overrides

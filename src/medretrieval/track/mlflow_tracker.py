@@ -1,21 +1,15 @@
-"""Stage 4, track: the one module that writes to MLflow.
+"""MLflow as a tracker: a run of ours is a run there, with its scores, parameters, inputs and small files.
 
-MLflow is never a reason to lose a run: where it is away, the results stay in the run's folder with
-all that is needed to log them later (`medretrieval log <folder>`).
+Where MLflow is away, the results stay in the run's folder with all that is needed to log them later
+(`medretrieval log <folder>`).
 """
 
-import json
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medretrieval.config import TrackingConfig
-from medretrieval.errors import UserError, first_line
+from medretrieval.errors import UserError
 from medretrieval.runs.folder import (
     AUDIT_PAIRS,
     AUDIT_PICTURE,
@@ -26,185 +20,175 @@ from medretrieval.runs.folder import (
     PROMPTS,
     RANKING,
     SCORES,
-    write_json,
 )
-from medretrieval.runs.report import RunReport, numbers, read_report
-from medretrieval.runs.tables import sweep_table
-from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
+from medretrieval.runs.report import numbers, read_report
+from medretrieval.track.mlflow_entries import log_entry_run, log_sweep_run
+from medretrieval.track.mlflow_notes import run_note
+from medretrieval.track.mlflow_store import (
+    MAX_TAG_LENGTH,
+    NOTE_TAG,
+    connect,
+    create_run,
+    log_params,
+    sqlite_file,
+)
+from medretrieval.track.run_metrics import run_metrics
+from medretrieval.track.tracker import SWEEP_TAG, Ending, Entry, RunDescription, Sweep, Tracker, unless_away
+from medretrieval.track.tracking_file import TRACKING, read_tracking, write_tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-TRACKING = "tracking.json"
-SWEEP_TAG = "sweep"
 FOLDER_TAG = "folder"  # where the run's files are, for verify and again
 ARTIFACTS = (SCORES, PER_QUERY, RANKING, CONFIG, MANIFEST)
 LARGE_ARTIFACTS = ("index.faiss", "embeddings_query.npy", "embeddings_gallery.npy")
-SQLITE = "sqlite:///"
 
 
-@dataclass
-class RunDescription:
-    """What MLflow is told of a run besides its scores.
+class MLflowTracker(Tracker):
+    """Keeps runs in an experiment of an MLflow store.
 
     Attributes:
-        name: the run's name in the UI.
-        tags: searchable facts.
-        params: the configuration's values worth comparing.
-        inputs: role -> {"name", "digest", "source", "profile"} of the dataset's splits.
+        uri: of the store: sqlite:///<file>, or a server's http://...
+        experiment: its name; made where it is new.
+        log_index: whether the index and the embeddings are logged too.
+        system_metrics: whether CPU, memory and GPU are sampled while a run lasts.
+        run_id: of the run there, None before `start` and where MLflow was away then.
     """
 
-    name: str
-    tags: dict[str, str]
-    params: dict[str, str] = field(default_factory=dict)
-    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
-
-
-class Tracker:
-    """One MLflow run, from `start` to `finish` or `fail`; does nothing where tracking is off or away."""
-
-    def __init__(self, config: TrackingConfig, outputs: Path, about: RunDescription) -> None:
-        self.config = config
-        self.outputs = outputs
-        self.about = about
+    def __init__(self, uri: str, experiment: str, log_index: bool, system_metrics: bool) -> None:
+        for name, text in (("uri", uri), ("experiment", experiment)):
+            if text is None or str(text) == "":
+                raise UserError(f"tracking.{name}={text}: a value is needed")
+        for name, value in (("log_index", log_index), ("system_metrics", system_metrics)):
+            if not isinstance(value, bool):
+                raise UserError(f"tracking.{name}={value}: give true or false")
+        self.uri, self.experiment = str(uri), str(experiment)
+        self.log_index, self.system_metrics = log_index, system_metrics
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
+        self._tried = False
         self._monitor: Any = None
 
-    def start(self) -> None:
-        """Create the run with its tags and parameters, so that it can be seen while it works."""
-        if self.config.enabled:
-            with self._tolerant("its results are kept in the run's folder"):
-                client, experiment = connect(self.config, self.outputs)
-                run = client.create_run(experiment, run_name=self.about.name, tags=self.about.tags)
-                self.run_id, self._client = run.info.run_id, client
-                _log_params(client, self.run_id, self.about.params)
-                if self.config.system_metrics:
-                    self._monitor = _monitor(self.run_id, self.config.uri)
+    @property
+    def where(self) -> str:
+        """The store, for messages."""
+        return f"MLflow at {self.uri}"
 
-    def finish(self, folder: Path) -> None:
-        """Log what is in the run's folder, and leave a note there of what was logged where."""
+    def prepare(self) -> None:
+        """Make the SQLite database and the experiment: parallel jobs on a new database would break it."""
+        if sqlite_file(self.uri) is not None:
+            with unless_away(self.where, "each job tries again"):
+                connect(self.uri, self.experiment)
+
+    def start(self, about: RunDescription) -> None:
+        """Create the run with its tags and parameters, so that it can be seen while it works."""
+        self._create(about, "its results are kept in the run's folder")
+        if self._client is not None and self.run_id is not None and self.system_metrics:
+            with unless_away(self.where, "CPU and memory are not sampled"):
+                self._monitor = _monitor(self.run_id, self.uri)
+
+    def finish(self, about: RunDescription, folder: Path) -> None:
+        """Log what is in the run's folder, and note there what was logged where."""
         logged = False
         self._stop_monitor()
-        if self._client is not None and self.run_id is not None:
-            with self._tolerant(f"its results are kept; log them later with: medretrieval log {folder}"):
-                log_folder(self._client, self.run_id, folder, self.about, self.config.log_index)
-                logged = True
-        elif self.config.enabled:
+        if self._client is None or self.run_id is None:
             log.warning("not in MLflow; log it later with: medretrieval log %s", folder)
-        note = {
-            "uri": self.config.uri,
-            "experiment": self.config.experiment,
-            "log_index": self.config.log_index,
-            "run_id": self.run_id,
-            "logged": logged,
-            "about": self.about.__dict__,
-        }
-        write_json(folder / TRACKING, note)
+        else:
+            later = f"its results are kept; log them later with: medretrieval log {folder}"
+            with unless_away(self.where, later) as attempt:
+                log_folder(self._client, self.run_id, folder, about, self.log_index)
+            logged = not attempt.failed
+        self._note(folder, about, logged)
 
-    def fail(self, reason: str, status: str) -> None:
-        """Mark the run FAILED or KILLED with its reason."""
+    def fail(self, about: RunDescription, reason: str, status: Ending) -> None:
+        """Mark the run FAILED or KILLED with its reason; an interrupted one is not made only to be marked."""
         self._stop_monitor()
-        if self._client is None and status == "FAILED":
-            self.start()
+        if not self._tried and status == "FAILED":
+            self._create(about, "its failure is not recorded there")
         if self._client is not None and self.run_id is not None:
-            with self._tolerant("its failure is not recorded there"):
-                self._client.set_tag(self.run_id, "failure", reason[:5000])
-                self._client.set_tag(self.run_id, "mlflow.note.content", f"**{status}**: {reason}"[:5000])
+            with unless_away(self.where, "its failure is not recorded there"):
+                self._client.set_tag(self.run_id, "failure", reason[:MAX_TAG_LENGTH])
+                self._client.set_tag(self.run_id, NOTE_TAG, f"**{status}**: {reason}"[:MAX_TAG_LENGTH])
                 self._client.set_terminated(self.run_id, status)
+
+    def skip(self, about: RunDescription, finished: Path) -> None:
+        """Let the earlier run be found with this sweep too; where it is not in this store, log it there."""
+        with unless_away(self.where, f"the skipped run in {finished} is not marked there"):
+            run_id = logged_run(finished, self.uri) or self.log_finished(finished, about)
+            sweep = about.tags.get(SWEEP_TAG)
+            if sweep is not None:
+                client, _ = connect(self.uri, self.experiment)
+                old = client.get_run(run_id).data.tags.get(SWEEP_TAG, "")
+                if sweep not in old.split():
+                    client.set_tag(run_id, SWEEP_TAG, f"{old} {sweep}".strip())
+
+    def log_sweep(self, sweep: Sweep) -> None:
+        """Log a run of the sweep's own with its table and pictures."""
+        with unless_away(self.where, "the sweep's table is not there"):
+            log_sweep_run(*connect(self.uri, self.experiment), sweep)
+
+    def log_entry(self, entry: Entry) -> str | None:
+        """Log a comparison or a report to a run of its own, a sweep's report to the sweep's."""
+        with unless_away(self.where, f"this {entry.kind} is not logged there"):
+            run_id = log_entry_run(*connect(self.uri, self.experiment), entry)
+            return f"{self.where}: run {run_id}"
+        return None
+
+    def how_to_find(self, sweep: str) -> str | None:
+        """By the tag of the sweep."""
+        return f"in the MLflow UI filter by: tags.{SWEEP_TAG} LIKE '%{sweep}%'"
+
+    def log_finished(self, folder: Path, about: RunDescription | None = None) -> str:
+        """Log a run that has finished before, as its tracking.json describes it.
+
+        Args:
+            folder: of the run.
+            about: its description where it has no tracking.json.
+
+        Returns:
+            The run's id.
+        """
+        note: dict[str, Any] = {}
+        if about is None or (folder / TRACKING).exists():
+            note = read_tracking(folder)
+            about = RunDescription(**note["about"])
+        client, experiment_id = connect(self.uri, self.experiment)
+        # A run that was started there and could not be finished.
+        self.run_id = note["run_id"] if note.get("uri") == self.uri else None
+        if self.run_id is None:
+            self.run_id = create_run(client, experiment_id, about.name, about.tags)
+        log_folder(client, self.run_id, folder, about, self.log_index)
+        self._note(folder, about, logged=True)
+        return self.run_id
+
+    def _create(self, about: RunDescription, consequence: str) -> None:
+        self._tried = True
+        with unless_away(self.where, consequence) as attempt:
+            self._client, experiment_id = connect(self.uri, self.experiment)
+            self.run_id = create_run(self._client, experiment_id, about.name, about.tags)
+            log_params(self._client, self.run_id, about.params)
+        if attempt.failed:
+            self._client = None
+
+    def _note(self, folder: Path, about: RunDescription, logged: bool) -> None:
+        facts = {"uri": self.uri, "experiment": self.experiment, "log_index": self.log_index}
+        write_tracking(folder, about, self, **facts, run_id=self.run_id, logged=logged)
 
     def _stop_monitor(self) -> None:
         if self._monitor is not None:
             self._monitor.finish()
             self._monitor = None
 
-    @contextmanager
-    def _tolerant(self, consequence: str) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # whatever a server, a database or a disk may raise
-            self._client = None
-            log.warning("MLflow at %s is away (%s); %s", self.config.uri, first_line(error), consequence)
 
-
-@contextmanager
-def tracked(tracker: Tracker) -> Iterator[Tracker]:
-    """Record a failure of the block in MLflow and pass it on.
-
-    The reason is printed first, so that nobody waits for a database to read it.
-    """
-    try:
-        yield tracker
-    except UserError as error:
-        log.error("medretrieval: %s", error)
-        error.reported = True
-        tracker.fail(str(error), "FAILED")
-        raise
-    except Exception as error:
-        tracker.fail(f"{type(error).__name__}: {error}", "FAILED")
-        raise
-    except BaseException:
-        tracker.fail("interrupted", "KILLED")
-        raise
-
-
-def connect(config: TrackingConfig, outputs: Path) -> tuple["MlflowClient", str]:
-    """A client and the experiment's id; the SQLite database is made by one process at a time."""
-    # A server that is away is said to be so in seconds, not minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    from filelock import FileLock
-    from mlflow import MlflowClient
-
-    database = sqlite_file(config.uri)
-    if database is None:
-        client = MlflowClient(tracking_uri=config.uri)
-        return client, _experiment(client, config.experiment, None)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    # MLflow would try a place that it cannot write to for most of a minute.
-    with FileLock(database.with_name(f".{database.name}.lock")):
-        client = MlflowClient(tracking_uri=config.uri)
-        location = (outputs / "mlartifacts" / config.experiment).absolute().as_uri()
-        return client, _experiment(client, config.experiment, location)
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite tracking store, None for any other store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-
-
-def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            created: str = client.create_experiment(name, artifact_location=location)
-            return created
-        except MlflowException:  # another process was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        raise UserError(
-            f"tracking.experiment={name}: deleted in MLflow; restore it there (mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}) or choose another name"
-        )
-    experiment_id: str = found.experiment_id
-    return experiment_id
-
-
-def _log_params(client: "MlflowClient", run_id: str, params: dict[str, str]) -> None:
-    from mlflow.entities import Param
-
-    client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
+def logged_run(folder: Path, uri: str) -> str | None:
+    """The id under which a finished run is in the MLflow store, None where it is not there."""
+    if not (folder / TRACKING).exists():
+        return None
+    note = read_tracking(folder)
+    run_id: str | None = note["run_id"] if note.get("uri") == uri and note["logged"] else None
+    return run_id
 
 
 def _monitor(run_id: str, uri: str) -> Any:
@@ -225,13 +209,13 @@ def log_folder(
 
     report = read_report(folder)
     now = int(time.time() * 1000)
-    metrics = [Metric(name, float(value), now, 0) for name, value in _flat(report).items()]
+    metrics = [Metric(name, float(value), now, 0) for name, value in run_metrics(report).items()]
     metrics += [
         Metric(f"autotune/{name}", value, now, step)
         for step, point in enumerate(report.autotune.curve if report.autotune else [])
         for name, value in numbers(point).items()
     ]
-    _log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
+    log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
     tags = [RunTag("mlflow.note.content", run_note(report)), RunTag(FOLDER_TAG, str(folder.absolute()))]
     client.log_batch(run_id, metrics=metrics, tags=tags)
     inputs = [
@@ -246,150 +230,3 @@ def log_folder(
         if path.exists():  # the map is a link into the cache, which may have been pruned since
             client.log_artifact(run_id, str(path), FIGURES)
     client.set_terminated(run_id, "FINISHED")
-
-
-def _flat(report: RunReport) -> dict[str, float]:
-    """The numbers of a report under flat names, in the groups that the MLflow UI folds."""
-    first = report.objective.name  # MLflow's page of a run lists them in this order
-    values: dict[str, float] = {first: report.scores[first]} | report.scores | numbers(report.counts)
-    values |= {f"time/{name}_s": seconds for name, seconds in report.timings_s.items()}
-    for name, ends in report.intervals.items():
-        values |= _grouped(f"interval/{name}_", ends)
-    for group, found in (("chance", report.chance), ("lift", report.lift)):
-        values |= {f"{group}/{name}": value for name, value in found.items()}
-    values |= _grouped("audit/", report.audit)
-    if report.baseline is not None:
-        values |= {f"baseline/{name}": value for name, value in report.baseline.scores.items()}
-    if report.left_out is not None and (change := report.left_out.change) is not None:
-        values |= {"left_out/change": change.value}
-        values |= {"left_out/change_low": change.low, "left_out/change_high": change.high}
-    values["embed/images_per_s"] = report.encoder.images_per_s
-    values |= _grouped("embed/", report.encoder.fidelity)
-    values |= _grouped("search/latency_ms_", report.speed.latency_ms) | _grouped("search/", report.speed)
-    return values | _flat_text(report) | _flat_approximation(report) | _flat_explain(report)
-
-
-def _grouped(prefix: str, part: object | None) -> dict[str, float]:
-    """The numbers of a part of a report, each name after the prefix; of None none."""
-    return {} if part is None else {f"{prefix}{name}": value for name, value in numbers(part).items()}
-
-
-def _flat_text(report: RunReport) -> dict[str, float]:
-    """Numbers of runs whose queries are sentences; the areas of single classes stay in scores.json."""
-    gap = report.modality_gap
-    values = _grouped("zero_shot/", report.zero_shot) | _grouped("modality_gap/", gap)
-    if gap is None or gap.recall is None:
-        return values
-    sides = {"sentences": gap.recall.sentences, "images": gap.recall.images}
-    return values | {f"modality_gap/recall_{side}": recall for side, recall in sides.items()}
-
-
-def _flat_approximation(report: RunReport) -> dict[str, float]:
-    ann = report.approximation
-    if ann is None:
-        return {}
-    values = {f"ann/recall_at_{k}": value for k, value in ann.recall.items()}
-    values |= {f"ann/{name}_change": change.value for name, change in ann.changes.items()}
-    return values | {"ann/missing": ann.missing}
-
-
-def _flat_explain(report: RunReport) -> dict[str, float]:
-    """explain/deletion_advantage, explain/deletion_advantage_low, explain/pointing_hits and their kin."""
-    explain = report.explain
-    if explain is None:
-        return {}
-    values = _grouped("explain/deletion_", explain.deletion) | _grouped("explain/pointing_", explain.pointing)
-    intervals = {f"deletion_{name}": ends for name, ends in explain.deletion.intervals.items()}
-    if explain.pointing is not None:
-        intervals |= {f"pointing_{name}": ends for name, ends in explain.pointing.intervals.items()}
-    for name, ends in intervals.items():
-        values |= _grouped(f"explain/{name}_", ends)
-    return values
-
-
-def log_sweep(
-    sweep: str, config: TrackingConfig, outputs: Path, reports: list[RunReport], pictures: Sequence[Path]
-) -> None:
-    """Log a sweep as a run of its own, without scores: its table and pictures, and how its runs are shown."""
-    try:
-        client, experiment = connect(config, outputs)
-        tags = {SWEEP_TAG: sweep, "mlflow.source.name": "medretrieval"}
-        note = {"mlflow.note.content": sweep_note(sweep, experiment, reports)}
-        run_id = client.create_run(experiment, run_name=f"sweep {sweep}", tags=tags | note).info.run_id
-        client.log_text(run_id, sweep_table(reports) + "\n", "sweep.txt")
-        for picture in pictures:
-            client.log_artifact(run_id, str(picture))
-        for name, view in sweep_view(sweep, reports).items():
-            client.set_experiment_tag(experiment, name, view)
-        client.set_terminated(run_id, "FINISHED")
-    except Exception as error:  # whatever a server, a database or a disk may raise
-        log.warning(
-            "MLflow at %s is away (%s); the sweep's table is not there", config.uri, first_line(error)
-        )
-
-
-def add_to_sweep(folder: Path, sweep: str) -> None:
-    """Let a run that had finished before be found with a later sweep that skipped it."""
-    try:
-        note = json.loads((folder / TRACKING).read_text())
-        if not note["logged"]:
-            log.warning("that run is not in MLflow yet; log it with: medretrieval log %s", folder)
-            return
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=note["uri"])
-        old = client.get_run(note["run_id"]).data.tags.get(SWEEP_TAG, "")
-        if sweep not in old.split():
-            client.set_tag(note["run_id"], SWEEP_TAG, f"{old} {sweep}".strip())
-    except Exception as error:  # the run itself is safe; only the tag is not set
-        log.warning("%s could not be tagged as part of sweep %s (%s)", folder, sweep, first_line(error))
-
-
-def log_later(folders: list[Path], uri: str | None, outputs_of: Path) -> int:
-    """Log finished runs that MLflow does not have yet.
-
-    Args:
-        folders: runs' folders, or folders of runs.
-        uri: where to; None for where each run was meant to go.
-        outputs_of: the folder for artifacts of a SQLite store.
-
-    Returns:
-        The number of runs logged.
-
-    Raises:
-        UserError: no finished run in a folder, or MLflow is away.
-    """
-    count = 0
-    for top in folders:
-        found = sorted(path.parent for path in top.rglob(TRACKING) if (path.parent / SCORES).exists())
-        if not found:
-            raise UserError(f"{top}: no finished run in it (a run's folder holds {SCORES} and {TRACKING})")
-        for folder in found:
-            count += _log_one(folder, uri, outputs_of)
-    return count
-
-
-def _log_one(folder: Path, uri: str | None, outputs: Path) -> int:
-    note = json.loads((folder / TRACKING).read_text())
-    target = uri or note["uri"]
-    read_report(folder)  # refused before MLflow is asked
-    if note["logged"] and note["uri"] == target:
-        log.info("%s: in MLflow already, run %s", folder, note["run_id"])
-        return 0
-    config = TrackingConfig(True, target, note["experiment"], note["log_index"], False)
-    about = RunDescription(**note["about"])
-    try:
-        client, experiment = connect(config, outputs)
-        run_id = note["run_id"] if note["uri"] == target else None
-        if run_id is None:
-            run_id = client.create_run(experiment, run_name=about.name, tags=about.tags).info.run_id
-        log_folder(client, run_id, folder, about, config.log_index)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"MLflow at {target} is away ({first_line(error)}); nothing is lost, try again"
-        ) from error
-    write_json(folder / TRACKING, note | {"uri": target, "run_id": run_id, "logged": True})
-    log.info("%s: logged as run %s at %s", folder, run_id, target)
-    return 1

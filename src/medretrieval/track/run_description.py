@@ -1,13 +1,15 @@
 """What a tracker is told of a run besides its scores: name, tags, parameters, data."""
 
 import dataclasses
+import json
 
 from medretrieval.config import Config, leaves
-from medretrieval.datasets.base import Dataset, Queries, Split
+from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.manifest import git_state
-from medretrieval.track.mlflow_tracker import SWEEP_TAG, RunDescription
+from medretrieval.track.tracker import SWEEP_TAG, RunDescription
 
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
@@ -23,7 +25,7 @@ NO_PARAMETERS = {
 
 
 def describe_run(settings: Config, sweep: str | None) -> RunDescription:
-    """Name, tags and parameters of a run for MLflow."""
+    """Name, tags and parameters of a run, from its configuration."""
     encoder = str(settings.encoder["name"])
     tags = {
         "dataset": str(settings.dataset["name"]),
@@ -32,7 +34,6 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
         "metric": settings.metric.name,
         "protocol": settings.protocol.name,
         "git_commit": str(git_state().commit),
-        "mlflow.source.name": "medretrieval",
     }
     if sweep is not None:
         tags[SWEEP_TAG] = sweep
@@ -59,9 +60,9 @@ def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> d
             "name": f"{dataset.name}/{side.name}",
             "digest": side.content_sha256[:32],
             "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
-            "profile": f'{{"images": {len(side)}, "size": {dataset.size}}}'
-            if isinstance(side, Split)
-            else f'{{"prompts": {len(side)}}}',
+            "profile": json.dumps(
+                {side.kind: len(side)} | ({"size": dataset.size} if side.split is not None else {})
+            ),
         }
         for role, side in sides
     }

@@ -1,0 +1,386 @@
+"""The words of a verb: one table of options a verb, read by argparse, with the same refusals everywhere.
+
+This program is spoken to in key=value, as Hydra is; argparse gets the same words as --key=value.
+"""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medretrieval.commands import VERBS
+from medretrieval.errors import UserError, choices
+
+Given = argparse.Namespace  # an attribute for each option, and `overrides` of the run's configuration
+# What a verb's own option is called in the configuration of a run.
+IN_CONFIG = {"outputs": "paths.outputs", "uri": "tracking.uri"}
+ANY_KEY = "*"  # in Verb.overrides: every key of a run's configuration
+MAX_SHOWN_CHARACTERS = 200  # of a word in a refusal
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A key that a verb knows: `k` is given as k=5, `--json` as it stands.
+
+    Attributes:
+        name: the key; with dashes before it where no = follows.
+        meaning: what it does, for --help.
+        value: what stands for the value in --help, such as "<file>".
+        type: str, Path, int, float or bool; a bool with dashes is a switch.
+        choices: the values it may have, where these are few.
+        least: of a number.
+        most: of a number; None for no limit.
+        default: taken where it is not given; None where `unset` says what happens then.
+        unset: the same in words.
+        needed: whether the verb cannot do without it.
+        many: whether it may be given several times; its value is a list.
+        formerly: its name in earlier versions, which is refused with the new one.
+    """
+
+    name: str
+    meaning: str
+    value: str = ""
+    type: type = str
+    choices: tuple[str, ...] = ()
+    least: float = 0
+    most: float | None = None
+    default: str | int | float | None = None
+    unset: str = ""
+    needed: bool = False
+    many: bool = False
+    formerly: str = ""
+
+    @property
+    def dashed(self) -> bool:
+        """Whether it is given without a =."""
+        return self.name.startswith("--")
+
+    @property
+    def switch(self) -> bool:
+        """Whether it takes no value."""
+        return self.dashed and self.type is bool
+
+    @property
+    def key(self) -> str:
+        """Its name as refusals and --help show it."""
+        return self.name if self.dashed else f"{self.name}="
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The values it may have; empty where these are not few."""
+        return ("true", "false") if self.type is bool else self.choices
+
+    def read(self, text: str) -> Any:
+        """The value that a word says.
+
+        Raises:
+            argparse.ArgumentTypeError: it says none, with the word and what is wanted.
+        """
+        wanted = self._complaint(text)
+        if wanted is not None:
+            raise argparse.ArgumentTypeError(f"{shown(text)}: {wanted}")
+        if self.type is bool:
+            return text == "true"
+        return Path(text).expanduser() if self.type is Path else self.type(text)
+
+    def _complaint(self, text: str) -> str | None:
+        if not text.strip():
+            return "give a value"
+        if self.allowed:
+            return None if text in self.allowed else suggestion(text, self.allowed) + choices(self.allowed)
+        if self.type not in (int, float):
+            return None
+        pattern = re.compile(r"\d{1,15}", re.ASCII) if self.type is int else NUMBER
+        if pattern.fullmatch(text) and self._within(float(text)):
+            return None
+        limits = f", {self.least:g} or more" if self.most is None else f", {self.least:g} to {self.most:g}"
+        return f"give a {'whole ' if self.type is int else ''}number{limits}"
+
+    def _within(self, number: float) -> bool:
+        return self.least <= number <= (sys.float_info.max if self.most is None else self.most)
+
+
+def one_run(of_a_sweep: str = "of a sweep its best run is taken") -> Option:
+    """The option of a verb that takes one run."""
+    return Option(
+        "run",
+        "a run's folder, its manifest.json or its MLflow run id; or a sweep (its id or folder), a folder of "
+        f"runs or an MLflow experiment: {of_a_sweep}. The word alone, without run=, will do",
+        "<run>",
+        needed=True,
+    )
+
+
+RUNS = Option(
+    "run",
+    "a run's folder, its manifest.json or its MLflow run id; a sweep (its id or folder), a folder of runs or "
+    "an MLflow experiment: all its runs. May be given several times; the words alone, without run=, will do",
+    "<run>",
+    needed=True,
+    many=True,
+)
+OUTPUTS = Option("outputs", "the folder that holds runs and sweeps", "<folder>", Path, default="outputs")
+URI = Option("uri", "MLflow's store", "<uri>", unset="MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db")
+JSON = Option("--json", "JSON on stdout and nothing else there", type=bool, unset="text to read")
+
+
+def track(what: str, formerly: str = "") -> Option:
+    """The option of a verb that logs what it makes to MLflow."""
+    meaning = f"log {what} to MLflow"
+    return Option("track", meaning, "true|false", bool, default="true", formerly=formerly)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        name: as in `VERBS`.
+        usage: what follows the name, a line for each way to use it.
+        options: its own.
+        run: does it, given the options' values; returns the exit code.
+        examples: whole command lines.
+        bare: the option that a word without a = is the value of.
+        overrides: keys of a run's configuration that it takes too: "device", "encoder.*", or ANY_KEY. Those
+            of IN_CONFIG come with the options they are other names of.
+    """
+
+    name: str
+    usage: tuple[str, ...]
+    options: tuple[Option, ...]
+    run: Callable[[Given], int]
+    examples: tuple[str, ...]
+    bare: str = "run"
+    overrides: tuple[str, ...] = ()
+
+    def main(self, arguments: Sequence[str]) -> int:
+        """Do what the words say, or print the help where -h or --help is among them; returns the exit code.
+
+        Raises:
+            UserError: words that cannot be meant, and whatever the verb refuses.
+        """
+        if "-h" in arguments or "--help" in arguments:
+            print(self.help())
+            return 0
+        return self.run(self.parse(arguments))
+
+    def parse(self, arguments: Sequence[str]) -> Given:
+        """The values of the options, and the overrides of the run's configuration as "key=value".
+
+        Raises:
+            UserError: a word that is unknown, given twice or empty, a value that cannot be meant, or an
+                option that is needed and missing.
+        """
+        words: dict[str, list[str]] = {}
+        overrides: dict[str, str] = {}
+        for key, value in self._pairs(arguments):
+            option = self._named(key)
+            if option is None:
+                if key in overrides:
+                    raise self._twice(f"{key}={value}", f"{key}=")
+                overrides[key] = value
+            elif key in words and not option.many:
+                raise self._twice(option.name if option.switch else f"{key}={value}", option.key)
+            else:
+                words.setdefault(key, []).append(value)
+        overrides = self._merged(words, overrides)
+        given = self._values(words)
+        given.overrides = tuple(f"{key}={value}" for key, value in overrides.items())
+        for option in self.options:
+            if option.needed and option.name not in words:
+                usage = f"medretrieval {self.name} {self.usage[0]}"
+                raise UserError(f"{self.name}: {option.key} is missing; {usage} (--help says more)")
+        return given
+
+    def help(self) -> str:
+        """The text of --help."""
+        return self._parser().format_help().rstrip()
+
+    def refusal(self, what: str) -> UserError:
+        """An error of this verb's words."""
+        return UserError(f"{self.name}: {what}")
+
+    def _named(self, key: str) -> Option | None:
+        return next((option for option in self.options if option.name == key), None)
+
+    def _pairs(self, arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Each word as a key and its value; a word without a = is the value of the option `bare`."""
+        rest = iter(arguments)
+        for word in rest:
+            key, equals, value = word.partition("=")
+            option = self._named(key)
+            if option is not None and option.switch:
+                if equals:
+                    raise self.refusal(f"{shown(word)}: takes no value")
+                yield key, ""
+            elif option is not None and (equals or option.dashed):
+                yield key, value if equals else next(rest, "")
+            elif equals and self._overrides(key):
+                if not value.strip():
+                    raise self.refusal(f"{shown(word)}: give a value")
+                yield key, value
+            # A folder may have a = in its name.
+            elif word.startswith("-") or (equals and not os.path.exists(word)):
+                raise self._unknown(word, key)
+            else:
+                yield self.bare, word
+
+    def _overrides(self, key: str) -> bool:
+        """Whether a key is one of the run's configuration that this verb takes."""
+        if key in self._other_names():
+            return True
+        if ANY_KEY in self.overrides:
+            return key.split(".")[0] in _config_keys()
+        ends = tuple(pattern.removesuffix("*") for pattern in self.overrides if pattern.endswith(".*"))
+        return key in self.overrides or key.startswith(ends)
+
+    def _other_names(self) -> dict[str, str]:
+        """Keys of the configuration that this verb has an option for, each with the option's name."""
+        if not self.overrides:
+            return {}
+        return {key: name for name, key in IN_CONFIG.items() if self._named(name) is not None}
+
+    def _merged(self, words: dict[str, list[str]], overrides: dict[str, str]) -> dict[str, str]:
+        """One value where an option and a key of the configuration mean the same, in both."""
+        for key, name in self._other_names().items():
+            said = words.get(name, [None])[0]
+            also = overrides.get(key, said)
+            if said is not None and also != said:
+                raise self.refusal(
+                    f"{name}={said} and {key}={also}: two names of one thing; give one of them"
+                )
+            if also is not None:
+                words[name] = [also]
+                overrides = {**overrides, key: also}
+        return overrides
+
+    def _values(self, words: Mapping[str, Sequence[str]]) -> Given:
+        # The second = keeps argparse from taking a value such as -- for a word of its own.
+        lines = [
+            _dashed(name) if self._is_switch(name) else f"{_dashed(name)}=={value}"
+            for name, values in words.items()
+            for value in values
+        ]
+        try:
+            return self._parser().parse_args(lines)
+        except argparse.ArgumentError as error:
+            key = next(o.name for o in self.options if _dashed(o.name) == error.argument_name)
+            raise self.refusal(f"{key}={error.message}") from error
+
+    def _is_switch(self, name: str) -> bool:
+        option = self._named(name)
+        return option is not None and option.switch
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            usage="\n       ".join(f"medretrieval {self.name} {line}" for line in self.usage),
+            description=VERBS[self.name],
+            epilog=self._epilog(),
+            formatter_class=_Help,
+            add_help=False,
+            allow_abbrev=False,
+            exit_on_error=False,
+        )
+        for option in self.options:
+            _add(parser, option)
+        return parser
+
+    def _epilog(self) -> str:
+        lines = ["examples:" if len(self.examples) > 1 else "example:", *(f"  {e}" for e in self.examples)]
+        if self.overrides:
+            keys = ["any key"] if ANY_KEY in self.overrides else sorted(self.overrides)
+            same = ", ".join(f"{key}= is {name}=" for key, name in self._other_names().items())
+            lines = [f"also keys of the run's configuration: {'  '.join(keys)}", f"({same})", "", *lines]
+        return "\n".join(lines)
+
+    def _twice(self, word: str, key: str) -> UserError:
+        return self.refusal(f"{shown(word)}: {key} is given twice; give it once")
+
+    def _unknown(self, word: str, key: str) -> UserError:
+        for option in self.options:
+            if option.formerly == key:
+                return self.refusal(f"{shown(word)}: {key}= is called {option.key} now")
+        names = [option.name for option in self.options]
+        keys = sorted(_config_keys()) if ANY_KEY in self.overrides else list(self.overrides)
+        meant = {other: name for name, other in IN_CONFIG.items() if name in names}.get(key)
+        hint = f"did you mean {meant}? " if meant else suggestion(key, [*names, *keys])
+        if ANY_KEY in self.overrides:
+            said = f"{choices(names)}, or a key of the run's configuration"
+        else:
+            said = choices([*names, *keys])
+        return self.refusal(f"{shown(word)}: no such key; {hint}{said}")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Options as this program spells them."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return str(action.metavar or action.option_strings[0])
+
+
+def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+    said = f"default: {option.default if option.default is not None else option.unset}"
+    about = f"{option.meaning} ({'needed' if option.needed else said})".replace("%", "%%")
+    name, dest = _dashed(option.name), re.sub(r"\W", "_", option.name.strip("-"))
+    if option.switch:
+        parser.add_argument(name, dest=dest, action="store_true", help=about)
+        return
+    value = option.value or "|".join(option.allowed)
+    parser.add_argument(
+        name,
+        dest=dest,
+        action="append" if option.many else "store",
+        type=lambda text: option.read(text.removeprefix("=")),
+        default=[] if option.many else option.default,
+        metavar=f"{option.name} {value}" if option.dashed else f"{option.name}={value}",
+        help=about,
+    )
+
+
+def _dashed(name: str) -> str:
+    return f"--{name.strip('-')}"
+
+
+def _config_keys() -> set[str]:
+    """First parts of the keys of a run's configuration, with those of earlier versions."""
+    from dataclasses import fields
+
+    from medretrieval.config import RENAMED, Config
+
+    return {field.name for field in fields(Config)} | {old.split(".")[0] for old in RENAMED}
+
+
+def suggestion(word: str, names: Sequence[str]) -> str:
+    """What may have been meant by a word that is none of the names, as a question; empty where nothing.
+
+    >>> suggestion("kk", ["k", "fit"]), suggestion("zebra", ["k", "fit"])
+    ('did you mean k? ', '')
+    """
+    near = difflib.get_close_matches(word, names, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def shown(word: str) -> str:
+    """A word in one line, shortened where it is long."""
+    line = " ".join(word.split())
+    return line if len(line) <= MAX_SHOWN_CHARACTERS else f"{line[: MAX_SHOWN_CHARACTERS - 3]}..."
+
+
+def picture_path(verb: str, out: str) -> Path:
+    """Where a picture goes.
+
+    Raises:
+        UserError: no .png, or a folder that is not there.
+    """
+    path = Path(out).expanduser()
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{verb}: out={out}: give a name that ends in .png, or none")
+    if not path.parent.is_dir():
+        raise UserError(f"{verb}: out={out}: there is no folder {path.parent}")
+    return path
