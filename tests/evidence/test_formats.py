@@ -63,11 +63,22 @@ def test_another_format_of_novelty_is_another_key(tmp_path, monkeypatch):
 def test_what_is_said_of_kept_vectors_is_said_anew_in_another_format(config, write_npz, monkeypatch):
     """The names in it changed once, while the vectors stayed: a later run read the old ones."""
     write_npz()
-    monkeypatch.setattr(RandomEncoder, "fidelity", lambda self, images: {"old": 1})
-    assert run(config(*WORDS)).report.encoder.fidelity == {"old": 1}
-    monkeypatch.setattr(RandomEncoder, "fidelity", lambda self, images: {"new": 1})
-    assert run(config(*WORDS)).report.encoder.fidelity == {"old": 1}
+
+    def said(least):
+        facts = {
+            "against": "any",
+            "images": 2,
+            "cosine_min": least,
+            "cosine_mean": least,
+            "neighbors": 1,
+            "neighbors_in_common": 1.0,
+        }
+        monkeypatch.setattr(RandomEncoder, "fidelity", lambda self, images: facts)
+        return run(config(*WORDS)).report.encoder
+
+    assert said(0.5).fidelity.cosine_min == 0.5
+    assert said(0.6).fidelity.cosine_min == 0.5
     monkeypatch.setattr(FORMATS["fidelities"], -1)
-    report = run(config(*WORDS)).report
-    assert report["encoder"]["fidelity"] == {"new": 1}
-    assert report["encoder"]["cached"]
+    encoder = said(0.6)
+    assert encoder.fidelity.cosine_min == 0.6
+    assert encoder.cached
