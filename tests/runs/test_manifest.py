@@ -92,7 +92,7 @@ def test_a_key_that_is_missing_is_named(done):
     [
         ["verify", "{old}"],
         ["compare", "{old}", "{old}", "track=false"],
-        ["report", "{old}", "log=false"],
+        ["report", "{old}", "track=false"],
         ["log", "{old}"],
         ["query", "run={old}", "text=a"],
         ["explain", "{old}", "query=test/3"],
