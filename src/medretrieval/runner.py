@@ -21,6 +21,7 @@ from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name
 from medretrieval.evidence.ann_loss import measure
+from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.evidence.zero_shot import text_evidence
@@ -210,13 +211,16 @@ class Stages:
     def judge(self, sides: Sides, searched: Searched, evaluation: Evaluation) -> RunOutputs:
         """Everything beside the scores: their evidence, what the index costs and loses, look-alikes, maps."""
         settings, task, index = self.settings, self.inputs.task, searched.index
-        query, gallery = sides.query.vectors, sides.gallery.vectors
+        query = sides.query.vectors
         with self.clock("evidence"):
             trust = self._evidence(index, query, evaluation)
+            parts = None  # only the pictures want it
+            if settings.figures.enabled:
+                parts = breakdown(settings, self.inputs, evaluation, trust.pixel_line)
         with self.clock("approximation"):
-            loss = measure(settings, task, index, query, gallery, evaluation.ranking.ids)
+            loss = measure(settings, task, index, sides, evaluation.ranking.ids)
             rate = speed(index, query, len(task.gallery), max(settings.evaluation.ks))
-            words = text_evidence(settings, task, index, query, gallery, loss.recall if loss else None)
+            words = text_evidence(settings, task, index, sides, loss.recall if loss else None)
         leaks = explained = None
         if settings.audit.enabled and task.queries.split is not None:
             with self.clock("audit"):
@@ -236,18 +240,18 @@ class Stages:
             leaks=leaks,
             text_evidence=words,
             explained=explained,
+            breakdown=parts,
         )
 
     def _evidence(self, index: VectorIndex, queries: NDArray[np.float32], evaluation: Evaluation) -> Evidence:
         settings, inputs = self.settings, self.inputs
-        objective, size = objective_name(settings.evaluation, inputs.task), inputs.dataset.size
-        found = evidence(settings, inputs.task, size, inputs.identity, evaluation, objective, self.cache)
+        found = evidence(settings, inputs, evaluation, self.cache)
         if not active(settings.protocol):
             return found
         plain = plain_task(settings.protocol, inputs.task)
         depth = min(evaluation.counts["depth"], plain.max_depth)
         without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
-        return with_exclusions(settings, found, evaluation, without, objective, inputs.task)
+        return with_exclusions(settings, found, evaluation, without, inputs.task)
 
     def draw(self, outcome: RunOutputs, title: str) -> Drawn:
         """The pictures of the run's figures folder."""

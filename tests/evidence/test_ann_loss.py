@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from faiss.contrib.evaluation import knn_intersection_measure
@@ -8,6 +10,7 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import check
 from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings
+from medretrieval.embed.sides import Sides
 from medretrieval.evidence.ann_loss import measure
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import build
@@ -16,6 +19,12 @@ from medretrieval.index.speed import speed
 from medretrieval.runs.tables import run_table
 
 METRICS = ("cosine", "l2", "ip")
+
+
+def alike(vectors):
+    """Queries that are the gallery."""
+    embeddings = Embeddings(vectors, Path("none.npy"), "v", False, 0.0)
+    return Sides(embeddings, embeddings)
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def measured(tmp_path):
         embedded = [Embeddings(v, tmp_path / "none.npy", f"{len(v)}", False, 0.0) for v in (a, b)]
         index = build(settings.index, settings.metric, embedded[1], 10, 0, Cache(tmp_path / "cache"))
         rate = speed(index, a, n, 10)
-        return measure(settings, task_of(queries, gallery), index, a, b), rate
+        return measure(settings, task_of(queries, gallery), index, Sides(*embedded)), rate
 
     return call
 
@@ -93,7 +102,7 @@ def test_what_is_left_out_is_left_out_of_both_searches(tmp_path):
     asked = []
     task = task_of(split, split, exclude_same_group=True)
     object.__setattr__(index, "index", Spy(index.index, asked))
-    assert measure(settings, task, index, vectors, vectors).recall == {5: 1.0}
+    assert measure(settings, task, index, alike(vectors)).recall == {5: 1.0}
     assert asked == [5 + 3]
 
 
@@ -127,17 +136,17 @@ def test_results_that_are_there_are_not_searched_again(measured, tmp_path):
         task_of(split, split),
     )
     ids = task.exclusions.remove(*index.search(vectors, 8))[0]
-    searched = measure(settings, task, index, vectors, vectors)
+    searched = measure(settings, task, index, alike(vectors))
     asked = []
     object.__setattr__(index, "index", Spy(index.index, asked))
-    given = measure(settings, task, index, vectors, vectors, ids)
+    given = measure(settings, task, index, alike(vectors), ids)
     assert asked == []
     assert (given.recall, given.changes, given.missing) == (
         searched.recall,
         searched.changes,
         searched.missing,
     )
-    measure(settings, task, index, vectors, vectors, ids[:, :4])
+    measure(settings, task, index, alike(vectors), ids[:, :4])
     assert asked == [6]
 
 
@@ -148,7 +157,7 @@ def test_timing_stops_when_its_time_is_up(measured, monkeypatch):
 
 
 def test_many_queries_are_sampled_alike_for_one_seed(measured, monkeypatch):
-    monkeypatch.setattr("medretrieval.evidence.ann_loss.SAMPLE", 30)
+    monkeypatch.setattr("medretrieval.evidence.ann_loss.MAX_SAMPLED_QUERIES", 30)
     a, b = (measured("index=ivf", "index.nlist=16", "index.nprobe=1")[0] for _ in range(2))
     assert a.queries == 30
     assert (a.recall, a.changes) == (b.recall, b.changes)
@@ -211,7 +220,7 @@ def test_ties_beyond_the_last_place_cost_no_recall(tmp_path):
     settings = check(compose("index=hnsw", "evaluation.ks=[2]", "evaluation.resamples=200"))
     embedded = Embeddings(vectors, tmp_path / "none.npy", "v", False, 0.0)
     index = build(settings.index, settings.metric, embedded, 200, 0, Cache(tmp_path / "cache"))
-    assert measure(settings, task_of(split, split), index, vectors, vectors).recall == {2: 1.0}
+    assert measure(settings, task_of(split, split), index, alike(vectors)).recall == {2: 1.0}
 
 
 def test_a_run_says_what_its_index_loses(config, write_npz):

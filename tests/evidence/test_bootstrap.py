@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from medretrieval.evidence.bootstrap import (
+    Resampling,
     bca,
     bootstrap,
     class_members,
@@ -15,6 +16,8 @@ from medretrieval.evidence.bootstrap import (
     paired_permutation,
     sign_flips,
 )
+
+ONCE = Resampling(1, 0.95, 0)  # where only the means matter
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def test_the_interval_is_that_of_scipy():
     expected = stats.bootstrap(
         (skewed,), np.mean, n_resamples=40000, method="BCa", rng=np.random.default_rng(1)
     ).confidence_interval
-    low, high = intervals({"map": skewed}, 40000, 0.95, seed=0)["map"]
+    low, high = intervals({"map": skewed}, Resampling(40000, 0.95, 0))["map"]
     assert [low, high] == pytest.approx([expected.low, expected.high], abs=0.02 * (high - low))
     assert high - skewed.mean() > 1.5 * (skewed.mean() - low)
 
@@ -40,7 +43,7 @@ def test_ties_with_the_estimate_are_no_bias():
 
 
 def test_the_acceleration_is_that_of_the_sample_skewness(skewed):
-    pull = (lambda j: j.mean() - j)(bootstrap(skewed[:, None], 1, seed=0).jackknife[:, 0])
+    pull = (lambda j: j.mean() - j)(bootstrap(skewed[:, None], ONCE).jackknife[:, 0])
     acceleration = (pull**3).sum() / (6 * (pull**2).sum() ** 1.5)
     assert acceleration == pytest.approx(stats.skew(skewed) / (6 * np.sqrt(len(skewed))))
 
@@ -49,7 +52,7 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say():
     rng = np.random.default_rng(5)
     simulations, n = 1200, 100
     hits = rng.binomial(5, rng.beta(2, 1, (n, simulations))) / 5  # precision_at_5 with mean 2/3
-    found = intervals({str(i): hits[:, i] for i in range(simulations)}, 4000, 0.95, seed=6)
+    found = intervals({str(i): hits[:, i] for i in range(simulations)}, Resampling(4000, 0.95, 6))
     coverage = np.mean([low <= 2 / 3 <= high for low, high in found.values()])
     assert 0.93 < coverage < 0.97
 
@@ -63,7 +66,7 @@ def test_intervals_of_patients_hold_the_true_mean_and_those_of_their_images_do_n
     groups = np.repeat(np.arange(patients), images)
 
     def coverage(groups):
-        found = intervals(scores, 1000, 0.95, 0, groups).values()
+        found = intervals(scores, Resampling(1000, 0.95, 0), groups).values()
         return np.mean([low <= 2 / 3 <= high for low, high in found])
 
     assert coverage(groups) > 0.91
@@ -73,9 +76,9 @@ def test_intervals_of_patients_hold_the_true_mean_and_those_of_their_images_do_n
 def test_copies_of_queries_widen_the_interval_by_the_root_of_their_number(skewed):
     copies = np.repeat(skewed, 4)
     names = np.array([f"patient {i}" for i in range(80)], dtype=object)
-    single = intervals({"x": skewed}, 20000, 0.95, 0)["x"]
-    grouped = intervals({"x": copies}, 20000, 0.95, 0, np.repeat(names, 4))["x"]
-    naive = intervals({"x": copies}, 20000, 0.95, 0)["x"]
+    single = intervals({"x": skewed}, Resampling(20000, 0.95, 0))["x"]
+    grouped = intervals({"x": copies}, Resampling(20000, 0.95, 0), np.repeat(names, 4))["x"]
+    naive = intervals({"x": copies}, Resampling(20000, 0.95, 0))["x"]
     assert grouped == pytest.approx(single)
     assert np.ptp(grouped) / np.ptp(naive) == pytest.approx(2, rel=0.03)
 
@@ -83,7 +86,7 @@ def test_copies_of_queries_widen_the_interval_by_the_root_of_their_number(skewed
 def test_groups_of_different_sizes_in_any_order_are_a_ratio_of_sums(skewed):
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 12, 80)
-    drawn = bootstrap(skewed[:, None], 1, 0, groups)
+    drawn = bootstrap(skewed[:, None], ONCE, groups)
     assert drawn.means[0] == pytest.approx(skewed.mean())
     without = sorted(skewed[groups != g].mean() for g in np.unique(groups))
     assert sorted(drawn.jackknife[:, 0]) == pytest.approx(without)
@@ -91,48 +94,58 @@ def test_groups_of_different_sizes_in_any_order_are_a_ratio_of_sums(skewed):
 
 def test_queries_without_relevant_items_are_left_out(skewed):
     holed = np.insert(skewed, [0, 10], np.nan)
-    assert intervals({"x": holed}, 500, 0.95, 0) == intervals({"x": skewed}, 500, 0.95, 0)
+    assert intervals({"x": holed}, Resampling(500, 0.95, 0)) == intervals(
+        {"x": skewed}, Resampling(500, 0.95, 0)
+    )
     groups = np.insert(np.arange(80), [0, 10], [99, 98])
-    assert intervals({"x": holed}, 500, 0.95, 0, groups)["x"] == pytest.approx(
-        intervals({"x": skewed}, 500, 0.95, 0)["x"]
+    assert intervals({"x": holed}, Resampling(500, 0.95, 0), groups)["x"] == pytest.approx(
+        intervals({"x": skewed}, Resampling(500, 0.95, 0))["x"]
     )
 
 
 def test_a_score_has_the_same_interval_alone_and_among_others(skewed):
-    both = intervals({"x": skewed, "y": skewed**2}, 1000, 0.9, 4)
-    assert both["y"] == pytest.approx(intervals({"y": skewed**2}, 1000, 0.9, 4)["y"])
-    assert both["x"] != pytest.approx(intervals({"x": skewed}, 1000, 0.9, 5)["x"], abs=1e-9)
+    both = intervals({"x": skewed, "y": skewed**2}, Resampling(1000, 0.9, 4))
+    assert both["y"] == pytest.approx(intervals({"y": skewed**2}, Resampling(1000, 0.9, 4))["y"])
+    assert both["x"] != pytest.approx(intervals({"x": skewed}, Resampling(1000, 0.9, 5))["x"], abs=1e-9)
 
 
 def test_chunks_change_nothing(skewed, monkeypatch):
-    whole = intervals({"x": skewed}, 1000, 0.95, 0), paired_permutation(skewed, skewed[::-1], 999, 0)
+    whole = (
+        intervals({"x": skewed}, Resampling(1000, 0.95, 0)),
+        paired_permutation(skewed, skewed[::-1], 999, 0),
+    )
     monkeypatch.setattr("medretrieval.evidence.bootstrap.CHUNK_CELLS", 700)
-    parts = intervals({"x": skewed}, 1000, 0.95, 0), paired_permutation(skewed, skewed[::-1], 999, 0)
+    parts = (
+        intervals({"x": skewed}, Resampling(1000, 0.95, 0)),
+        paired_permutation(skewed, skewed[::-1], 999, 0),
+    )
     assert parts[0]["x"] == pytest.approx(whole[0]["x"])
     assert parts[1] == whole[1]
 
 
 def test_equal_values_have_no_width():
-    assert intervals({"x": np.full(50, 0.1)}, 100, 0.95, 0)["x"] == pytest.approx((0.1, 0.1), abs=1e-15)
+    assert intervals({"x": np.full(50, 0.1)}, Resampling(100, 0.95, 0))["x"] == pytest.approx(
+        (0.1, 0.1), abs=1e-15
+    )
 
 
 def test_nothing_is_said_of_one_query_or_one_patient(skewed):
-    assert intervals({"x": np.array([0.5, np.nan])}, 100, 0.95, 0) == {}
-    assert intervals({"x": skewed}, 100, 0.95, 0, groups=np.zeros(80)) == {}
-    assert intervals({"x": np.full(3, np.nan)}, 100, 0.95, 0) == {}
-    assert intervals({}, 100, 0.95, 0) == {}
+    assert intervals({"x": np.array([0.5, np.nan])}, Resampling(100, 0.95, 0)) == {}
+    assert intervals({"x": skewed}, Resampling(100, 0.95, 0), groups=np.zeros(80)) == {}
+    assert intervals({"x": np.full(3, np.nan)}, Resampling(100, 0.95, 0)) == {}
+    assert intervals({}, Resampling(100, 0.95, 0)) == {}
     with pytest.raises(ValueError, match="of 1 queries or groups"):
-        paired_difference(np.array([0.5]), np.array([0.1]), 100, 0.95, 0)
+        paired_difference(np.array([0.5]), np.array([0.1]), Resampling(100, 0.95, 0))
 
 
 @pytest.mark.parametrize("as_findings", [False, True])
 def test_macro_means_are_over_classes(skewed, as_findings):
     labels = np.array([0] * 70 + [1] * 10)
     labels = np.eye(3, dtype=bool)[labels] if as_findings else labels  # a third class without queries
-    found = intervals({"x": skewed}, 5000, 0.95, 0, labels=labels)
+    found = intervals({"x": skewed}, Resampling(5000, 0.95, 0), labels=labels)
     assert set(found) == {"x", "macro_x"}
     halves = skewed[:70], skewed[70:]
-    drawn = bootstrap(skewed[:, None], 5000, 0, members=class_members(labels))
+    drawn = bootstrap(skewed[:, None], Resampling(5000, 0.95, 0), members=class_members(labels))
     assert drawn.means[0] == pytest.approx(np.mean([h.mean() for h in halves]))
     spread = np.sqrt(sum(h.var() / len(h) for h in halves)) / 2
     assert drawn.replicates.std() == pytest.approx(spread, rel=0.1)
@@ -141,27 +154,27 @@ def test_macro_means_are_over_classes(skewed, as_findings):
 
 def test_a_class_of_one_query_may_be_missing_from_a_sample(skewed):
     labels = np.array([0] * 79 + [1])
-    assert np.isfinite(intervals({"x": skewed}, 500, 0.95, 0, labels=labels)["macro_x"]).all()
+    assert np.isfinite(intervals({"x": skewed}, Resampling(500, 0.95, 0), labels=labels)["macro_x"]).all()
 
 
 def test_what_does_not_fit_is_refused(skewed):
     with pytest.raises(ValueError, match="same queries"):
-        intervals({"x": skewed, "y": np.insert(skewed[1:], 0, np.nan)}, 10, 0.95, 0)
+        intervals({"x": skewed, "y": np.insert(skewed[1:], 0, np.nan)}, Resampling(10, 0.95, 0))
     with pytest.raises(ValueError, match="as many groups"):
-        intervals({"x": skewed}, 10, 0.95, 0, groups=np.arange(79))
+        intervals({"x": skewed}, Resampling(10, 0.95, 0), groups=np.arange(79))
     with pytest.raises(ValueError, match=r"confidence 95"):
-        intervals({"x": skewed}, 10, 95, 0)
+        intervals({"x": skewed}, Resampling(10, 95, 0))
     with pytest.raises(ValueError, match="0 permutations"):
         paired_permutation(skewed, skewed, 0, 0)
 
 
 def test_a_paired_difference_is_the_mean_of_the_differences(skewed):
     other = skewed + np.random.default_rng(0).normal(0.02, 0.01, 80)
-    difference, low, high = paired_difference(other, skewed, 5000, 0.95, 0)
+    difference, low, high = paired_difference(other, skewed, Resampling(5000, 0.95, 0))
     assert difference == pytest.approx((other - skewed).mean())
-    assert (low, high) == pytest.approx(intervals({"d": other - skewed}, 5000, 0.95, 0)["d"])
-    assert high - low < 0.1 * np.ptp(intervals({"x": skewed}, 5000, 0.95, 0)["x"])
-    assert paired_difference(skewed, skewed, 100, 0.95, 0) == (0, 0, 0)
+    assert (low, high) == pytest.approx(intervals({"d": other - skewed}, Resampling(5000, 0.95, 0))["d"])
+    assert high - low < 0.1 * np.ptp(intervals({"x": skewed}, Resampling(5000, 0.95, 0))["x"])
+    assert paired_difference(skewed, skewed, Resampling(100, 0.95, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("n", [5, 8, 10])
@@ -210,9 +223,9 @@ def test_class_means_are_flipped_as_they_are_resampled(skewed):
     findings = np.random.default_rng(0).random((80, 3)) < [0.9, 0.3, 0.1]
     findings[:5] = False  # without a finding: in no class
     flips = sign_flips(values, 2000, 0, members=findings)
-    assert flips.means == pytest.approx(bootstrap(values, 1, 0, members=findings).means)
+    assert flips.means == pytest.approx(bootstrap(values, ONCE, members=findings).means)
     kept = findings.any(axis=1)
-    assert len(bootstrap(values, 1, 0, members=findings).jackknife) == kept.sum()
+    assert len(bootstrap(values, ONCE, members=findings).jackknife) == kept.sum()
     assert flips.p(0, 1) == sign_flips(values[kept], 2000, 0, members=findings[kept]).p(0, 1)
     shares = (findings / findings.sum(axis=0)).mean(axis=1)
     assert flips.p(0, 1) == paired_permutation(*(values * shares[:, None])[kept].T, 2000, 0)

@@ -44,14 +44,16 @@ def test_the_baseline_of_the_baseline_is_left_out(config, noisy_file):
 
 def test_the_baseline_is_scored_once_for_all_encoders(config, noisy_file, monkeypatch):
     run(config(*RANDOM))
-    monkeypatch.setattr("medretrieval.evidence.pixel_baseline._score", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr(
+        "medretrieval.evidence.pixel_baseline._evaluated", lambda *a: pytest.fail("scored again")
+    )
     assert run(config(*RANDOM, "encoder.seed=1")).report.baseline.encoder == "pixels"
 
 
 def test_where_whole_rankings_would_take_long_the_baseline_is_as_deep_as_the_run(
     config, noisy_file, monkeypatch
 ):
-    monkeypatch.setattr("medretrieval.evidence.pixel_baseline.WHOLE_CELLS", 100)
+    monkeypatch.setattr("medretrieval.evidence.pixel_baseline.MAX_WHOLE_CELLS", 100)
     overrides = ("index=hnsw", "index.ef_search=10", "evaluation.vote_k=5")
     scores = run(config(*RANDOM, *overrides)).report.baseline.scores
     assert "precision_at_3" in scores

@@ -151,28 +151,43 @@ def test_the_sample_has_as_many_of_each_class(count):
     labels = np.array([0] * 50 + [1] * 3 + [2] * 10)
     allowed = np.ones(63, np.bool_)
     allowed[60:] = False
-    drawn = failures.balanced_sample(labels, allowed, count, seed=3)
+    drawn = failures.balanced_sample(labels, allowed, count, seed=3).by_class
     counts = np.bincount(labels[drawn], minlength=3)
     assert len(set(drawn.tolist())) == count
     assert counts.max() - counts.min() <= 1
     assert allowed[drawn].all()
-    assert drawn.tolist() == failures.balanced_sample(labels, allowed, count, seed=3).tolist()
+    assert drawn.tolist() == failures.balanced_sample(labels, allowed, count, seed=3).by_class.tolist()
     assert (np.diff(labels[drawn]) >= 0).all()
 
 
 def test_the_sample_takes_all_there_are_and_another_seed_draws_others():
     labels = np.array([0] * 50 + [1] * 3)
     allowed = np.ones(53, np.bool_)
-    drawn = failures.balanced_sample(labels, allowed, 20, seed=0)
+    drawn = failures.balanced_sample(labels, allowed, 20, seed=0).by_class
     assert np.bincount(labels[drawn]).tolist() == [17, 3]
-    assert len(failures.balanced_sample(labels, allowed, 99, seed=0)) == 53
-    assert drawn.tolist() != failures.balanced_sample(labels, allowed, 20, seed=1).tolist()
+    assert len(failures.balanced_sample(labels, allowed, 99, seed=0).queries) == 53
+    assert drawn.tolist() != failures.balanced_sample(labels, allowed, 20, seed=1).by_class.tolist()
 
 
 def test_a_query_of_several_findings_is_drawn_once():
     labels = np.ones((6, 3), np.bool_)
     drawn = failures.balanced_sample(labels, np.ones(6, np.bool_), 6, seed=0)
-    assert sorted(drawn) == list(range(6))
+    assert sorted(drawn.queries) == sorted(drawn.by_class) == list(range(6))
+
+
+def test_classes_take_turns_and_queries_without_a_finding_are_one_of_them():
+    labels = np.repeat([0, 1, 2], [50, 10, 3])
+    for seed in range(5):
+        drawn = failures.balanced_sample(labels, np.arange(63) != 11, 9, seed)
+        turns = labels[drawn.queries].reshape(3, 3)
+        assert (turns == turns[0]).all()
+        assert sorted(turns[0]) == [0, 1, 2]
+        assert sorted(drawn.by_class) == sorted(drawn.queries)
+        assert 11 not in drawn.queries
+    several = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool)
+    drawn = failures.balanced_sample(several, np.ones(4, bool), 9, 0)
+    assert sorted(drawn.queries) == [0, 1, 2, 3]
+    assert drawn.drawn_for[drawn.queries.tolist().index(2)] == 2
 
 
 def test_images_are_named_by_their_findings():

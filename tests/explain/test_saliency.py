@@ -13,8 +13,9 @@ from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
 from medretrieval.errors import UserError
+from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain import faithfulness as faithful
-from medretrieval.explain.pairs import Picture, balanced, explain_images, explain_text
+from medretrieval.explain.pairs import Picture, explain_images, explain_text
 from medretrieval.explain.saliency import Explainer, Map
 from medretrieval.figures.saliency import explanations, scaled
 from medretrieval.instantiate import instantiate
@@ -260,7 +261,9 @@ def deleted(values, mask, steps=4, visible=None, seed=0):
     visible = np.ones((8, 8), bool) if visible is None else visible
     found = Map(values.astype(np.float32), 1.0, visible)
     target = np.array([1, 0], np.float32)
-    return faithful.deletion(CHECKS, found, target, untouched(mask), steps, np.random.default_rng(seed))
+    return faithful.deletion(
+        CHECKS, found, target, faithful.Removal(untouched(mask), steps, np.random.default_rng(seed))
+    )
 
 
 def test_a_map_of_what_matters_takes_it_away_first_and_its_opposite_last():
@@ -298,7 +301,7 @@ def test_the_summary_is_means_wins_and_a_paired_interval():
         return faithful.Deletion(np.full(3, marked), np.full(3, random))
 
     found = [curves(0.5, 0.7), curves(0.4, 0.5), curves(0.6, 0.5), curves(0.3, 0.5)]
-    numbers = faithful.summary(found, [], 1000, 0.95, 0)
+    numbers = faithful.summary(found, [], Resampling(1000, 0.95, 0))
     deletion = numbers["deletion"]
     assert deletion["area_marked"] == pytest.approx(0.45)
     assert deletion["area_random"] == pytest.approx(0.55)
@@ -307,7 +310,7 @@ def test_the_summary_is_means_wins_and_a_paired_interval():
     low, high = deletion["intervals"]["advantage"]
     assert -0.1 <= low < 0.1 < high <= 0.2
     assert numbers["pointing"] is None
-    assert faithful.summary(found[:1], [], 1000, 0.95, 0)["deletion"]["intervals"] == {}
+    assert faithful.summary(found[:1], [], Resampling(1000, 0.95, 0))["deletion"]["intervals"] == {}
 
 
 # Pointing
@@ -328,7 +331,7 @@ def test_another_querys_map_is_the_line_that_a_querys_own_has_to_beat():
         (faithful.Pointing(1.0, 0.4, 0.35), faithful.Pointing(1.0, 0.4, 0.35)),
     ]
     curve = faithful.Deletion(np.ones(3), np.ones(3))
-    numbers = faithful.summary([curve] * 2, found, 1000, 0.95, 0)["pointing"]
+    numbers = faithful.summary([curve] * 2, found, Resampling(1000, 0.95, 0))["pointing"]
     wanted = {
         "queries": 2, "hits": 1, "mass": 0.5, "area": 0.3, "hits_swapped": 0.5, "mass_swapped": 0.3,
         "hits_gain": 0.5, "mass_gain": 0.2,
@@ -354,19 +357,6 @@ def test_a_finding_out_of_sight_and_an_empty_map_are_left_out():
 # Pairs and pictures
 
 
-def test_a_sample_takes_classes_in_turn_and_only_rows_it_may():
-    labels = np.repeat([0, 1, 2], [50, 10, 3])
-    allowed = np.arange(63) != 11
-    for seed in range(5):
-        rows = balanced(labels, allowed, 9, np.random.default_rng(seed))
-        assert list(labels[rows]) == [0, 1, 2] * 3
-        assert len(set(rows)) == 9
-        assert 11 not in rows
-    assert len(balanced(labels, allowed, 100, np.random.default_rng(0))) == 62
-    several = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool)
-    assert sorted(balanced(several, np.ones(4, bool), 9, np.random.default_rng(0))) == [0, 1, 2, 3]
-
-
 def test_a_picture_knows_its_findings_and_no_empty_mask():
     masks = np.zeros((2, 4, 4), bool)
     masks[1, 0, 0] = True
@@ -386,9 +376,10 @@ def test_both_sides_of_a_pair_are_explained_and_the_same_seed_gives_the_same_num
     assert first.query[1].cosine == pytest.approx(first.result[1].cosine, abs=1e-5)
     # The curves are the means of those of removing from either image.
     rng = np.random.default_rng(1)
+    removal = faithful.Removal(explainer.encoder.encode, 3, rng)
     vectors = [explainer.vector(p.image) for p in pair]
     either = [
-        faithful.deletion(p.image, explainer.map(p.image, v), v, explainer.encoder.encode, 3, rng).marked
+        faithful.deletion(p.image, explainer.map(p.image, v), v, removal).marked
         for p, v in zip(pair, vectors[::-1], strict=True)
     ]
     np.testing.assert_allclose(first.deletion.marked, np.mean(either, axis=0))

@@ -9,6 +9,7 @@ from PIL import Image
 from medretrieval import cli, compose, run
 from medretrieval.commands.explain import VERB
 from medretrieval.errors import UserError
+from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain.faithfulness import Deletion, summary
 from medretrieval.explain.pairs import Explanations
 from medretrieval.runs import folder as results
@@ -83,7 +84,7 @@ def test_images_without_masks_have_no_pointing_game(config, write_npz):
 def test_a_note_says_what_the_maps_are_worth():
     def note(areas):
         curves = [Deletion(np.full(3, marked), np.full(3, random)) for marked, random in areas]
-        return _about_maps(Explanations([], "layer", summary(curves, [], 500, 0.95, 0)))[0]
+        return _about_maps(Explanations([], "layer", summary(curves, [], Resampling(500, 0.95, 0))))[0]
 
     assert "lowers the cosine faster" in note([(0.4, 0.5), (0.3, 0.5), (0.4, 0.6)])
     for doubtful in ([(0.4, 0.5), (0.6, 0.5), (0.5, 0.5)], [(0.4, 0.5)]):

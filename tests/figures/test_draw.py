@@ -13,17 +13,17 @@ from PIL import Image, ImageColor
 
 from medretrieval import run
 from medretrieval.cache.store import Cache
-from medretrieval.config import Projection, check
+from medretrieval.config import check
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evaluate.score_table import reported_scores
+from medretrieval.evidence.by_class import class_scores
 from medretrieval.evidence.failures import Outcome
 from medretrieval.figures import embedding_map
 from medretrieval.figures import galleries as mosaics
-from medretrieval.figures import per_class as by_class
 from medretrieval.figures import style as canvas
 from medretrieval.figures.style import font
 from medretrieval.index.faiss_index import build
@@ -210,6 +210,18 @@ def test_lists_with_missing_results_are_drawn(config, dataset):
         assert len(row["results"]) == (found >= 0).sum()
 
 
+def test_where_nothing_is_drawn_nothing_is_computed_for_it(config, dataset, monkeypatch):
+    monkeypatch.setattr("medretrieval.runner.breakdown", lambda *a: pytest.fail("computed for no picture"))
+    assert run(config(*BASE, *dataset("single"), "figures.enabled=false")).report.scores
+
+
+def test_the_vote_is_drawn_where_fewer_results_are_saved_than_vote(config, dataset):
+    shallow = ("evaluation.vote_k=7", "evaluation.save_depth=2")
+    whole, cut = (run(config(*BASE, *dataset("single"), *more)) for more in (shallow[:1], shallow))
+    pictures = [np.asarray(Image.open(r.folder / "figures" / "vote.png")) for r in (whole, cut)]
+    assert (pictures[0] == pictures[1]).all()
+
+
 @pytest.mark.parametrize("depth", ["evaluation.save_depth=1", "evaluation.ks=[3]"])
 def test_a_shallow_ranking_and_few_queries_are_drawn_too(config, dataset, depth):
     result = run(config(*BASE, *dataset("ordinal"), depth, "figures.queries=40", "figures.results=2"))
@@ -263,43 +275,6 @@ def test_every_point_of_the_map_has_its_own_image():
 def test_large_images_are_shrunk_for_the_map():
     sheet = embedding_map._sprites([np.zeros((224, 224, 3), np.uint8)] * 4)
     assert Image.open(io.BytesIO(base64.b64decode(sheet["uri"].split(",")[1]))).size == (96, 96)
-
-
-def test_principal_components_are_those_of_scikit_learn():
-    from sklearn.decomposition import PCA
-
-    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    plane, axes = embedding_map.project(vectors, Projection.pca, 0)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    fitted = PCA(2).fit(unit)
-    np.testing.assert_allclose(np.abs(plane), np.abs(fitted.transform(unit)), atol=1e-5)
-    assert f"{100 * fitted.explained_variance_ratio_[0]:.1f} %" in axes[0]
-
-
-@pytest.mark.parametrize("n", [1, 2, 9])
-def test_a_plane_of_few_or_equal_vectors(n):
-    for vectors in (np.ones((n, 3), np.float32), np.arange(1, n + 1, dtype=np.float32)[:, None]):
-        assert embedding_map.project(vectors, Projection.pca, 0)[0].shape == (n, 2)
-
-
-def test_tsne_keeps_clusters_apart():
-    rng = np.random.default_rng(0)
-    centers = np.repeat(np.eye(3, 10), 20, axis=0)
-    vectors = (centers + rng.normal(0, 0.05, (60, 10))).astype(np.float32)
-    plane, _ = embedding_map.project(vectors, Projection.tsne, 0)
-    apart = np.linalg.norm(plane[:, None] - plane[None], axis=2)
-    np.fill_diagonal(apart, np.inf)
-    assert (np.arange(60) // 20 == apart.argmin(axis=1) // 20).all()
-
-
-def test_the_map_samples_both_sides_where_they_are_many():
-    chosen = embedding_map.sample({"gallery": 100_000, "query": 600}, 2000, 0)
-    assert {role: len(rows) for role, rows in chosen.items()} == {"gallery": 1400, "query": 600}
-    chosen = embedding_map.sample({"gallery": 9_000, "query": 8_000}, 2000, 0)
-    assert {role: len(set(rows.tolist())) for role, rows in chosen.items()} == {
-        "gallery": 1000,
-        "query": 1000,
-    }
 
 
 def test_a_map_whose_library_is_missing_is_refused_before_any_work(config, dataset, monkeypatch):
@@ -375,7 +350,7 @@ def scores_by_class(cfg, cache):
         lambda rows, k: index.search(vectors[0].vectors[rows], k), inputs.task, 60, settings.evaluation
     )
     outcome = Outcome.from_evaluation(evaluation, inputs.task, 5)
-    return by_class.class_scores(settings, inputs.task, outcome, inputs.dataset.classes, None)
+    return class_scores(settings, inputs.task, outcome, inputs.dataset.classes, None)
 
 
 def test_the_interval_of_a_class_of_all_queries_is_that_of_all(config, dataset, tmp_path):

@@ -90,19 +90,47 @@ def test_the_picture_is_a_png_of_150_dpi_without_a_display(tmp_path, monkeypatch
         assert len(picture.convert("L").getcolors()) > 10
 
 
-def test_labels_cover_neither_each_other_nor_the_frame(tmp_path, monkeypatch):
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Draw and give back the figure as it was saved."""
     from matplotlib.figure import Figure
 
-    kept = []
-    save = Figure.savefig
+    kept, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))[1])
-    figure(tmp_path / "pareto.png", runs(20))
-    axes = kept[0].axes[0]
+
+    def draw(rows):
+        figure(tmp_path / "pareto.png", rows)
+        return kept[-1]
+
+    return draw
+
+
+def test_labels_cover_neither_each_other_nor_the_frame(drawn):
+    axes = drawn(runs(20)).axes[0]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 20
     assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
     frame = axes.get_window_extent()
     assert all(frame.contains(*corner) for box in boxes for corner in box.corners())
+
+
+@pytest.mark.parametrize(
+    "rows", [runs(1), runs(3), runs(20), [row(encoder="a very long name of an encoder" * 2)]]
+)
+def test_everything_written_is_in_the_picture_and_no_formula(drawn, rows):
+    from matplotlib.text import Text
+
+    picture = drawn(rows)
+    words = [text for text in picture.findobj(Text) if text.get_text() and text.get_visible()]
+    assert any(text.get_text() == "encoder" for text in words)
+    assert not [text.get_text() for text in words if "$" in text.get_text() or "\\" in text.get_text()]
+    whole = picture.bbox
+    for text in words:
+        assert all(whole.contains(*corner) for corner in text.get_window_extent().corners()), text
+    axes = picture.axes[0]
+    assert len(axes.get_xticklabels()) >= 3
+    for label, place in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True):
+        assert float(label.get_text().replace(",", "")) == pytest.approx(place)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -13,7 +13,7 @@ from tests.test_text_to_image import ASK, EACH
 from medretrieval import cli, run
 from medretrieval.config import PromptUse
 from medretrieval.datasets.base import Split
-from medretrieval.figures.text_tiles import SIDE, pictures
+from medretrieval.figures.text_tiles import SIDE_PIXELS, pictures
 from medretrieval.protocol.prompts import Prompts
 
 
@@ -40,7 +40,7 @@ def test_images_are_shown_as_they_are_and_sentences_as_words():
     images = np.arange(2 * 9, dtype=np.uint8).reshape(2, 3, 3)
     assert np.array_equal(np.stack(pictures(Split("test", images, np.zeros(2, np.int64)))), images)
     one, other = pictures(prompts("a heart", "a lung"))
-    assert one.shape == other.shape == (SIDE, SIDE)
+    assert one.shape == other.shape == (SIDE_PIXELS, SIDE_PIXELS)
     assert not np.array_equal(one, other)
     assert np.array_equal(one, pictures(prompts("a heart", "clear"))[0])
     ensemble = pictures(prompts("a heart", "hearts", "a lung", "lungs", use=PromptUse.ensemble))
@@ -68,7 +68,7 @@ def test_pictures_of_a_run_show_its_sentences(config, write_npz, use):
     assert shown["size"] == [28, 28]
     for name, uri in shown["thumbnails"].items():
         picture = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
-        assert picture.size == ((SIDE, SIDE) if name in ids else (28, 28))
+        assert picture.size == ((SIDE_PIXELS, SIDE_PIXELS) if name in ids else (28, 28))
     page = (folder / "figures" / "embedding_map.html").read_text()
     assert all(name.replace("/", r"\u002f") in page for name in ids)
     assert "prompts" in page

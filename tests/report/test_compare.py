@@ -13,7 +13,7 @@ from pyarrow import parquet
 from medretrieval import run
 from medretrieval.commands.compare import VERB
 from medretrieval.errors import UserError
-from medretrieval.evidence.bootstrap import holm, intervals, paired_difference, paired_permutation
+from medretrieval.evidence.bootstrap import Resampling, holm, intervals, paired_difference, paired_permutation
 
 BASE = ("dataset=breastmnist", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100")
 main = VERB.main
@@ -92,9 +92,9 @@ def test_numbers_are_those_of_the_scores_of_each_query(good, bad, capsys):
     assert (float(best["low"]), float(best["high"])) == (1, 1)
     a, b = values_of(bad), values_of(good)
     difference = [float(other[f"difference{end}"]) for end in ("", "_low", "_high")]
-    assert difference == pytest.approx(paired_difference(a, b, 500, 0.95, 0))
+    assert difference == pytest.approx(paired_difference(a, b, Resampling(500, 0.95, 0)))
     assert [float(other["low"]), float(other["high"])] == pytest.approx(
-        intervals({"x": a}, 500, 0.95, 0)["x"]
+        intervals({"x": a}, Resampling(500, 0.95, 0))["x"]
     )
     assert float(other["p"]) == float(other["p_holm"]) == paired_permutation(a, b, 500, 0)
     assert other["not_different"] == "false"

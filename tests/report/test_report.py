@@ -17,6 +17,7 @@ from medretrieval.commands import compare as compare_verb
 from medretrieval.commands.report import VERB
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
+from medretrieval.figures.labels import overlap
 from medretrieval.report import charts, pictures
 from medretrieval.report.charts import Scale
 from medretrieval.report.compare import compare
@@ -217,13 +218,13 @@ def test_a_run_that_is_not_the_best_shows_fewer_and_says_how_many_more(sweep):
     whole, few = (read_pictures(folder, "here", album, whole) for whole in (True, False))
     assert [len(rows) for rows in whole.galleries.values()] == [6, 6, 6]
     assert whole.left_out == 0
-    assert [len(rows) for rows in few.galleries.values()] == [pictures.FEW] * 3
-    assert few.left_out == 18 - 3 * pictures.FEW
+    assert [len(rows) for rows in few.galleries.values()] == [pictures.FEW_ROWS] * 3
+    assert few.left_out == 18 - 3 * pictures.FEW_ROWS
 
 
 def test_thumbnails_stay_within_their_room(sweep, monkeypatch):
     illustrate(sweep)
-    monkeypatch.setattr(pictures, "BUDGET", 20_000)
+    monkeypatch.setattr(pictures, "MAX_ALBUM_CHARACTERS", 20_000)
     text = page_of(sweep)
     stored = json.loads(text.split('id="thumbs">')[1].split("</script>")[0])
     assert 5_000 < sum(map(len, stored)) <= 20_000
@@ -381,10 +382,11 @@ def test_the_verb_is_known():
 
 
 def test_ticks_are_round_and_inside():
-    assert Scale(0.78, 0.84, 0, 1).ticks() == pytest.approx([0.78, 0.80, 0.82, 0.84])
-    assert Scale(0.05, 1.2, 0, 1, log=True).ticks() == pytest.approx([0.05, 0.1, 0.2, 0.5, 1])
+    assert list(Scale(0.78, 0.84, 0, 1).ticks()) == pytest.approx([0.78, 0.80, 0.82, 0.84])
+    assert list(Scale(0.05, 1.2, 0, 1, log=True).ticks()) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1])
     narrow = Scale(3000, 5400, 0, 1, log=True).ticks()
-    assert narrow == pytest.approx([3000, 4000, 5000])
+    assert narrow[4000] == "4,000"
+    assert list(narrow) == pytest.approx([3000, 3500, 4000, 4500, 5000])
     scale = Scale(1, 100, 10, 20, log=True)
     assert [scale(v) for v in (1, 10, 100)] == [10, 15, 20]
 
@@ -400,7 +402,7 @@ def test_numbers_in_a_chart_stand_apart_and_inside_it():
     places = re.findall(r'<text class="(?:first)?" x="([\d.]+)" y="([\d.]+)">(\d+)<', drawn)
     boxes = [(float(x), float(y) - 9, float(x) + charts.DIGIT * len(t), float(y) + 1) for x, y, t in places]
     assert len(boxes) == 20
-    assert sum(charts._shared(a, b) for i, a in enumerate(boxes) for b in boxes[:i]) == 0
+    assert all(overlap(np.array([a]), np.array([b])) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(a >= 0 and b >= 0 and c <= charts.WIDTH and d <= charts.HEIGHT for a, b, c, d in boxes)
     front = pareto_front(np.array([[p.y, p.x] for p in points]), [True, False])
     assert {int(n) for n in re.findall(r'class="first"[^>]*>(\d+)<', drawn)} == set(1 + np.flatnonzero(front))

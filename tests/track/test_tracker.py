@@ -101,7 +101,7 @@ def test_a_finished_run_is_kept_with_name_tags_params_metrics_and_folder(kept):
     assert list(said.values()) == ["breastmnist", "pixels", "ivf", "l2", "s1"]
     assert (record["params"]["encoder.side"], record["params"]["index.nlist"]) == ("28", "1")  # as fitted
     assert not [key for key in record["params"] if key.startswith(("tracking", "paths"))]
-    for name, value in result.report["scores"].items():
+    for name, value in result.report.scores.items():
         assert record["metrics"][name] == pytest.approx(value)
     assert record["metrics"]["ann/recall_at_3"] == 1.0
     assert Path(record["folder"]) == result.folder

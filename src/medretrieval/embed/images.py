@@ -18,6 +18,7 @@ from medretrieval.cache.store import Cache, content_key
 from medretrieval.datasets.base import Split
 from medretrieval.embed.shards import VECTORS, Shards, load, write_header
 from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 
 SAMPLE = 32  # images whose vectors are compared with those of full precision
@@ -93,8 +94,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
 
     def assemble(partial: Path) -> Mapping[str, Any]:
         assert shards is not None
-        facts = {**shards.assemble(partial), "images_per_s": _rate(shards)}
-        return facts | {"fidelity": _fidelity(encoder, identity, split, cache)}
+        return {**shards.assemble(partial), "images_per_s": _rate(shards)}
 
     try:
         entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
@@ -110,7 +110,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
         key=place.name,
         cached=made == 0,
         images_per_s=entry.facts["images_per_s"],
-        fidelity=entry.facts["fidelity"],
+        fidelity=_fidelity(encoder, identity, split, cache),
     )
 
 
@@ -122,7 +122,9 @@ def _fidelity(
     def make(folder: Path) -> Mapping[str, Any]:
         return {"found": encoder.fidelity(split.images[:SAMPLE])}
 
-    facts = cache.get_or_make("fidelities", {"encoder": dict(identity)}, make).facts
+    # Not beside the vectors: these stay, while what is said of them may come to be said otherwise.
+    parts = {"fidelity_format": FIDELITY_FORMAT, "encoder": dict(identity)}
+    facts = cache.get_or_make("fidelities", parts, make).facts
     found: Mapping[str, Any] | None = facts["found"]
     return found
 

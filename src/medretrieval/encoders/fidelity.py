@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+FIDELITY_FORMAT = 2  # raised when `compare` says something else of the same vectors
 CLOSE = 0.9999  # cosine from which a runtime counts as the same
 NEIGHBORS = 10
 

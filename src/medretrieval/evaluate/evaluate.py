@@ -17,6 +17,8 @@ from medretrieval.evaluate.score_table import MACRO, Needs, ReportedScore, query
 from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
+# Raised when the same ranking would get other scores, other votes, or scores of other names.
+SCORING_FORMAT = 1
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
 Ints = NDArray[np.int64]
@@ -33,6 +35,7 @@ class Evaluation:
         chance: expectation of a random ranking, under the names of the scores that have a closed form.
         abstention: accuracy of the neighbors' vote by the share of queries answered; empty for
             multi-label data.
+        vote: the neighbors' vote on every query; None for multi-label data.
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
         vote_distances: of the neighbors that vote, float32 [q, at most vote_k].
         ranking: the first `save_depth` results.
@@ -44,6 +47,7 @@ class Evaluation:
     scores: dict[str, float]
     chance: dict[str, float]
     abstention: dict[str, list[float]]
+    vote: Vote | None
     per_query: dict[str, Floats]
     vote_distances: NDArray[np.float32]
     ranking: Ranking
@@ -104,12 +108,14 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
         search_s += searched - start
         score_s += time.perf_counter() - searched
     per_query = _per_query(plan, chunks)
-    of_votes, abstention = _of_votes(plan, chunks)
+    cast = _votes(chunks)
+    of_votes, abstention = _of_votes(plan, cast)
     lines, random = _chance(plan)
     return Evaluation(
         scores=_means(per_query, task) | of_votes | lines,
         chance={name: random[name] for name in random if name.removeprefix(MACRO) in per_query},
         abstention=abstention,
+        vote=cast,
         per_query=per_query,
         vote_distances=np.concatenate([chunk.vote_distances for chunk in chunks]),
         ranking=_ranking(chunks, task),
@@ -200,19 +206,26 @@ def _per_query(plan: _Plan, chunks: list[_Chunk]) -> dict[str, Floats]:
     return found
 
 
-def _of_votes(plan: _Plan, chunks: list[_Chunk]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Scores and abstention curve of the votes of all queries that have something to find."""
-    kept = plan.task.n_relevant > 0
+def _votes(chunks: list[_Chunk]) -> Vote | None:
+    """The votes of all queries as one; None for multi-label data."""
     votes = [chunk.vote for chunk in chunks if chunk.vote is not None]
-    if not votes or not kept.any():
-        return {}, {}
-    cast = Vote(
-        np.concatenate([vote.probabilities for vote in votes])[kept],
-        np.concatenate([vote.predicted for vote in votes])[kept],
+    if not votes:
+        return None
+    return Vote(
+        np.concatenate([vote.probabilities for vote in votes]),
+        np.concatenate([vote.predicted for vote in votes]),
     )
+
+
+def _of_votes(plan: _Plan, votes: Vote | None) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scores and abstention curve of the votes on all queries that have something to find."""
+    kept = plan.task.n_relevant > 0
+    if votes is None or not kept.any():
+        return {}, {}
+    counted = Vote(votes.probabilities[kept], votes.predicted[kept])
     labels = plan.task.queries.labels[kept].astype(np.int64)
-    values = {name: score.of_votes(cast, labels) for name, score, _ in plan.reported if score.of_votes}
-    return {name: v for name, v in values.items() if v is not None}, abstention_curve(cast, labels)
+    values = {name: score.of_votes(counted, labels) for name, score, _ in plan.reported if score.of_votes}
+    return {name: v for name, v in values.items() if v is not None}, abstention_curve(counted, labels)
 
 
 def _chance(plan: _Plan) -> tuple[dict[str, float], dict[str, float]]:

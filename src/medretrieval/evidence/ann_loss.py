@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.config import Config, EvaluationConfig
+from medretrieval.config import Config
+from medretrieval.embed.sides import Sides
 from medretrieval.evaluate import scores
-from medretrieval.evidence.bootstrap import bootstrap, enough
+from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.index.exact_search import BLOCK, exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import exact_distances, neighbor_recall
 from medretrieval.protocol.task import RetrievalTask
 
-SAMPLE = 1000  # queries that are compared with exact search
+MAX_SAMPLED_QUERIES = 1000  # that are compared with exact search
 Interval = tuple[float, float, float]
 
 
@@ -48,8 +49,7 @@ def measure(
     settings: Config,
     task: RetrievalTask,
     index: VectorIndex,
-    query: NDArray[np.float32],
-    gallery: NDArray[np.float32],
+    sides: Sides,
     results: NDArray[np.int64] | None = None,
 ) -> Approximation | None:
     """Search a sample of the queries exactly and approximately.
@@ -58,8 +58,7 @@ def measure(
         settings: the run's configuration.
         task: who queries whom.
         index: the run's index.
-        query: embeddings of the queries, float32 [q, d].
-        gallery: embeddings of the gallery, float32 [n, d].
+        sides: embeddings of queries and gallery.
         results: what the index has found already, int64 [q, depth]; None, or too few: it is searched again.
 
     Returns:
@@ -68,24 +67,28 @@ def measure(
     if index.is_flat:
         return None
     config, count, groups = settings.evaluation, len(task.queries), task.queries.groups
+    query, gallery = sides.query.vectors, sides.gallery.vectors
     rows = np.arange(count)
-    if count > SAMPLE:
-        rows = np.sort(np.random.default_rng(settings.seed).choice(count, SAMPLE, replace=False))
+    if count > MAX_SAMPLED_QUERIES:
+        rng = np.random.default_rng(settings.seed)
+        rows = np.sort(rng.choice(count, MAX_SAMPLED_QUERIES, replace=False))
     vectors, depth, out = query[rows], max(config.ks), task.exclusions.for_rows(rows)
     if results is not None and results.shape[1] >= depth:
-        found = results[rows, :depth]
+        ids = results[rows, :depth]
     else:
-        found = out.remove(*index.search(vectors, depth + out.overfetch))[0]
+        ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
     start = time.perf_counter()
     wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.overfetch))
     exact_s = time.perf_counter() - start
-    distances = exact_distances(vectors, gallery, found, settings.metric)
-    ours, theirs = (_scores(ids, task, rows, config.ks) for ids in (found, wanted[0]))
+    distances = exact_distances(vectors, gallery, ids, settings.metric)
+    ours, theirs = (_scores(side, task, rows, config.ks) for side in (ids, wanted[0]))
     return Approximation(
         queries=len(rows),
         recall={k: neighbor_recall(distances, wanted[1], k) for k in config.ks},
-        changes=_changes(ours, theirs, config, settings.seed, groups if groups is None else groups[rows]),
-        missing=int((found < 0).sum()),
+        changes=_changes(
+            ours, theirs, Resampling.from_settings(settings), groups if groups is None else groups[rows]
+        ),
+        missing=int((ids < 0).sum()),
         exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK else None,
     )
 
@@ -93,16 +96,15 @@ def measure(
 def _changes(
     ours: Mapping[str, NDArray[np.float64]],
     theirs: Mapping[str, NDArray[np.float64]],
-    config: EvaluationConfig,
-    seed: int,
+    resampling: Resampling,
     groups: NDArray[np.str_] | None,
 ) -> dict[str, Interval]:
     """Ours minus theirs of every score with its interval, all under the same resamples; {} for too few."""
     if not enough(next(iter(ours.values())), groups):
         return {}
     columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
-    drawn = bootstrap(columns, config.resamples, seed, groups)
-    return {name: drawn.difference(2 * i, 2 * i + 1, config.confidence) for i, name in enumerate(ours)}
+    drawn = bootstrap(columns, resampling, groups)
+    return {name: drawn.difference(2 * i, 2 * i + 1) for i, name in enumerate(ours)}
 
 
 def _scores(
@@ -110,9 +112,9 @@ def _scores(
 ) -> dict[str, NDArray[np.float64]]:
     relevant = task.n_relevant[rows]
     h = task.relevance.hits(ids, task.queries.labels[rows], task.gallery.labels)
-    found: dict[str, NDArray[np.float64]] = {}
+    per_query: dict[str, NDArray[np.float64]] = {}
     for k in ks:
-        found[f"precision_at_{k}"] = scores.precision_at(h, k)
-        found[f"recall_at_{k}"] = scores.recall_at(h, relevant, k)
-        found[f"map_at_{k}"] = scores.average_precision_at(h, relevant, k)
-    return {name: np.where(relevant > 0, values, np.nan) for name, values in found.items()}
+        per_query[f"precision_at_{k}"] = scores.precision_at(h, k)
+        per_query[f"recall_at_{k}"] = scores.recall_at(h, relevant, k)
+        per_query[f"map_at_{k}"] = scores.average_precision_at(h, relevant, k)
+    return {name: np.where(relevant > 0, values, np.nan) for name, values in per_query.items()}

@@ -14,16 +14,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.config import Config
 from medretrieval.protocol.ranking import Labels, class_members
 
 # Cells of one chunk of weights or signs: some 25 MB at the peak.
 CHUNK_CELLS = 1_000_000
-KEPT_CELLS = 16_000_000  # of a draw that is kept for the next one: 16 MB
+MAX_KEPT_CELLS = 16_000_000  # of a draw that is kept for the next one: 16 MB
 # Sums of the same numbers in another order differ in their last bits; below this they count as equal.
-TIE = 1e-12
+RELATIVE_TIE = 1e-12
 
 Floats = NDArray[np.float64]
 Groups = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made.
+
+    Attributes:
+        resamples: bootstrap samples.
+        confidence: of the intervals, between 0 and 1.
+        seed: the same seed draws the same samples.
+    """
+
+    resamples: int
+    confidence: float
+    seed: int
+
+    @classmethod
+    def from_settings(cls, settings: Config) -> "Resampling":
+        """As a run's configuration says."""
+        return cls(settings.evaluation.resamples, settings.evaluation.confidence, settings.seed)
 
 
 @dataclass(frozen=True)
@@ -31,28 +52,30 @@ class Resamples:
     """Means of columns, and the same means under one set of bootstrap weights.
 
     Attributes:
+        confidence: of the intervals.
         means: float64 [s].
         replicates: float64 [resamples, s].
         jackknife: float64 [g, s], the means without each query or group.
     """
 
+    confidence: float
     means: Floats
     replicates: Floats
     jackknife: Floats
 
-    def interval(self, column: int, confidence: float) -> tuple[float, float]:
+    def interval(self, column: int) -> tuple[float, float]:
         """BCa interval of one mean (see `bca`)."""
         estimate = float(self.means[column])
         columns = self.replicates[:, column], self.jackknife[:, column]
-        return bca(estimate, *columns, confidence, abs(estimate))
+        return bca(estimate, *columns, self.confidence, abs(estimate))
 
-    def difference(self, a: int, b: int, confidence: float) -> tuple[float, float, float]:
+    def difference(self, a: int, b: int) -> tuple[float, float, float]:
         """Mean of column a minus mean of column b, and its BCa interval: (difference, low, high)."""
         estimate = float(self.means[a] - self.means[b])
         replicates = self.replicates[:, a] - self.replicates[:, b]
         jackknife = self.jackknife[:, a] - self.jackknife[:, b]
         scale = float(max(abs(self.means[a]), abs(self.means[b])))
-        return estimate, *bca(estimate, replicates, jackknife, confidence, scale)
+        return estimate, *bca(estimate, replicates, jackknife, self.confidence, scale)
 
 
 @dataclass(frozen=True)
@@ -74,16 +97,14 @@ class Flips:
 
     def p(self, a: int, b: int) -> float:
         """Two-sided p of the mean of column a minus column b (see `paired_permutation`)."""
-        observed = abs(self.means[a] - self.means[b]) - TIE * (self.scale[a] + self.scale[b])
+        observed = abs(self.means[a] - self.means[b]) - RELATIVE_TIE * (self.scale[a] + self.scale[b])
         beyond = np.count_nonzero(np.abs(self.flipped[:, a] - self.flipped[:, b]) >= observed)
         return float((beyond + 1) / (len(self.flipped) + 1))
 
 
 def intervals(
     per_query: Mapping[str, Floats],
-    resamples: int,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
     groups: Groups | None = None,
     labels: Labels | None = None,
 ) -> dict[str, tuple[float, float]]:
@@ -91,9 +112,7 @@ def intervals(
 
     Args:
         per_query: score -> float64 [q]; NaN for a query without relevant items, which is left out.
-        resamples: bootstrap samples; the same ones for all scores.
-        confidence: between 0 and 1.
-        seed: the same seed draws the same samples.
+        resampling: how queries are drawn again, the same for all scores.
         groups: any hashable codes [q], such as patients; whole groups are drawn where given.
         labels: int64 [q] or bool [q, classes]; adds `macro_<score>`, the mean of the class means. A class
             that a sample does not hold is left out of that sample's mean.
@@ -113,8 +132,8 @@ def intervals(
     kinds = {"": None} | ({"macro_": class_members(labels)} if labels is not None else {})
     result: dict[str, tuple[float, float]] = {}
     for prefix, members in kinds.items():
-        drawn = bootstrap(values, resamples, seed, groups, members)
-        result |= {f"{prefix}{n}": drawn.interval(i, confidence) for i, n in enumerate(per_query)}
+        drawn = bootstrap(values, resampling, groups, members)
+        result |= {f"{prefix}{n}": drawn.interval(i) for i, n in enumerate(per_query)}
     return result
 
 
@@ -131,9 +150,7 @@ def enough(values: Floats, groups: Groups | None = None) -> bool:
 def paired_difference(
     a: Floats,
     b: Floats,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
     groups: Groups | None = None,
     members: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float, float]:
@@ -142,9 +159,7 @@ def paired_difference(
     Args:
         a: float64 [q].
         b: float64 [q], NaN at the same queries as a.
-        resamples: bootstrap samples.
-        confidence: between 0 and 1.
-        seed: the same seed draws the same samples.
+        resampling: how queries are drawn again.
         groups: any hashable codes [q]; whole groups are drawn where given.
         members: bool [q, classes]; the means are then means over classes of the class means.
 
@@ -155,7 +170,7 @@ def paired_difference(
         ValueError: as `intervals`, and where fewer than two queries or groups are left.
     """
     pair = np.stack([a, b], axis=1)
-    return bootstrap(pair, resamples, seed, groups, members).difference(0, 1, confidence)
+    return bootstrap(pair, resampling, groups, members).difference(0, 1)
 
 
 def paired_permutation(
@@ -216,8 +231,7 @@ def not_different(adjusted: Sequence[float], alpha: float) -> list[bool]:
 
 def bootstrap(
     values: Floats,
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
     groups: Groups | None = None,
     members: NDArray[np.bool_] | None = None,
 ) -> Resamples:
@@ -225,8 +239,7 @@ def bootstrap(
 
     Args:
         values: float64 [q, s], NaN in whole rows only.
-        resamples: bootstrap samples.
-        seed: the same seed draws the same samples.
+        resampling: how queries are drawn again.
         groups: any hashable codes [q]; whole groups are drawn, and a mean is a ratio of sums.
         members: bool [q, classes]; the mean is then the mean over classes of the class means.
 
@@ -234,11 +247,13 @@ def bootstrap(
         ValueError: shapes or NaN that do not fit, fewer than two queries or groups, no resamples.
     """
     totals = _totals(values, groups, members)
-    units = len(totals)
+    units, resamples = len(totals), resampling.resamples
     if units < 2 or resamples < 1:
         raise ValueError(f"{resamples} resamples of {units} queries or groups; give at least 1 and 2")
     flat = totals.reshape(units, -1)
-    draws = (_kept_draws if resamples * units <= KEPT_CELLS else _draws)(seed, resamples, units)
+    draws = (_kept_draws if resamples * units <= MAX_KEPT_CELLS else _draws)(
+        resampling.seed, resamples, units
+    )
     parts = [
         _means((times.astype(np.float64) @ flat).reshape(len(times), *totals.shape[1:])) for times in draws
     ]
@@ -247,7 +262,7 @@ def bootstrap(
         without.append(_means(everything - totals[begin : begin + rows]))
         begin += rows
     columns = (np.asfortranarray(np.concatenate(side)) for side in (parts, without))  # read one by one
-    return Resamples(_means(everything), *columns)
+    return Resamples(resampling.confidence, _means(everything), *columns)
 
 
 def _draws(seed: int, resamples: int, units: int) -> Iterator[NDArray[np.uint8]]:
@@ -323,7 +338,7 @@ def bca(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    tie = TIE * scale
+    tie = RELATIVE_TIE * scale
     pull = jackknife.mean() - jackknife
     if np.abs(pull).max() * len(pull) <= tie:
         return estimate, estimate

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config
-from medretrieval.evidence.bootstrap import bca, bootstrap, enough
+from medretrieval.evidence.bootstrap import Resampling, bca, bootstrap, enough
 from medretrieval.evidence.failures import Outcome
 from medretrieval.protocol.task import RetrievalTask
 
@@ -75,12 +75,13 @@ def _intervals(
     settings: Config, task: RetrievalTask, outcome: Outcome, members: NDArray[np.bool_]
 ) -> list[tuple[float, float] | None]:
     """BCa intervals of the classes' means, each a ratio of two means under the draws of all queries."""
-    config, groups, columns = settings.evaluation, task.queries.groups, members.shape[1]
+    resampling, groups = Resampling.from_settings(settings), task.queries.groups
+    columns = members.shape[1]
     if not enough(outcome.precision, groups):
         return [None] * columns
     sides = np.hstack([outcome.precision[:, None] * members, members])
     sides[~outcome.counted] = np.nan
-    drawn = bootstrap(sides, config.resamples, settings.seed, groups)
+    drawn = bootstrap(sides, resampling, groups)
     found: list[tuple[float, float] | None] = []
     for i in range(columns):
         mean, replicates, jackknife = (
@@ -91,5 +92,5 @@ def _intervals(
             found.append(None)
             continue
         replicates = replicates[~np.isnan(replicates)]
-        found.append(bca(float(mean), replicates, jackknife, config.confidence, float(mean)))
+        found.append(bca(float(mean), replicates, jackknife, resampling.confidence, float(mean)))
     return found

@@ -1,23 +1,57 @@
 """Mean precision and recall by depth, with intervals, chance and the pixel baseline."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config
 from medretrieval.evaluate import chance
-from medretrieval.evidence.bootstrap import bootstrap, enough
+from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.protocol.task import RetrievalTask
 
-DEEPEST = 100
-SCORES = ("precision", "recall")
+MAX_CURVE_DEPTH = 100
 
 
-def curves(
+@dataclass(frozen=True)
+class Line:
+    """What the baseline encoder scores at some depths."""
+
+    ks: list[int]
+    mean: list[float]
+
+
+@dataclass(frozen=True)
+class DepthCurve:
+    """One score at every depth.
+
+    Attributes:
+        mean: over the queries that have something to find.
+        low, high: ends of its interval; None where a single query (or group) leaves nothing to draw.
+        chance: what a random ranking scores.
+        baseline: of the baseline encoder, None for none.
+    """
+
+    mean: list[float]
+    low: list[float | None]
+    high: list[float | None]
+    chance: list[float]
+    baseline: Line | None
+
+
+@dataclass(frozen=True)
+class DepthCurves:
+    """The content of curves.json: depths, and the two scores at each."""
+
+    ks: list[int]
+    precision: DepthCurve
+    recall: DepthCurve
+
+
+def depth_curves(
     settings: Config, task: RetrievalTask, hits: NDArray[np.bool_], baseline: Mapping[str, float]
-) -> dict[str, Any]:
+) -> DepthCurves:
     """Mean precision and recall at every depth up to 100, with intervals, chance and the baseline.
 
     The bootstrap draws as that of scores.json does, so at its depths the numbers are the same.
@@ -27,37 +61,33 @@ def curves(
         task: who queries whom.
         hits: bool [q, depth], of the saved ranking.
         baseline: headline scores of the baseline encoder, by name; empty for none.
-
-    Returns:
-        The content of curves.json: `ks`, and for each score `mean`, `low`, `high` (null where a single
-        query leaves nothing to draw), `chance` and `baseline` (null for none).
     """
-    ks = list(range(1, min(hits.shape[1], DEEPEST) + 1))
+    ks = list(range(1, min(hits.shape[1], MAX_CURVE_DEPTH) + 1))
     found = np.cumsum(hits[:, : ks[-1]], axis=1, dtype=np.float64)
     values = {"precision": found / ks, "recall": found / np.maximum(task.n_relevant, 1)[:, None]}
-    both = np.where(task.n_relevant[:, None] > 0, np.hstack([values[name] for name in SCORES]), np.nan)
+    # Both in one bootstrap, so that queries are drawn once.
+    both = np.where(task.n_relevant[:, None] > 0, np.hstack(list(values.values())), np.nan)
     means, ends = np.nanmean(both, axis=0), _intervals(settings, task, both)
-    document: dict[str, Any] = {"ks": ks}
-    for i, name in enumerate(SCORES):
+    drawn: dict[str, DepthCurve] = {}
+    for i, name in enumerate(values):
         mine = slice(i * len(ks), (i + 1) * len(ks))
         random = np.nanmean(chance.by_depth(name, ks, task.n_relevant, task.n_candidates), axis=0)
         there = [k for k in settings.evaluation.ks if f"{name}_at_{k}" in baseline]
-        line = {"ks": there, "mean": [baseline[f"{name}_at_{k}"] for k in there]}
-        document[name] = {
-            "mean": means[mine].tolist(),
-            "low": [low for low, _ in ends[mine]],
-            "high": [high for _, high in ends[mine]],
-            "chance": random.tolist(),
-            "baseline": line if there else None,
-        }
-    return document
+        drawn[name] = DepthCurve(
+            mean=means[mine].tolist(),
+            low=[low for low, _ in ends[mine]],
+            high=[high for _, high in ends[mine]],
+            chance=random.tolist(),
+            baseline=Line(there, [baseline[f"{name}_at_{k}"] for k in there]) if there else None,
+        )
+    return DepthCurves(ks, **drawn)
 
 
 def _intervals(
     settings: Config, task: RetrievalTask, values: NDArray[np.float64]
 ) -> list[tuple[float, float]] | list[tuple[None, None]]:
-    config, groups = settings.evaluation, task.queries.groups
+    resampling, groups = Resampling.from_settings(settings), task.queries.groups
     if not enough(values[:, 0], groups):
         return [(None, None)] * values.shape[1]
-    drawn = bootstrap(values, config.resamples, settings.seed, groups)
-    return [drawn.interval(i, config.confidence) for i in range(values.shape[1])]
+    drawn = bootstrap(values, resampling, groups)
+    return [drawn.interval(i) for i in range(values.shape[1])]

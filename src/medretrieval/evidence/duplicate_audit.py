@@ -28,7 +28,7 @@ from medretrieval.vectors import l2_normalize
 
 CHUNK_CELLS = 4_000_000  # of a chunk [queries, gallery], and of what is held of the embeddings
 MAX_COMPARED_PAIRS = 4_000_000_000  # queries times gallery items
-FORMAT_VERSION = 3  # raised when the same images would be audited otherwise
+AUDIT_FORMAT = 3  # raised when the same images would be audited otherwise
 COSINE_DIGITS = 9  # of a cosine that is compared with the threshold: far above the rounding of float64
 SHOWN_DIGITS = 6  # of a cosine that orders the pairs and is written
 HASH_SIDE_PIXELS, HASH_FREQUENCIES = 32, 8
@@ -73,7 +73,7 @@ def kept_audit(
 ) -> Audit:
     """The audit of two embedded splits, from the cache or made now: one for all runs of a sweep over them."""
     parts = {
-        "format": FORMAT_VERSION,
+        "audit_format": AUDIT_FORMAT,
         "embeddings": [query.key, gallery.key],
         "labels": [split.labels_sha256 for split in (task.queries, task.gallery)],
         "groups": [groups_sha256(split.groups) for split in (task.queries, task.gallery)],

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, ProtocolConfig
 from medretrieval.evaluate import chance
-from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evaluate.evaluate import Evaluation, objective_name
 from medretrieval.evaluate.score_table import is_headline, less_is_better
-from medretrieval.evidence.bootstrap import enough, intervals, paired_difference
-from medretrieval.evidence.pixel_baseline import baseline
+from medretrieval.evidence.bootstrap import Resampling, enough, intervals, paired_difference
+from medretrieval.evidence.pixel_baseline import BaselineScores, baseline
 from medretrieval.protocol.exclusions import Exclusions, active
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
 
@@ -33,6 +34,7 @@ class Evidence:
         lift: score over chance, where more is better.
         units: what is drawn again: "queries", or "groups" where the dataset has them.
         left_out: what protocol.exclude_same_group and drop_duplicates change (`with_exclusions`).
+        pixel_line: all that the baseline encoder scores, of each query too; None where `baseline` is.
     """
 
     intervals: Mapping[str, tuple[float, float]]
@@ -43,6 +45,7 @@ class Evidence:
     lift: Mapping[str, float]
     units: str
     left_out: Mapping[str, Any] | None = None
+    pixel_line: BaselineScores | None = None
 
 
 def per_class(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -68,62 +71,56 @@ def per_class(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, dict[
     return table
 
 
-def evidence(
-    settings: Config,
-    task: RetrievalTask,
-    size: int,
-    identity: Mapping[str, Any],
-    evaluation: Evaluation,
-    objective: str,
-    cache: Cache,
-) -> Evidence:
+def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Cache) -> Evidence:
     """Intervals and baseline of a run.
 
     Args:
         settings: the run's configuration.
-        task: who queries whom.
-        size: the dataset's size.
-        identity: of the run's encoder.
+        inputs: encoder, dataset and task.
         evaluation: its scores.
-        objective: the score whose difference to the baseline is taken.
         cache: where the baseline's scores are kept.
     """
-    config, per_query = settings.evaluation, evaluation.per_query
+    task, per_query = inputs.task, evaluation.per_query
+    objective = objective_name(settings.evaluation, task)
     base = objective.removeprefix("macro_")
     shown = {name: values for name, values in per_query.items() if is_headline(name) or name == base}
     labels = task.queries.labels if objective.startswith("macro_") else None
-    drawn = intervals(shown, config.resamples, config.confidence, settings.seed, task.queries.groups, labels)
+    drawn = intervals(shown, Resampling.from_settings(settings), task.queries.groups, labels)
     found = {name: ends for name, ends in drawn.items() if is_headline(name) or name == objective}
-    random = evaluation.chance | chance.by_drawing(task, evaluation.vote_distances, config, settings.seed)
+    random = evaluation.chance | chance.by_drawing(
+        task, evaluation.vote_distances, settings.evaluation, settings.seed
+    )
     units = "queries" if task.queries.groups is None else "groups"
     plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units)
-    line = baseline(settings, task, size, identity, evaluation.counts["depth"], cache)
+    line = baseline(settings, inputs, evaluation.counts["depth"], cache)
     if line is None:
         return plain
     difference = None
     if base in per_query and base in line.per_query:
         difference = _paired(settings, task, objective, per_query[base], line.per_query[base])
     scores = {name: line.scores[name] for name in found if name in line.scores}
-    return dataclasses.replace(plain, baseline=line.name, baseline_scores=scores, difference=difference)
+    return dataclasses.replace(
+        plain, baseline=line.name, baseline_scores=scores, difference=difference, pixel_line=line
+    )
 
 
 def _paired(
     settings: Config, task: RetrievalTask, objective: str, a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> tuple[float, float, float] | None:
     """Mean (over classes, for a macro score) of a minus that of b, over the queries that both have."""
-    config, groups, missing = settings.evaluation, task.queries.groups, np.isnan(a) | np.isnan(b)
+    groups, missing = task.queries.groups, np.isnan(a) | np.isnan(b)
     a, b = (np.where(missing, np.nan, side) for side in (a, b))
     if not enough(a, groups):
         return None
     members = class_members(task.queries.labels) if objective.startswith("macro_") else None
-    return paired_difference(a, b, config.resamples, config.confidence, settings.seed, groups, members)
+    return paired_difference(a, b, Resampling.from_settings(settings), groups, members)
 
 
-def _lift(found: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:
+def _lift(scores: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:
     return {
-        name: found[name] / value
+        name: scores[name] / value
         for name, value in random.items()
-        if name in found and value > 0 and not less_is_better(name)
+        if name in scores and value > 0 and not less_is_better(name)
     }
 
 
@@ -135,23 +132,18 @@ def plain_task(protocol: ProtocolConfig, task: RetrievalTask) -> RetrievalTask:
 
 
 def with_exclusions(
-    settings: Config,
-    found: Evidence,
-    ours: Evaluation,
-    plain: Evaluation,
-    objective: str,
-    task: RetrievalTask,
+    settings: Config, evidence: Evidence, ours: Evaluation, plain: Evaluation, task: RetrievalTask
 ) -> Evidence:
     """Add what leaving out groups and copies does to the headline score.
 
     Args:
         settings: the run's configuration.
-        found: the evidence so far.
+        evidence: so far.
         ours: the run's scores.
         plain: the scores with nothing left out but the query itself.
-        objective: the headline score.
         task: who queries whom.
     """
+    objective = objective_name(settings.evaluation, task)
     base = objective.removeprefix("macro_")
     change = None
     if base in ours.per_query and base in plain.per_query:
@@ -165,4 +157,4 @@ def with_exclusions(
         "without": plain.scores.get(objective),
         "change": list(change) if change else None,
     }
-    return dataclasses.replace(found, left_out=document)
+    return dataclasses.replace(evidence, left_out=document)

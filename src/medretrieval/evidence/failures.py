@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.scores import average_precision, precision_at
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import Labels, class_members
 from medretrieval.protocol.task import RetrievalTask
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+MAX_MISLED_QUERIES = 5  # queries that are named with a hub, at most
 
 
 @dataclass(frozen=True)
@@ -97,20 +99,86 @@ class Confident:
     nearer_than: Floats
 
 
-def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Ints:
-    """Queries drawn in turn from every class, so that each class has as many as any other.
+@dataclass(frozen=True)
+class Failures:
+    """Which queries and gallery items to show of a run, and which classes are retrieved for which.
+
+    Attributes:
+        sample: queries, as many of each class, int64.
+        worst: queries of the lowest precision, int64.
+        confident: queries whose first result is wrong and near.
+        hubs: counts of all gallery items.
+        crowding: the items in the most wrong lists, int64.
+        misled: for each of them queries that it misleads, int64 each.
+        confusion: see `confusion`.
+    """
+
+    sample: Ints
+    worst: Ints
+    confident: Confident
+    hubs: Hubs
+    crowding: Ints
+    misled: tuple[Ints, ...]
+    confusion: Floats
+
+
+def failures(inputs: Inputs, evaluation: Evaluation, outcome: Outcome, count: int, seed: int) -> Failures:
+    """Choose what to show of a run.
 
     Args:
-        labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them.
+        inputs: dataset and task.
+        evaluation: the run's ranking.
+        outcome: the ranking judged at the depth of the lists.
+        count: queries of each kind, and hubs.
+        seed: of the sample.
+    """
+    ranking = evaluation.ranking
+    counted = hubs(ranking.ids, outcome, inputs.task.exclusions.dropped)
+    crowding = counted.most_wrong(count)
+    labels = ranking.query_labels, ranking.gallery_labels
+    return Failures(
+        sample=balanced_sample(labels[0], outcome.counted, count, seed).by_class,
+        worst=worst_queries(outcome, count),
+        confident=confidently_wrong(outcome, ranking.distances, count),
+        hubs=counted,
+        crowding=crowding,
+        misled=tuple(spoiled(int(item), ranking.ids, outcome, MAX_MISLED_QUERIES) for item in crowding),
+        confusion=confusion(ranking.ids[:, : outcome.k], *labels, len(inputs.dataset.classes)),
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Queries drawn in turn from every class.
+
+    Attributes:
+        queries: positions in the order they were drawn, int64 [m].
+        drawn_for: int64 [m], the place of the class that each was drawn for.
+    """
+
+    queries: Ints
+    drawn_for: Ints
+
+    @property
+    def by_class(self) -> Ints:
+        """The same positions, those of a class together and in their own order."""
+        return self.queries[np.lexsort((self.queries, self.drawn_for))]
+
+
+def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Sample:
+    """Draw queries in turn from every class, so that each class has as many as any other.
+
+    Args:
+        labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them, and
+            those without any are a class of their own.
         allowed: bool [q], which may be drawn.
         count: how many; fewer where fewer are allowed.
         seed: the same seed draws the same ones.
-
-    Returns:
-        Positions, int64, in the order of the classes.
     """
     rng = np.random.default_rng(seed)
     members = class_members(labels) & allowed[:, None]
+    if (without := allowed & ~members.any(axis=1)).any():
+        members = np.column_stack([members, without])
     waiting = [rng.permutation(np.flatnonzero(column)).tolist() for column in members.T]
     drawn: dict[int, int] = {}
     turns = rng.permutation(len(waiting)).tolist()
@@ -120,7 +188,7 @@ def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed
                 waiting[number].pop()
             if waiting[number] and len(drawn) < count:
                 drawn[waiting[number].pop()] = number
-    return np.array(sorted(drawn, key=lambda q: (drawn[q], q)), np.int64)
+    return Sample(np.array(list(drawn), np.int64), np.array(list(drawn.values()), np.int64))
 
 
 def worst_queries(outcome: Outcome, count: int) -> Ints:

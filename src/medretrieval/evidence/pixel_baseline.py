@@ -1,5 +1,6 @@
 """The line to beat: what raw pixels score on the same task, kept in the cache."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +13,17 @@ from omegaconf import OmegaConf
 from medretrieval.cache.store import Cache
 from medretrieval.config import Baseline, Config, IndexConfig, root
 from medretrieval.datasets.groups import groups_sha256
-from medretrieval.embed.images import Embeddings, embed, identify
+from medretrieval.embed.images import identify
+from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
-from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 
 FILE = "per_query.npz"
-WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
+MAX_WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
 EXACT = IndexConfig(name="flat", factory=FLAT)
 
 
@@ -39,21 +42,12 @@ class BaselineScores:
     per_query: Mapping[str, NDArray[np.float64]]
 
 
-def baseline(
-    settings: Config,
-    task: RetrievalTask,
-    size: int,
-    run_identity: Mapping[str, Any],
-    depth: int,
-    cache: Cache,
-) -> BaselineScores | None:
+def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> BaselineScores | None:
     """Score the baseline encoder on a run's task: its queries, gallery, protocol, metric and depths.
 
     Args:
         settings: the run's configuration.
-        task: who queries whom.
-        size: the dataset's size, part of the key of embeddings.
-        run_identity: of the run's own encoder.
+        inputs: what the run starts from.
         depth: of the run's ranking; the baseline's is as deep, and whole where that is a matter of seconds.
         cache: where embeddings and these scores are kept.
 
@@ -61,6 +55,7 @@ def baseline(
         None where evaluation.baseline is none, where the run's encoder is the baseline, and where sentences
         ask, which a baseline of images cannot read.
     """
+    task, size = inputs.task, inputs.dataset.size
     name = settings.evaluation.baseline
     queries = task.queries.split
     if name == Baseline.none or queries is None:
@@ -68,10 +63,11 @@ def baseline(
     node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
     encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
     identity = identify(encoder, cache)
-    if identity == run_identity:
+    if identity == inputs.identity:
         return None
-    depth = task.max_depth if len(task.queries) * task.max_depth <= WHOLE_CELLS else depth
+    depth = task.max_depth if len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS else depth
     parts = {
+        "scoring_format": SCORING_FORMAT,
         "depth": depth,
         "encoder": identity,
         "images": [queries.images_sha256, task.gallery.images_sha256],
@@ -86,11 +82,11 @@ def baseline(
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
-        gallery = embed(encoder, identity, task.gallery, size, cache)
-        query = gallery
-        if not task.queries_are_gallery:
-            query = embed(encoder, identity, queries, size, cache)
-        return _score(settings, task, query, gallery, depth, cache, folder / FILE)
+        sides = embed_sides(dataclasses.replace(inputs, encoder=encoder, identity=identity), cache)
+        found = _evaluated(settings, task, sides, depth, cache)
+        with (folder / FILE).open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **found.per_query)
+        return {"scores": found.scores}
 
     entry = cache.get_or_make("baselines", parts, make)
     with np.load(entry.folder / FILE, allow_pickle=False) as npz:
@@ -98,17 +94,8 @@ def baseline(
     return BaselineScores(str(name), entry.facts["scores"], per_query)
 
 
-def _score(
-    settings: Config,
-    task: RetrievalTask,
-    query: Embeddings,
-    gallery: Embeddings,
-    depth: int,
-    cache: Cache,
-    path: Path,
-) -> dict[str, Any]:
-    index = build(EXACT, settings.metric, gallery, depth, settings.seed, cache)
-    found = evaluate(lambda rows, k: index.search(query.vectors[rows], k), task, depth, settings.evaluation)
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **found.per_query)
-    return {"scores": found.scores}
+def _evaluated(settings: Config, task: RetrievalTask, sides: Sides, depth: int, cache: Cache) -> Evaluation:
+    """The baseline's scores by exact search."""
+    index = build(EXACT, settings.metric, sides.gallery, depth, settings.seed, cache)
+    vectors = sides.query.vectors
+    return evaluate(lambda rows, k: index.search(vectors[rows], k), task, depth, settings.evaluation)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config
+from medretrieval.embed.sides import Sides
 from medretrieval.embed.text import mean_direction
 from medretrieval.evaluate.knn_vote import auroc
 from medretrieval.index.autotune import sample_gallery
@@ -29,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TextEvidence:
-    """RunOutputs of a run whose queries are sentences.
+    """What a run tells whose queries are sentences.
 
     Attributes:
         zero_shot: as `zero_shot`.
@@ -44,8 +45,7 @@ def text_evidence(
     settings: Config,
     task: RetrievalTask,
     index: VectorIndex,
-    query: Vectors,
-    gallery: Vectors,
+    sides: Sides,
     recall: Mapping[int, float] | None,
 ) -> TextEvidence | None:
     """Zero-shot scores and modality gap of a run; None where images ask.
@@ -54,21 +54,21 @@ def text_evidence(
         settings: the run's configuration.
         task: who queries whom.
         index: the run's index.
-        query: vectors of the queries, float32 [q, d].
-        gallery: float32 [n, d].
+        sides: vectors of sentences and images.
         recall: k -> share of the exact neighbors that the index found for the sentences; None for exact
             search.
     """
     prompts = task.queries.prompts
     if prompts is None:
         return None
+    query, gallery = sides.query.vectors, sides.gallery.vectors
     cosine = cosines(gallery, prompts.class_vectors(query))
-    found = modality_gap(query, gallery)
+    gap = modality_gap(query, gallery)
     if recall is not None:
         k = max(settings.evaluation.ks)
         images = image_recall(index, gallery, len(prompts), k, settings.seed)
-        found["recall"] = {"k": k, "sentences": recall[k], "images": images, "queries": len(prompts)}
-    return TextEvidence(zero_shot(cosine, task.gallery.labels, prompts.classes), found)
+        gap["recall"] = {"k": k, "sentences": recall[k], "images": images, "queries": len(prompts)}
+    return TextEvidence(zero_shot(cosine, task.gallery.labels, prompts.classes), gap)
 
 
 def cosines(images: Vectors, classes: Vectors) -> Floats:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.evidence.bootstrap import enough, intervals, paired_difference
+from medretrieval.evidence.bootstrap import Resampling, enough, intervals, paired_difference
 from medretrieval.explain.saliency import Map
 from medretrieval.vectors import l2_normalize
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Curve = NDArray[np.float64]
-BLUR = 8  # a removed region shows the image blurred by its shorter side divided by this
+BLUR_DIVISOR = 8  # a removed region shows the image blurred by its shorter side divided by this
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,37 @@ class Pointing:
     area: float
 
 
+@dataclass(frozen=True)
+class Removal:
+    """How regions are removed.
+
+    Attributes:
+        encode: uint8 [n, h, w(, 3)] -> float32 [n, d].
+        steps: equal shares of the visible pixels.
+        rng: moves maps to random places.
+    """
+
+    encode: Encode
+    steps: int
+    rng: np.random.Generator
+
+
 def deletion(
-    image: NDArray[np.uint8],
-    found: Map,
-    vector: NDArray[np.float32],
-    encode: Encode,
-    steps: int,
-    rng: np.random.Generator,
+    image: NDArray[np.uint8], saliency: Map, vector: NDArray[np.float32], removal: Removal
 ) -> Deletion:
     """Remove an image's regions in the map's order and in that of the map elsewhere.
 
     Args:
         image: uint8 [h, w] or [h, w, 3].
-        found: its map.
+        saliency: its map.
         vector: what it is compared with, float32 [d].
-        encode: uint8 [n, h, w(, 3)] -> float32 [n, d].
-        steps: equal shares of the visible pixels.
-        rng: moves the map.
+        removal: how.
     """
-    orders = [_order(found.values, found.visible), _order(_moved(found, rng), found.visible)]
+    steps = removal.steps
+    orders = [
+        _order(saliency.values, saliency.visible),
+        _order(_moved(saliency, removal.rng), saliency.visible),
+    ]
     filled = blurred(image)
     between = [
         _removed(image, filled, order[: round(len(order) * step / steps)])
@@ -75,7 +87,7 @@ def deletion(
         for step in range(1, steps)
     ]
     everything = _removed(image, filled, orders[0])
-    cosines = _cosines(encode(np.stack([image, *between, everything])), vector)
+    cosines = _cosines(removal.encode(np.stack([image, *between, everything])), vector)
     first, last, middle = cosines[:1], cosines[-1:], cosines[1:-1].reshape(2, steps - 1)
     marked, random = (np.concatenate([first, line, last]) for line in middle)
     return Deletion(marked, random)
@@ -94,7 +106,7 @@ def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What stands in place of removed regions: no edges of its own, and the brightness of the place."""
     from PIL import Image, ImageFilter
 
-    radius = min(image.shape[:2]) / BLUR
+    radius = min(image.shape[:2]) / BLUR_DIVISOR
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
@@ -104,13 +116,13 @@ def _order(values: NDArray[np.float32], visible: NDArray[np.bool_]) -> NDArray[n
     return places[np.argsort(-values.ravel()[places], kind="stable")]
 
 
-def _moved(found: Map, rng: np.random.Generator) -> NDArray[np.float32]:
+def _moved(saliency: Map, rng: np.random.Generator) -> NDArray[np.float32]:
     """The map moved by a random step within what is visible; what leaves it comes in on the other side."""
-    rows, columns = (np.flatnonzero(found.visible.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(saliency.visible.any(axis=axis)) for axis in (1, 0))
     box = np.ix_(rows, columns)
-    moved = found.values.copy()
+    moved = saliency.values.copy()
     shift = (int(rng.integers(len(rows))), int(rng.integers(len(columns))))
-    moved[box] = np.roll(found.values[box], shift, axis=(0, 1))
+    moved[box] = np.roll(saliency.values[box], shift, axis=(0, 1))
     return moved
 
 
@@ -127,39 +139,35 @@ def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> Curve
     return (l2_normalize(vectors) @ l2_normalize(vector[None])[0]).astype(np.float64)
 
 
-def pointing(found: Map, mask: NDArray[np.bool_]) -> Pointing | None:
+def pointing(saliency: Map, mask: NDArray[np.bool_]) -> Pointing | None:
     """Compare a map with the mask of a finding.
 
     Args:
-        found: the map.
+        saliency: the map.
         mask: bool [h, w].
 
     Returns:
         None where the encoder sees nothing of a finding, or the map marks nothing.
     """
-    seen, support = mask & found.visible, found.support
+    seen, support = mask & saliency.visible, saliency.support
     if not seen.any() or not support.any():
         return None
     hit = bool(mask.ravel()[support.argmax()])
     share = float(support[mask].sum(dtype=np.float64) / support.sum(dtype=np.float64))
-    return Pointing(float(hit), share, float(seen.sum() / found.visible.sum()))
+    return Pointing(float(hit), share, float(seen.sum() / saliency.visible.sum()))
 
 
 def summary(
     deletions: Sequence[Deletion],
     pointings: Sequence[tuple[Pointing, Pointing]],
-    resamples: int,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
 ) -> dict[str, Any]:
     """The numbers of a sample of pairs, as JSON values.
 
     Args:
         deletions: one a pair.
         pointings: of each query with a finding that the encoder sees, by its own map and by another query's.
-        resamples: bootstrap samples of the pairs.
-        confidence: of the intervals.
-        seed: of the samples.
+        resampling: how pairs are drawn again.
 
     Returns:
         deletion: pairs, area_marked and area_random (means), advantage (random minus marked: above 0 where
@@ -173,8 +181,8 @@ def summary(
     marked, random = areas.T
     between = {}
     if enough(random - marked):
-        between = {"advantage": list(paired_difference(random, marked, resamples, confidence, seed)[1:])}
-    found: dict[str, Any] = {
+        between = {"advantage": list(paired_difference(random, marked, resampling)[1:])}
+    numbers: dict[str, Any] = {
         "deletion": {
             "pairs": len(areas),
             "area_marked": float(marked.mean()),
@@ -186,13 +194,11 @@ def summary(
         "pointing": None,
     }
     if pointings:
-        found["pointing"] = _pointed(pointings, resamples, confidence, seed)
-    return found
+        numbers["pointing"] = _pointed(pointings, resampling)
+    return numbers
 
 
-def _pointed(
-    pointings: Sequence[tuple[Pointing, Pointing]], resamples: int, confidence: float, seed: int
-) -> dict[str, Any]:
+def _pointed(pointings: Sequence[tuple[Pointing, Pointing]], resampling: Resampling) -> dict[str, Any]:
     own, other = (
         np.array([(p.hit, p.mass) for p in side], np.float64) for side in zip(*pointings, strict=True)
     )
@@ -205,7 +211,7 @@ def _pointed(
         "hits_gain": own[:, 0] - other[:, 0],
         "mass_gain": own[:, 1] - other[:, 1],
     }
-    ends = intervals(columns, resamples, confidence, seed)
+    ends = intervals(columns, resampling)
     return {
         "queries": len(pointings),
         **{name: float(values.mean()) for name, values in columns.items()},

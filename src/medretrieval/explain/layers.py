@@ -9,7 +9,7 @@ from medretrieval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-MOST_PREFIX = 16  # class, distillation and register tokens before those of the patches
+MAX_PREFIX_TOKENS = 16  # class, distillation and register tokens before those of the patches
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _token_layer(call: _Call, before: list[_Call], image: tuple[int, int]) -> La
     for earlier in reversed(before):
         if (cut := _map_layer(earlier, image)) is not None:
             prefix = shape[0] * shape[1] - cut.grid[0] * cut.grid[1]
-            if 0 <= prefix <= MOST_PREFIX:
+            if 0 <= prefix <= MAX_PREFIX_TOKENS:
                 return Layer(call.name, call.module, cut.grid, True, True, prefix)
     return None
 

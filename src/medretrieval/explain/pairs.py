@@ -1,16 +1,20 @@
 """A pair explained: both maps, what they are worth, and which pairs of a run are looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.config import ExplainConfig
 from medretrieval.datasets.base import Split
-from medretrieval.explain.faithfulness import Deletion, Pointing, deletion, pointing, summary
+from medretrieval.evidence.bootstrap import Resampling
+from medretrieval.evidence.failures import balanced_sample
+from medretrieval.explain.faithfulness import Deletion, Pointing, Removal, deletion, pointing, summary
 from medretrieval.explain.saliency import Explainer, Map
-from medretrieval.protocol.ranking import Labels, class_name
+from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.ranking import class_name
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Explanations:
     Attributes:
         pairs: at least one.
         layer: the module that the maps were taken at.
-        numbers: see `faithful.summary`.
+        numbers: see `faithfulness.summary`.
     """
 
     pairs: list[Explained]
@@ -118,10 +122,8 @@ def explain_images(
         (picture, explainer.map(picture.image, vector), vector)
         for picture, vector in zip((query, result), vectors[::-1], strict=True)
     ]
-    curves = [
-        deletion(picture.image, found, vector, explainer.encoder.encode, steps, rng)
-        for picture, found, vector in sides
-    ]
+    removal = Removal(explainer.encoder.encode, steps, rng)
+    curves = [deletion(picture.image, saliency, vector, removal) for picture, saliency, vector in sides]
     mean = Deletion(*(np.mean([getattr(c, n) for c in curves], axis=0) for n in ("marked", "random")))
     (_, ours, _), (_, theirs, _) = sides
     pointed = None if query.mask is None else pointing(ours, query.mask)
@@ -137,63 +139,55 @@ def explain_text(
         UserError: the encoder has no text tower, or the sentence is too long for it.
     """
     vector = explainer.encoder.encode_text([text])[0]
-    found = explainer.map(result.image, vector)
-    curve = deletion(result.image, found, vector, explainer.encoder.encode, steps, rng)
-    pointed = None if result.mask is None else pointing(found, result.mask)
-    return Explained(text, (result, found), found.cosine, curve, pointed)
+    saliency = explainer.map(result.image, vector)
+    curve = deletion(result.image, saliency, vector, Removal(explainer.encoder.encode, steps, rng))
+    pointed = None if result.mask is None else pointing(saliency, result.mask)
+    return Explained(text, (result, saliency), saliency.cosine, curve, pointed)
 
 
 def explain_nearest(
     explainer: Explainer,
-    queries: Split,
-    gallery: Split,
+    inputs: Inputs,
     nearest: NDArray[np.int64],
-    classes: Sequence[str],
-    *,
-    pairs: int,
-    steps: int,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    config: ExplainConfig,
+    resampling: Resampling,
 ) -> Explanations | None:
     """Explain a drawn, class-balanced sample of queries and their nearest results.
 
     Args:
         explainer: maps by the encoder.
-        queries: q images.
-        gallery: n images.
+        inputs: dataset and task, whose q queries are images.
         nearest: int64 [q], position of each query's nearest result in the gallery; -1 where it has none.
-        classes: names.
-        pairs: as many at most.
-        steps: of the deletion curves.
-        resamples: bootstrap samples of the pairs.
-        confidence: of the intervals.
-        seed: of the sample, of random places and of the bootstrap.
+        config: pairs at most, and steps of the deletion curves.
+        resampling: how pairs are drawn again; its seed is also that of the sample and of random places.
 
     Returns:
         None where no query has a result.
     """
-    rng = np.random.default_rng(seed)
-    chosen = balanced(queries.labels, nearest >= 0, pairs, rng)
-    found = [
+    queries, gallery, classes = inputs.task.queries.split, inputs.task.gallery, inputs.dataset.classes
+    assert queries is not None  # the configuration is refused where sentences ask
+    rng = np.random.default_rng(resampling.seed)
+    # In the order of drawing, in which classes take turns: a picture shows the first ones.
+    chosen = balanced_sample(queries.labels, nearest >= 0, config.pairs, resampling.seed).queries
+    pairs = [
         explain_images(
             explainer,
             Picture.from_split(queries, int(i), classes),
             Picture.from_split(gallery, int(nearest[i]), classes),
-            steps,
+            config.steps,
             rng,
         )
         for i in chosen
     ]
-    if not found:
+    if not pairs:
         return None
-    numbers = summary([pair.deletion for pair in found], _pointings(found), resamples, confidence, seed)
-    return Explanations(found, explainer.layer.name, numbers)
+    numbers = summary([pair.deletion for pair in pairs], _pointings(pairs), resampling)
+    return Explanations(pairs, explainer.layer.name, numbers)
 
 
-def _pointings(found: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
+def _pointings(pairs: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
     """How each query's own map points at its finding, and how the next one's of another class does."""
-    sides = [pair.query for pair in found if not isinstance(pair.query, str)]
+    sides = [pair.query for pair in pairs if not isinstance(pair.query, str)]
     both = []
     for i, (picture, own) in enumerate(sides):
         others = [other for next_one, other in sides[i + 1 :] + sides[:i] if next_one.kind != picture.kind]
@@ -201,27 +195,3 @@ def _pointings(found: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
             pair = pointing(own, picture.mask), pointing(others[0], picture.mask)
             both += [(a, b) for a, b in [pair] if a is not None and b is not None]
     return both
-
-
-def balanced(
-    labels: Labels, allowed: NDArray[np.bool_], count: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw rows so that classes take turns (int64 [at most count], by class in turn).
-
-    Args:
-        labels: int64 [n], or bool [n, classes], where a row counts for one of its findings.
-        allowed: bool [n], rows to draw from.
-        count: rows wanted.
-        rng: draws.
-    """
-    rows = rng.permutation(np.flatnonzero(allowed))
-    pick: Callable[[int], int] = lambda row: int(labels[row])  # noqa: E731
-    if labels.ndim == 2:
-        pick = lambda row: int(rng.choice(np.flatnonzero(labels[row]))) if labels[row].any() else -1  # noqa: E731
-    turns: dict[int, int] = {}
-    order = []
-    for row in rows:
-        kind = pick(row)
-        turns[kind] = turns.get(kind, -1) + 1
-        order.append((turns[kind], kind, int(row)))
-    return np.array([row for _, _, row in sorted(order)[:count]], np.int64)

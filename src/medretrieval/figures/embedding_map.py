@@ -15,29 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import FiguresConfig, Projection
+from medretrieval.config import Config, FiguresConfig, Projection
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
+from medretrieval.evidence.projection import NAMES, project, sample
 from medretrieval.figures import text_tiles as sentences
+from medretrieval.figures.style import INK, MANY, QUIET, RULE
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import NONE, class_name
-from medretrieval.protocol.task import RetrievalTask
-from medretrieval.vectors import l2_normalize
 
 FILE = "embedding_map.html"
-LAYOUT = 1  # of the page: a change makes the kept ones anew
-POINTS = 2000  # of both splits, at most
-SIDE = 48  # pixels of a thumbnail, at most
-SHOWN = 112  # pixels of it on the screen
-NAMES = {Projection.pca: "PCA", Projection.tsne: "t-SNE", Projection.umap: "UMAP"}
+MAP_FORMAT = 2  # raised when the same embeddings would get another page
+MAX_POINTS = 2000  # of both splits, at most
+MAX_THUMBNAIL_PIXELS = 48  # pixels of a thumbnail, at most
+SHOWN_PIXELS = 112  # pixels of it on the screen
 SEVERAL = "several findings"
-NEIGHBORS_FIRST = 50  # principal components that t-SNE and UMAP start from
-# Okabe and Ito's, then Tol's "muted" and "light" for sets of many classes; "none" and "several" are grays.
-COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
-    "#332288", "#882255", "#999933", "#44BB99", "#AA4499", "#77AADD", "#BBCC33", "#661100", "#EE8866",
-)  # fmt: skip
-GRAYS = {NONE: "#BBBBBB", SEVERAL: "#777777"}
+# What is no class of its own is gray.
+GRAYS = {NONE: RULE, SEVERAL: QUIET}
 SYMBOLS = ("circle", "diamond-open")  # of the gallery's and of the queries' points
 
 
@@ -55,26 +50,18 @@ def require_method(config: FiguresConfig) -> None:
         )
 
 
-def kept_map(
-    task: RetrievalTask,
-    query: Embeddings,
-    gallery: Embeddings,
-    classes: Sequence[str],
-    method: Projection,
-    seed: int,
-    cache: Cache,
-) -> Path:
+def kept_map(settings: Config, inputs: Inputs, query: Embeddings, gallery: Embeddings, cache: Cache) -> Path:
     """The page for these embeddings, from the cache or made now.
 
     Args:
-        task: who queries whom.
+        settings: how the plane is found, and the seed of the sample of points, of t-SNE and of UMAP.
+        inputs: dataset and task.
         query: embeddings of the queries.
         gallery: of the gallery.
-        classes: names, label i being classes[i].
-        method: how the plane is found.
-        seed: of the sample of points, and of t-SNE and UMAP.
         cache: where it is kept.
     """
+    task, classes = inputs.task, inputs.dataset.classes
+    method, seed = settings.figures.projection, settings.seed
     same = task.queries_are_gallery
     sides: dict[str, tuple[Queries, Embeddings]] = {
         "query and gallery" if same else "gallery": (task.gallery, gallery)
@@ -82,7 +69,7 @@ def kept_map(
     if not same:
         sides["query"] = (task.queries, query)
     parts = {
-        "layout": LAYOUT,
+        "map_format": MAP_FORMAT,
         "embeddings": {role: embeddings.key for role, (_, embeddings) in sides.items()},
         "labels": {role: split.labels_sha256 for role, (split, _) in sides.items()},
         "classes": list(classes),
@@ -104,7 +91,7 @@ def _page(
     from plotly.io import to_html
 
     sizes = {role: len(split) for role, (split, _) in sides.items()}
-    chosen = sample(sizes, POINTS, seed)
+    chosen = sample(sizes, MAX_POINTS, seed)
     vectors = np.concatenate([sides[role][1].vectors[rows] for role, rows in chosen.items()])
     plane, axes = project(vectors, method, seed)
     pictures = {role: sentences.pictures(side) for role, (side, _) in sides.items()}
@@ -134,70 +121,6 @@ def _page(
     return PAGE.format(plot=plot, **sheet)
 
 
-def sample(sizes: Mapping[str, int], most: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Rows of each side: all where they are few, else `most` in all, at least a third of it for each side.
-
-    Args:
-        sizes: rows that each side has.
-        most: rows in all.
-        seed: the same seed chooses the same rows.
-
-    Returns:
-        Sorted positions, int64.
-    """
-    rng, left = np.random.default_rng(seed), most
-    chosen: dict[str, NDArray[np.int64]] = {}
-    for place, role in enumerate(sorted(sizes, key=lambda role: sizes[role])):
-        share = left // (len(sizes) - place)
-        count = min(sizes[role], share)
-        chosen[role] = np.sort(rng.choice(sizes[role], count, replace=False))
-        left -= count
-    return {role: chosen[role] for role in sizes}
-
-
-def project(
-    vectors: NDArray[np.float32], method: Projection, seed: int
-) -> tuple[NDArray[np.float64], tuple[str, str]]:
-    """Vectors in a plane: of their directions, so that their lengths have no part in it.
-
-    Args:
-        vectors: float32 [n, d].
-        method: pca; tsne (scikit-learn) or umap (umap-learn), both from the first 50 principal components.
-        seed: of t-SNE and UMAP.
-
-    Returns:
-        float64 [n, 2], and the names of the two axes.
-    """
-    unit = l2_normalize(np.asarray(vectors)).astype(np.float64)
-    unit -= unit.mean(axis=0)
-    left, spread, _ = np.linalg.svd(unit, full_matrices=False)
-    components = (left * spread)[:, :NEIGHBORS_FIRST]
-    if method == Projection.pca:
-        shares = spread**2 / max(float((spread**2).sum()), 1e-12)
-        plane = np.zeros((len(unit), 2))
-        plane[:, : components.shape[1]] = components[:, :2]
-        parts = [f"{100 * share:.1f} %" for share in [*shares[:2], 0.0][:2]]
-        return plane, (f"component 1 ({parts[0]} of the variance)", f"component 2 ({parts[1]})")
-    return np.asarray(_neighbor_map(components, method, seed), np.float64), (
-        f"{NAMES[method]} 1",
-        f"{NAMES[method]} 2",
-    )
-
-
-def _neighbor_map(components: NDArray[np.float64], method: Projection, seed: int) -> Any:
-    if method == Projection.tsne:
-        from sklearn.manifold import TSNE
-
-        perplexity = min(30.0, max(1.0, (len(components) - 1) / 3))
-        return TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(components)
-    import umap
-
-    neighbors = max(2, min(15, len(components) - 1))
-    start = "spectral" if len(components) > 2 * neighbors else "random"
-    mapper = umap.UMAP(n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1)
-    return mapper.fit_transform(components)
-
-
 def _traces(
     sides: Mapping[str, tuple[Queries, Embeddings]],
     chosen: Mapping[str, NDArray[np.int64]],
@@ -208,7 +131,7 @@ def _traces(
     from plotly import graph_objects
 
     names = [*classes, SEVERAL, NONE]
-    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(classes)} | GRAYS
+    colors = {name: MANY[i % len(MANY)] for i, name in enumerate(classes)} | GRAYS
     traces, first, named = [], 0, set()
     for symbol, (role, rows) in zip(SYMBOLS, chosen.items(), strict=False):
         split, ids = sides[role][0], sides[role][0].ids
@@ -234,7 +157,7 @@ def _traces(
             named.add(name)
         first += len(rows)
     for symbol, role in zip(SYMBOLS, chosen, strict=False):
-        marker = {"symbol": symbol, "color": "#333333", "size": 7}
+        marker = {"symbol": symbol, "color": INK, "size": 7}
         label = f"{sides[role][0].name} ({role})"
         traces.append(
             graph_objects.Scatter(
@@ -257,9 +180,9 @@ def _sprites(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
     from PIL import Image
 
     small = [Image.fromarray(image) for image in images]
-    lossless = all(max(picture.size) <= SIDE for picture in small)
+    lossless = all(max(picture.size) <= MAX_THUMBNAIL_PIXELS for picture in small)
     for picture in small:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+        picture.thumbnail((MAX_THUMBNAIL_PIXELS, MAX_THUMBNAIL_PIXELS), Image.Resampling.BOX)
     width, height = (max(sides) for sides in zip(*(picture.size for picture in small), strict=True))
     mode = "L" if all(picture.mode == "L" for picture in small) else "RGB"
     across = int(np.ceil(np.sqrt(len(small))))
@@ -270,7 +193,7 @@ def _sprites(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
     kind = "PNG" if lossless else "JPEG"
     sheet.save(buffer, format=kind, **({} if lossless else {"quality": 85}))
     uri = f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    times = SHOWN / max(width, height)
+    times = SHOWN_PIXELS / max(width, height)
     return {
         "uri": uri,
         "across": across,

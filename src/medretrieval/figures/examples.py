@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import Dataset
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evidence import failures
-from medretrieval.evidence.failures import Confident, Hubs, Outcome
+from medretrieval.evidence.breakdown import Breakdown
+from medretrieval.evidence.failures import Failures, Outcome
 from medretrieval.figures import text_tiles as sentences
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
-from medretrieval.protocol.ranking import NONE, class_name
-from medretrieval.protocol.task import RetrievalTask
+from medretrieval.protocol.ranking import NONE, Ranking, class_name
 
-THUMBNAIL = 64  # pixels a side, at most
-SPOILED = 5  # queries named with a hub, at most
+MAX_THUMBNAIL_PIXELS = 64  # pixels a side, at most
 
 
 @dataclass(frozen=True)
@@ -29,65 +27,51 @@ class Examples:
     Attributes:
         document: the content of examples.json, but for the thumbnails.
         images: id -> uint8 [h, w] or [h, w, 3], every image that the document names; of a prompt its words.
-        thumbnails: id -> the same as a PNG data URI, images at most THUMBNAIL pixels a side.
+        thumbnails: id -> the same as a PNG data URI, images at most MAX_THUMBNAIL_PIXELS pixels a side.
         labels: id -> its class in words.
-        confident: the confidently wrong queries.
-        hubs: counts of all gallery items.
+        failures: what was chosen to be shown, and counts of all gallery items.
     """
 
     document: dict[str, Any]
     images: dict[str, NDArray[np.uint8]]
     thumbnails: dict[str, str]
     labels: dict[str, str]
-    confident: Confident
-    hubs: Hubs
+    failures: Failures
 
 
-def examples(
-    dataset: Dataset,
-    task: RetrievalTask,
-    evaluation: Evaluation,
-    outcome: Outcome,
-    shown: tuple[int, int],
-    seed: int,
-) -> Examples:
-    """Choose what to show of a run.
+def examples(inputs: Inputs, evaluation: Evaluation, parts: Breakdown, results: int) -> Examples:
+    """What to show of a run, in words and images.
 
     Args:
-        dataset: for the names of its classes.
-        task: who queries whom.
+        inputs: dataset and task.
         evaluation: the run's ranking.
-        outcome: the ranking judged at the depth of the lists.
-        shown: queries of each kind, and results of each query.
-        seed: of the sample of queries.
+        parts: which queries and gallery items are shown, and the ranking judged at the depth of the lists.
+        results: of each query, at most.
     """
-    ranking, (queries, results) = evaluation.ranking, shown
-    rows = _Rows(dataset, task, evaluation, outcome, results)
-    sample = failures.balanced_sample(ranking.query_labels, outcome.counted, queries, seed)
-    confident = failures.confidently_wrong(outcome, ranking.distances, queries)
-    hubs = failures.hubs(ranking.ids, outcome, task.exclusions.dropped)
+    outcome, failures = parts.outcome, parts.failures
+    rows = _Rows(inputs, evaluation.ranking, outcome, results)
+    hubs = failures.hubs
     document = {
         "k": outcome.k,
-        "classes": list(dataset.classes),
-        "size": list(task.gallery.images.shape[1:3]),
-        "retrieval": rows.of(sample),
-        "worst": rows.of(failures.worst_queries(outcome, queries)),
-        "confident": rows.of(confident.queries),
-        "hubs": [rows.hub(int(item), hubs) for item in hubs.most_wrong(queries)],
+        "classes": list(inputs.dataset.classes),
+        "size": list(inputs.task.gallery.images.shape[1:3]),
+        "retrieval": rows.of(failures.sample),
+        "worst": rows.of(failures.worst),
+        "confident": rows.of(failures.confident.queries),
+        "hubs": rows.hubs(failures),
         "hubness": {"k": hubs.k, "skewness": hubs.skewness, "never_retrieved": hubs.never_retrieved},
-        "confusion": _confusion(dataset, evaluation, outcome.k),
+        "confusion": _confusion(inputs, evaluation.ranking, failures.confusion, outcome.k),
     }
-    return Examples(document, rows.images, rows.thumbnails, rows.labels, confident, hubs)
+    return Examples(document, rows.images, rows.thumbnails, rows.labels, failures)
 
 
 class _Rows:
     """Rows of the document, and the images they name."""
 
-    def __init__(
-        self, dataset: Dataset, task: RetrievalTask, evaluation: Evaluation, outcome: Outcome, results: int
-    ) -> None:
-        self.classes, self.task, self.outcome, self.results = dataset.classes, task, outcome, results
-        self.ranking = evaluation.ranking
+    def __init__(self, inputs: Inputs, ranking: Ranking, outcome: Outcome, results: int) -> None:
+        task = inputs.task
+        self.classes, self.task, self.outcome, self.results = inputs.dataset.classes, task, outcome, results
+        self.ranking = ranking
         asking = sentences.pictures(task.queries)
         self.pictures = {"gallery": sentences.pictures(task.gallery), "query": asking}
         self.names = {"gallery": self.ranking.gallery_ids, "query": self.ranking.query_ids}
@@ -98,14 +82,17 @@ class _Rows:
     def of(self, queries: NDArray[np.int64]) -> list[dict[str, Any]]:
         return [self._row(int(query)) for query in queries]
 
-    def hub(self, item: int, hubs: Hubs) -> dict[str, Any]:
-        spoiled = failures.spoiled(item, self.ranking.ids, self.outcome, SPOILED)
-        return {
-            **self._named("gallery", item),
-            "lists": int(hubs.lists[item]),
-            "wrong_lists": int(hubs.wrong[item]),
-            "queries": [self._named("query", int(query))["id"] for query in spoiled],
-        }
+    def hubs(self, failures: Failures) -> list[dict[str, Any]]:
+        counts = failures.hubs
+        return [
+            {
+                **self._named("gallery", int(item)),
+                "lists": int(counts.lists[item]),
+                "wrong_lists": int(counts.wrong[item]),
+                "queries": [self._named("query", int(query))["id"] for query in misled],
+            }
+            for item, misled in zip(failures.crowding, failures.misled, strict=True)
+        ]
 
     def _row(self, query: int) -> dict[str, Any]:
         ranking, hits = self.ranking, self.outcome.hits[query]
@@ -128,17 +115,16 @@ class _Rows:
         if name not in self.images:
             side: Queries = self.task.queries if role == "query" else self.task.gallery
             self.images[name] = self.pictures[role][position]
-            most = THUMBNAIL if side.split is not None else sentences.SIDE
+            most = MAX_THUMBNAIL_PIXELS if side.split is not None else sentences.SIDE_PIXELS
             self.thumbnails[name] = thumbnail(self.images[name], most)
             self.labels[name] = class_name(side.labels, position, self.classes)
         return {"id": name, "class": self.labels[name]}
 
 
-def _confusion(dataset: Dataset, evaluation: Evaluation, k: int) -> dict[str, Any]:
+def _confusion(inputs: Inputs, ranking: Ranking, share: NDArray[np.float64], k: int) -> dict[str, Any]:
     """Shares between the classes that occur; null where a class has no query."""
-    ranking, names = evaluation.ranking, list(dataset.classes)
+    names = list(inputs.dataset.classes)
     labels = ranking.query_labels, ranking.gallery_labels
-    share = failures.confusion(ranking.ids[:, :k], *labels, len(names))
     if labels[0].ndim == 2:
         names.append(NONE)
     there = _present(labels, len(names))

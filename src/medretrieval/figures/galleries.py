@@ -1,7 +1,7 @@
 """Galleries: rows of images with what is known of each, drawn pixel by pixel.
 
 Drawn with Pillow into one bitmap: matplotlib would take ten times as long for the same few hundred words.
-Right and wrong are told by frame, sign and color (Okabe and Ito's blue and vermilion).
+Right and wrong are told by frame, sign and color.
 """
 
 import functools
@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
 from medretrieval.datasets.base import Split
-from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit, _asking
+from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit
 from medretrieval.figures.examples import Examples
-from medretrieval.figures.style import font
+from medretrieval.figures.style import INK, QUIET, RIGHT, RULE, WRONG, font
 from medretrieval.protocol.prompts import PROMPT
 from medretrieval.protocol.task import RetrievalTask
 
-SIDE = 112  # pixels of an image as drawn, about
-AUDIT_SIDE, AUDIT_GAP = 112, 8  # pixels of the audit's picture
+SIDE_PIXELS = 112  # pixels of an image as drawn, about
+AUDIT_SIDE, AUDIT_GAP, AUDIT_LETTERS = 112, 8, 10  # pixels of the audit's picture
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
-RIGHT, WRONG, PLAIN, INK, GRAY = "#0072B2", "#D55E00", "#555555", "#111111", "#555555"
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
-WRAPPED = 2  # lines that a class may take
-LARGEST = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colors
+MAX_TITLE_LINES = 2  # lines that a class may take
+MAX_PNG_BYTES = 240_000  # bytes of a PNG; beyond, it is drawn in fewer colors
 BLENDS = 8  # shades of a frame's color, in a palette that is grays but for them
 
 
@@ -57,8 +56,8 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
         run: the run in a few words.
     """
     k, document = shown.document["k"], shown.document
-    hubness = document["hubness"]
-    nearer = [f"nearer than {100 * x:.0f} %" for x in shown.confident.nearer_than]
+    hubness, most = document["hubness"], int(shown.failures.hubs.lists.max())
+    nearer = [f"nearer than {100 * x:.0f} %" for x in shown.failures.confident.nearer_than]
     legend = f"{SIGNS[True]} relevant   {SIGNS[False]} not relevant   number: distance"
     return {
         "gallery.png": mosaic(
@@ -81,8 +80,8 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
             [
                 f"Hubs: gallery images among the first {k} of many queries they are not relevant to",
                 run,
-                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, most lists of one image "
-                f"{int(shown.hubs.lists.max())}, never retrieved {100 * hubness['never_retrieved']:.0f} %; "
+                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, most lists of one image {most}, "
+                f"never retrieved {100 * hubness['never_retrieved']:.0f} %; "
                 f"right of the line: queries they mislead",
             ],
             [_hub_row(shown, hub) for hub in document["hubs"]],
@@ -122,8 +121,8 @@ def _hub_row(shown: Examples, hub: Mapping[str, Any]) -> list[Tile]:
 def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
     """Draw rows of tiles, the first of each row apart from the others, as PNG."""
     sizes = [_drawn_size(tile.image) for row in rows for tile in row]
-    height, width = (max(sides) for sides in zip(*sizes, (SIDE // 2, SIDE // 2), strict=True))
-    column = max(width, SIDE) + GAP
+    height, width = (max(sides) for sides in zip(*sizes, (SIDE_PIXELS // 2, SIDE_PIXELS // 2), strict=True))
+    column = max(width, SIDE_PIXELS) + GAP
     titles = [[_wrapped(tile.title, column - 16) for tile in row] for row in rows]
     heights = [
         height
@@ -144,7 +143,7 @@ def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
     for row, titles_of, tall in zip(rows, titles, heights, strict=True):
         for place, (tile, title) in enumerate(zip(row, titles_of, strict=True)):
             _draw_tile(sheet, draw, (PAD + place * column + (GAP if place else 0), top), tile, title)
-        draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], "#bbbbbb", 1)
+        draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], RULE, 1)
         top += tall
     return _png(sheet, gray=all(tile.image.ndim == 2 for row in rows for tile in row))
 
@@ -157,7 +156,7 @@ def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
 def _draw_heading(draw: ImageDraw.ImageDraw, heading: Sequence[str]) -> None:
     y = PAD
     for text, size in _sized(heading):
-        draw.text((PAD, y), text, GRAY if size == 11 else INK, font(size))
+        draw.text((PAD, y), text, QUIET if size == 11 else INK, font(size))
         y += LINE + (5 if size == 14 else 0)
 
 
@@ -165,7 +164,7 @@ def _draw_tile(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], tile: Tile, title: Sequence[str]
 ) -> None:
     (left, top), (height, width) = corner, _drawn_size(tile.image)
-    color = PLAIN if tile.right is None else RIGHT if tile.right else WRONG
+    color = QUIET if tile.right is None else RIGHT if tile.right else WRONG
     thick, inset = (1, FRAME - 1) if tile.right is None else (FRAME, 0)
     corners = (inset, inset, width + 2 * FRAME - 1 - inset, height + 2 * FRAME - 1 - inset)
     frame = [left + corners[0], top + corners[1], left + corners[2], top + corners[3]]
@@ -181,20 +180,20 @@ def _draw_tile(
         draw.text((left, y), text, INK, font(11))
         y += LINE
     for text in tile.lines:
-        draw.text((left, y), text, GRAY, font(11))
+        draw.text((left, y), text, QUIET, font(11))
         y += LINE
 
 
 def _drawn_size(image: NDArray[np.uint8]) -> tuple[int, int]:
     """Height and width as drawn: a whole number of pixels for each of a small image, else shrunk."""
     height, width = image.shape[:2]
-    times = SIDE / max(height, width)
+    times = SIDE_PIXELS / max(height, width)
     times = max(1, round(times)) if times > 0.75 else times
     return round(height * times), round(width * times)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Text in at most WRAPPED lines of so many pixels, with an ellipsis where it does not fit."""
+    """Text in at most MAX_TITLE_LINES lines of so many pixels, with an ellipsis where it does not fit."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
@@ -202,8 +201,8 @@ def _wrapped(text: str, width: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    if len(lines) > WRAPPED:
-        lines = [*lines[: WRAPPED - 1], " ".join(lines[WRAPPED - 1 :])]
+    if len(lines) > MAX_TITLE_LINES:
+        lines = [*lines[: MAX_TITLE_LINES - 1], " ".join(lines[MAX_TITLE_LINES - 1 :])]
     return [_cut(line, width) for line in lines]
 
 
@@ -220,7 +219,7 @@ def _png(sheet: Image.Image, gray: bool) -> bytes:
     """As PNG: of color images first in all colors, and of fewer where it would be too large."""
     content = b"" if gray else _encoded(sheet, 2)
     for colors in (256, 128, 64):
-        if not content or len(content) > LARGEST:
+        if not content or len(content) > MAX_PNG_BYTES:
             content = _encoded(_in_grays(sheet, colors) if gray else _in_colors(sheet, colors), 4)
     return content
 
@@ -256,11 +255,13 @@ def _in_grays(sheet: Image.Image, colors: int) -> Image.Image:
     return picture
 
 
-def audit_picture(path: Path, found: Audit, task: RetrievalTask, rows: int = 8) -> None:
+def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) -> None:
     """Draw the worst pairs of each kind side by side (PNG), at most `rows` a kind; one column a kind."""
+    queries = task.queries.split
+    assert queries is not None  # sentences have no look-alikes and are not audited
     kinds = {
-        kind: [p for p in found.pairs if p.kind == kind][:rows]
-        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in found.counts else []))
+        kind: [p for p in audit.pairs if p.kind == kind][:rows]
+        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in audit.counts else []))
     }
     column, row = 2 * AUDIT_SIDE + 3 * AUDIT_GAP, AUDIT_SIDE + 34
     height = 28 + row * max(1, *(len(pairs) for pairs in kinds.values()))
@@ -269,20 +270,24 @@ def audit_picture(path: Path, found: Audit, task: RetrievalTask, rows: int = 8) 
     for place, (kind, pairs) in enumerate(kinds.items()):
         left = place * column + AUDIT_GAP
         draw.text(
-            (left, 8), f"{kind.replace('_', ' ')}: {len(pairs)} shown" if pairs else f"{kind}: none", "black"
+            (left, 8),
+            f"{kind.replace('_', ' ')}: {f'{len(pairs)} shown' if pairs else 'none'}",
+            INK,
+            font(AUDIT_LETTERS),
         )
         for line, pair in enumerate(pairs):
             top = 28 + line * row
-            sheet.paste(_tile(_asking(task), pair.query), (left, top))
+            sheet.paste(_tile(queries, pair.query), (left, top))
             sheet.paste(_tile(task.gallery, pair.gallery), (left + AUDIT_SIDE + AUDIT_GAP, top))
-            color = "black" if pair.same_label else "#c00000"
+            color = INK if pair.same_label else WRONG
             names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"
-            draw.text((left, top + AUDIT_SIDE + 2), names, color)
+            draw.text((left, top + AUDIT_SIDE + 2), names, color, font(AUDIT_LETTERS))
             label = "same label" if pair.same_label else "OTHER LABEL"
             draw.text(
                 (left, top + AUDIT_SIDE + 14),
                 f"cos {pair.cosine:.4f}, hash {pair.hash_distance}, {label}",
                 color,
+                font(AUDIT_LETTERS),
             )
     sheet.save(path)
 

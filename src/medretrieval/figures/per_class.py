@@ -9,6 +9,7 @@ from medretrieval.evidence.by_class import ClassScores
 from medretrieval.figures.style import (
     BASELINE,
     CHANCE,
+    INK,
     OURS,
     axes_at,
     figure,
@@ -20,7 +21,7 @@ from medretrieval.figures.style import (
     short,
 )
 
-NUMBERED = 20  # classes up to which a cell's number can be read
+MAX_NUMBERED_CLASSES = 20  # classes up to which a cell's number can be read
 
 
 def per_class_picture(scores: ClassScores, baseline: str | None, confidence: float, run: str) -> bytes:
@@ -35,7 +36,7 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
     drawn = [(p, *ends) for p, ends in zip(places, scores.ends, strict=True) if ends is not None]
     if drawn:
         at, low, high = zip(*drawn, strict=True)
-        axes.hlines(at, low, high, color="#111111", linewidth=1.4)
+        axes.hlines(at, low, high, color=INK, linewidth=1.4)
     axes.scatter(
         scores.chance,
         places,
@@ -78,7 +79,7 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
     share = np.array(confusion["share"], np.float64)
     cell = 0.9 if len(names) <= 4 else 0.52 if len(names) <= 9 else 0.4
     side, left, below = cell * len(names), 0.55 + room(names), 0.55 + 0.72 * room(names)
-    width = max(left + side + (0.2 if len(names) <= NUMBERED else 0.9), 5.6)
+    width = max(left + side + (0.2 if len(names) <= MAX_NUMBERED_CLASSES else 0.9), 5.6)
     tall = below + side + 0.75
     drawing = figure(width, tall)
     several = bool((np.nansum(share, axis=1) > 1.001).any())
@@ -91,7 +92,7 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
     drawing.text(
         0.1 / width, (below + side / 2) / tall, "class of the query", fontsize=9, va="center", rotation=90
     )
-    if len(names) <= NUMBERED:
+    if len(names) <= MAX_NUMBERED_CLASSES:
         size = 10 if cell > 0.6 else 8 if cell > 0.45 else 7
         digits = slice(0, None) if cell > 0.6 else slice(1, None)  # .57 where 0.57 is too long
         for row, column in zip(*np.nonzero(~np.isnan(share)), strict=True):

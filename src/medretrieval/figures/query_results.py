@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.figures.style import plain_words
+from medretrieval.figures.style import OUT_OF_DISTRIBUTION, plain_words
 from medretrieval.query.search import Answer, Neighbor
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ MARK = "medretrieval query"  # in the file, so that another one's picture is nev
 ROWS, RESULTS = 12, 10  # queries and results of each that are drawn
 CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.55, 0.15  # inches
 DPI = 150
-PALE, QUIET = "0.8", "0.5"  # grays of frames
-NOVEL_COLOR = "#D55E00"  # of Okabe and Ito 2008
+PALE, FAINT = "0.8", "0.5"  # grays of frames
 
 
 def require_ours(path: Path) -> None:
@@ -118,7 +117,7 @@ def _draw_query(answer: Answer, row: int, lead: int, cell: Any) -> None:
         axes.text(0.03, 0.95, textwrap.fill(query.name, 30), ha="left", va="top", fontsize=8,
                   transform=axes.transAxes)  # fmt: skip
         axes.set_title("query", fontsize=7.5, loc="left", pad=2)
-        _frame(axes, QUIET)
+        _frame(axes, FAINT)
         return
     far = answer.novelty is not None and answer.novelty.is_out_of_distribution
     pictures = [query.shown, query.image] if _was_changed(answer) else [query.image]
@@ -129,9 +128,9 @@ def _draw_query(answer: Answer, row: int, lead: int, cell: Any) -> None:
     for i, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
         axes = cell(row, lead - len(pictures) + i)
         _show(axes, pixels)
-        _frame(axes, NOVEL_COLOR if far else "black")
+        _frame(axes, OUT_OF_DISTRIBUTION if far else "black")
         axes.set_title(titles[i], fontsize=7.5, loc="left", pad=2)
-        _caption(axes, "\n".join(caption), NOVEL_COLOR if far else "black")
+        _caption(axes, "\n".join(caption), OUT_OF_DISTRIBUTION if far else "black")
 
 
 def _show(axes: "Axes", pixels: NDArray[np.uint8]) -> None:
@@ -144,7 +143,7 @@ def _show(axes: "Axes", pixels: NDArray[np.uint8]) -> None:
 def _frame(axes: "Axes", color: str) -> None:
     for spine in axes.spines.values():
         spine.set_color(color)
-        spine.set_linewidth(0.6 if color in (PALE, QUIET) else 1.4)
+        spine.set_linewidth(0.6 if color in (PALE, FAINT) else 1.4)
 
 
 def _caption(axes: "Axes", text: str, color: str = "black") -> None:

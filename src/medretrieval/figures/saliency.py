@@ -10,21 +10,19 @@ from numpy.typing import NDArray
 
 from medretrieval.explain.pairs import Explained, Explanations, Picture
 from medretrieval.explain.saliency import Map
-from medretrieval.figures import saliency as pictures
-from medretrieval.figures.style import plain_words
+from medretrieval.figures.style import CHANCE, OURS, plain_words
 from medretrieval.runs.folder import DELETION, EXPLAINED, EXPLANATIONS, as_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = "viridis"  # its brightness alone tells the values apart, so every kind of color vision can
-OPAQUE = 0.75  # of the largest value; an image shows through where a map says little
-PANEL = 2.1  # inches
-LINE = 26  # characters of a sentence
-SHOWN = 12  # rows at most
-SMALL = 128  # pixels a side below which an image is drawn in squares, not smoothed
-MARKED, RANDOM = "#0072B2", "#D55E00"  # Okabe and Ito 2008
+COLORMAP = "viridis"  # its brightness alone tells the values apart, so every kind of color vision can
+MOST_OPACITY = 0.75  # of the largest value; an image shows through where a map says little
+PANEL_INCHES = 2.1  # inches
+LINE_CHARACTERS = 26  # characters of a sentence
+MAX_ROWS = 12  # rows at most
+SMALL_PIXELS = 128  # pixels a side below which an image is drawn in squares, not smoothed
 DPI = 110
 
 
@@ -38,12 +36,12 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
         pairs: at least one.
         title: one line.
     """
-    if len(pairs) > SHOWN:
-        title = f"{title}; the first {SHOWN} of {len(pairs)} pairs"
-        pairs = pairs[:SHOWN]
+    if len(pairs) > MAX_ROWS:
+        title = f"{title}; the first {MAX_ROWS} of {len(pairs)} pairs"
+        pairs = pairs[:MAX_ROWS]
     sentences = any(isinstance(pair.query, str) for pair in pairs)
     columns = 3 if sentences else 4
-    drawing = _figure((columns * PANEL + 0.8, len(pairs) * (PANEL + 0.26) + 0.6))
+    drawing = _figure((columns * PANEL_INCHES + 0.8, len(pairs) * (PANEL_INCHES + 0.26) + 0.6))
     grid = drawing.subplots(len(pairs), columns, squeeze=False)
     for pair, row in zip(pairs, grid, strict=True):
         _draw_query(pair, row)
@@ -60,7 +58,7 @@ def _signs(pairs: Sequence[Explained]) -> str:
     sides = [s for p in pairs for s in (p.query, p.result) if not isinstance(s, str)]
     signs = {
         "solid outline: the finding": any(picture.mask is not None for picture, _ in sides),
-        "dotted frame: what the encoder sees": any(not found.visible.all() for _, found in sides),
+        "dotted frame: what the encoder sees": any(not saliency.visible.all() for _, saliency in sides),
     }
     return "; ".join(sign for sign, there in signs.items() if there)
 
@@ -72,38 +70,38 @@ def _draw_query(pair: Explained, row: "Sequence[Axes]") -> None:
     row[0].axis("off")
     # Not part of the layout, which a long sentence would bend.
     row[0].text(
-        0.5, 0.5, fill(pair.query, LINE), ha="center", va="center", fontsize=8, in_layout=False,
+        0.5, 0.5, fill(pair.query, LINE_CHARACTERS), ha="center", va="center", fontsize=8, in_layout=False,
         transform=row[0].transAxes,
     )  # fmt: skip
 
 
 def _draw_side(axes: "Sequence[Axes]", side: tuple[Picture, Map], role: str, more: str) -> None:
-    picture, found = side
+    picture, saliency = side
     _image(axes[0], picture.image)
     axes[0].set_title(f"{role} {picture.id}\n{picture.kind}", fontsize=8)
     _image(axes[1], picture.image, dim=True)
-    _overlay(axes[1], found)
+    _overlay(axes[1], saliency)
     axes[1].set_title(more, fontsize=8)
-    _frame(axes[1], found.visible)
+    _frame(axes[1], saliency.visible)
     if picture.mask is not None:
         for line, width in (("black", 2.0), ("white", 0.9)):
             axes[1].contour(picture.mask, levels=[0.5], colors=line, linewidths=width)
 
 
 def _image(axes: "Axes", image: NDArray[np.uint8], dim: bool = False) -> None:
-    smooth = "nearest" if max(image.shape[:2]) < SMALL else "antialiased"
+    smooth = "nearest" if max(image.shape[:2]) < SMALL_PIXELS else "antialiased"
     if dim and image.ndim == 3:  # colors of the image would be read as those of the map
         image = image.mean(axis=2).astype(np.uint8)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
     axes.set_axis_off()
 
 
-def _overlay(axes: "Axes", found: Map) -> None:
+def _overlay(axes: "Axes", saliency: Map) -> None:
     from matplotlib import colormaps
 
-    share = scaled(found)
-    colored = colormaps[COLORS](share)
-    colored[..., 3] = OPAQUE * share
+    share = scaled(saliency)
+    colored = colormaps[COLORMAP](share)
+    colored[..., 3] = MOST_OPACITY * share
     axes.imshow(colored, interpolation="bilinear")  # as RGBA, which smooths what shows through, too
 
 
@@ -122,14 +120,14 @@ def _frame(axes: "Axes", visible: NDArray[np.bool_]) -> None:
     )
 
 
-def scaled(found: Map) -> NDArray[np.float32]:
+def scaled(saliency: Map) -> NDArray[np.float32]:
     """What speaks for the similarity, from 0 to 1 between the map's least and largest (float32 [h, w])."""
-    support = found.support
-    low = support[found.visible].min()
+    support = saliency.support
+    low = support[saliency.visible].min()
     spread = support.max() - low
     if spread <= 0:
         return np.zeros_like(support)
-    return np.where(found.visible, (support - low) / spread, 0).astype(np.float32)
+    return np.where(saliency.visible, (support - low) / spread, 0).astype(np.float32)
 
 
 def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
@@ -137,7 +135,7 @@ def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
 
     thin = 0.1 / len(grid)  # of the height, which grows with the rows
     bar = drawing.colorbar(
-        ScalarMappable(cmap=COLORS),
+        ScalarMappable(cmap=COLORMAP),
         ax=grid,
         location="bottom",
         pad=thin / 2,
@@ -149,26 +147,31 @@ def _bar(drawing: "Figure", grid: NDArray[Any]) -> None:
     bar.ax.tick_params(labelsize=7)
 
 
-def deletion_curves(path: Path, pairs: Sequence[Explained], title: str) -> None:
+def deletion_curves(path: Path, explained: Explanations, title: str) -> None:
     """Draw the mean cosine against the share removed, in the map's order and in random places (PNG).
 
     Args:
         path: the PNG to write.
-        pairs: at least one.
+        explained: the pairs, and the mean areas under their curves.
         title: one line.
     """
+    pairs, means = explained.pairs, explained.numbers["deletion"]
     drawing = _figure((5.6, 3.8))
     axes = drawing.subplots()
     lines = {
-        "what the map marks": (MARKED, "o", np.stack([p.deletion.marked for p in pairs])),
-        "the same shape elsewhere": (RANDOM, "s", np.stack([p.deletion.random for p in pairs])),
-    }
+        f"what the map marks (area {means['area_marked']:.3f})": (
+            OURS, "o", np.stack([p.deletion.marked for p in pairs])
+        ),
+        f"the same shape elsewhere (area {means['area_random']:.3f})": (
+            CHANCE, "s", np.stack([p.deletion.random for p in pairs])
+        ),
+    }  # fmt: skip
     for name, (color, shape, values) in lines.items():
         removed = np.linspace(0, 1, values.shape[1])
         axes.plot(removed, values.T, color=color, alpha=0.18, linewidth=0.8)
         axes.plot(
             removed, values.mean(axis=0), color=color, marker=shape, markersize=4, linewidth=2,
-            label=f"{name} (area {_area(values):.3f})",
+            label=name,
         )  # fmt: skip
     axes.set(xlabel="share of the image removed (blurred)", ylabel="cosine", xlim=(0, 1))
     axes.grid(alpha=0.25, linewidth=0.5)
@@ -176,12 +179,6 @@ def deletion_curves(path: Path, pairs: Sequence[Explained], title: str) -> None:
     axes.set_title(title, fontsize=7)
     plain_words(drawing)
     drawing.savefig(path, format="png", dpi=DPI)
-
-
-def _area(values: NDArray[np.float64]) -> float:
-    from medretrieval.explain.faithfulness import area
-
-    return float(np.mean([area(curve) for curve in values]))
 
 
 def _figure(size: tuple[float, float]) -> "Figure":
@@ -194,12 +191,12 @@ def _figure(size: tuple[float, float]) -> "Figure":
     return drawing
 
 
-def writers(found: Explanations, title: str) -> dict[str, Callable[[Path], None]]:
+def writers(explained: Explanations, title: str) -> dict[str, Callable[[Path], None]]:
     """What goes into a run's folder: name -> what writes it."""
     return {
-        EXPLANATIONS: lambda path: pictures.explanations(path, found.pairs, title),
-        DELETION: lambda path: pictures.deletion_curves(path, found.pairs, title),
-        EXPLAINED: lambda path: _write(path, as_json(found.details())),
+        EXPLANATIONS: lambda path: explanations(path, explained.pairs, title),
+        DELETION: lambda path: deletion_curves(path, explained, title),
+        EXPLAINED: lambda path: _write(path, as_json(explained.details())),
     }
 
 

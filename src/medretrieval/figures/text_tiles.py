@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medretrieval.figures.style import font
 from medretrieval.protocol.queries import Queries
 
-SIDE = 112  # pixels of a picture of words
+SIDE_PIXELS = 112  # pixels of a picture of words
 SIZE, LINE, MARGIN = 9, 12, 6
 INK, PAPER = 20, 245
 
@@ -29,11 +29,11 @@ def _words(texts: tuple[str, ...]) -> NDArray[np.uint8]:
     """The first of the sentences and how many more there are."""
     from PIL import Image, ImageDraw
 
-    sheet = Image.new("L", (SIDE, SIDE), PAPER)
+    sheet = Image.new("L", (SIDE_PIXELS, SIDE_PIXELS), PAPER)
     pen, letters = ImageDraw.Draw(sheet), font(SIZE)
-    rows = (SIDE - 2 * MARGIN) // LINE
+    rows = (SIDE_PIXELS - 2 * MARGIN) // LINE
     more = [f"and {len(texts) - 1} more"] if len(texts) > 1 else []
-    across = int((SIDE - 2 * MARGIN) / pen.textlength("e", font=letters))
+    across = int((SIDE_PIXELS - 2 * MARGIN) / pen.textlength("e", font=letters))
     lines = textwrap.wrap(texts[0], across, max_lines=rows - len(more), placeholder=" ...")
     for i, line in enumerate(lines + more):
         pen.text((MARGIN, MARGIN + i * LINE), line, fill=INK, font=letters)

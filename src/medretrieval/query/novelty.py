@@ -15,6 +15,7 @@ from medretrieval.errors import UserError
 from medretrieval.index.exact_search import exact_search, pair_distances
 
 KIND = "novelty"
+NOVELTY_FORMAT = 1  # raised when the same gallery would get other distances
 FILE = "distances.npy"
 SAMPLE = 2_000  # gallery images whose own nearest distance is taken
 SEED = 0
@@ -113,8 +114,12 @@ def _kept(
         return {"images": min(len(gallery), SAMPLE)}
 
     parts = {
-        "embeddings_sha256": gallery_sha256, "metric": asdict(metric), "sample": SAMPLE, "seed": SEED,
-    }  # fmt: skip
+        "novelty_format": NOVELTY_FORMAT,
+        "embeddings_sha256": gallery_sha256,
+        "metric": asdict(metric),
+        "sample": SAMPLE,
+        "seed": SEED,
+    }
     return _from_cache(parts, make, cache)
 
 

@@ -12,14 +12,15 @@ import numpy as np
 from markupsafe import Markup
 
 from medretrieval.evidence.pareto import pareto_front
-from medretrieval.figures.style import COLORS
+from medretrieval.figures.labels import Canvas, Label, place_labels
+from medretrieval.figures.style import PALETTE, log_ticks, ticks
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46  # margins
 RADIUS = 5
-DIGIT = 7.0  # width of a numeral
-SERIES = len(COLORS)
-Box = tuple[float, float, float, float]
+DIGIT, NUMERAL = 7.0, 10.0  # width and height of a numeral
+POINT = 0.7  # pixels of a point: numerals stand nearer to their markers than names in a large picture
+SERIES = len(PALETTE)
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,9 @@ class Scale:
         a, b, v = (math.log10(x) if self.log else x for x in (self.first, self.last, value))
         return round(self.start + (v - a) / (b - a) * (self.end - self.start), 1)
 
-    def ticks(self, count: int = 5) -> list[float]:
-        """Round values within the scale."""
-        if self.log:
-            for marks in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
-                found = [t for t in _decades(marks, self.first, self.last) if self.first <= t <= self.last]
-                if len(found) >= 3:
-                    return found[:: 1 + len(found) // 8]
-        step = _round_step((self.last - self.first) / count)
-        begin = math.ceil(self.first / step - 1e-9)
-        return [i * step for i in range(begin, math.floor(self.last / step + 1e-9) + 1)]
-
-
-def _decades(marks: Sequence[float], first: float, last: float) -> list[float]:
-    powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
-    return [m * 10.0**power for power in powers for m in marks]
-
-
-def _round_step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    def ticks(self) -> dict[float, str]:
+        """Round values within the scale, and what to write there."""
+        return (log_ticks if self.log else ticks)(self.first, self.last)
 
 
 def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: str) -> Markup:
@@ -94,26 +78,31 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: 
     parts = [_axes(x, y, x_name, y_name)]
     line = " ".join(f"{x(p.x)},{y(p.y)}" for p in best)
     parts.append(Markup('<polyline class="front" points="{}"/>').format(line))
-    boxes: list[Box] = [_about(x(p.x), y(p.y), RADIUS) for p in points]
-    for i, p in enumerate(points):
-        center = x(p.x), y(p.y)
-        text, box = _place(center, str(p.number), boxes, i)
-        boxes.append(box)
-        parts.append(_mark(p, center, y, text, bool(front[i])))
+    canvas = Canvas(
+        centers=np.array([[x(p.x), y(p.y)] for p in points]),
+        radii=np.full(len(points), float(RADIUS)),
+        line=np.array([[x(p.x), y(p.y)] for p in best]),
+        frame=(LEFT, 2, WIDTH - 2, HEIGHT - BOTTOM),
+        point=POINT,
+    )
+    labels = place_labels(canvas, [(DIGIT * len(str(p.number)), NUMERAL) for p in points])
+    parts += [
+        _mark(p, (x(p.x), y(p.y)), y, label, bool(first))
+        for p, label, first in zip(points, labels, front, strict=True)
+    ]
     return _svg(parts, title, described, key)
 
 
-def _mark(p: Point, center: tuple[float, float], y: Scale, text: tuple[float, float], first: bool) -> Markup:
+def _mark(p: Point, center: tuple[float, float], y: Scale, label: Label, first: bool) -> Markup:
     cx, cy = center
     whisker = Markup("")
     if p.low is not None and p.high is not None:
         whisker = Markup('<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
             cx, y(p.low), y(p.high)
         )
-    near = min(max(cx, text[0]), text[0] + DIGIT * len(str(p.number))), min(max(cy, text[1] - 9), text[1])
-    if math.dist(near, center) > RADIUS + 6:  # too far from its marker to be told without a line
-        whisker += Markup('<line class="lead" x1="{}" y1="{}" x2="{:.1f}" y2="{:.1f}"/>').format(
-            cx, cy, *near
+    if label.lead is not None:
+        whisker += Markup('<line class="lead" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+            *label.lead.ravel()
         )
     return Markup(
         '<g data-run="{key}" class="mark c{series}"><title>{number} {label}: {y:.4f}, {x}</title>{whisker}'
@@ -121,7 +110,7 @@ def _mark(p: Point, center: tuple[float, float], y: Scale, text: tuple[float, fl
     ).format(
         key=p.key, series=p.series % SERIES, number=p.number, label=p.label, y=p.y, x=_short(p.x),
         whisker=whisker, shape=_shape(p.series, cx, cy), weight="first" if first else "",
-        tx=text[0], ty=text[1],
+        tx=label.box[0], ty=label.box[3] - 1,
     )  # fmt: skip
 
 
@@ -146,64 +135,37 @@ def legend_shape(series: int) -> Markup:
     )
 
 
-def _about(x: float, y: float, reach: float) -> Box:
-    return x - reach, y - reach, x + reach, y + reach
-
-
-def _place(
-    center: tuple[float, float], text: str, taken: list[Box], own: int
-) -> tuple[tuple[float, float], Box]:
-    """Where a number stands beside its marker so that it covers least (the text's left end and baseline)."""
-    width, height = DIGIT * len(text), 10.0
-    found: list[tuple[float, tuple[float, float], Box]] = []
-    for distance in (2.0, 9.0, 18.0, 30.0, 44.0):
-        for a, b in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
-            reach = RADIUS + distance
-            left = center[0] + a * reach + (a - 1) * width / 2
-            top = center[1] + b * reach + (b - 1) * height / 2
-            box = left, top, left + width, top + height
-            inside = left >= LEFT and box[2] <= WIDTH - 2 and box[1] >= 2 and box[3] <= HEIGHT - BOTTOM
-            cost = sum(_shared(box, other) for i, other in enumerate(taken) if i != own)
-            found.append((cost + distance / 10 + (0 if inside else 1e4), (left, box[3] - 1), box))
-    _, text_at, box = min(found, key=lambda f: f[0])
-    return text_at, box
-
-
-def _shared(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def curve(ks: Sequence[int], found: dict[str, Any], names: tuple[str, str, str | None], key: str) -> Markup:
+def curve(ks: Sequence[int], drawn: dict[str, Any], names: tuple[str, str, str | None], key: str) -> Markup:
     """A score by depth with its interval, chance, and the baseline where there is one.
 
     Args:
         ks: depths.
-        found: a CURVE of curves.json.
+        drawn: a CURVE of curves.json.
         names: the score, the share of the interval ("95 %"), the baseline encoder.
         key: a name for ids, unique in the page.
     """
     score, percent, baseline = names
-    line = found["baseline"]
-    values = [v for part in ("low", "high", "mean", "chance") for v in found[part] if v is not None]
+    line = drawn["baseline"]
+    values = [v for part in ("low", "high", "mean", "chance") for v in drawn[part] if v is not None]
     values += line["mean"] if line else []
     x = Scale(min(ks), max(max(ks), min(ks) + 1), LEFT, WIDTH - RIGHT)
     y = _y_scale(values)
-    band = [(k, v) for k, v in zip(ks, found["high"], strict=True) if v is not None]
-    band += reversed([(k, v) for k, v in zip(ks, found["low"], strict=True) if v is not None])
+    band = [(k, v) for k, v in zip(ks, drawn["high"], strict=True) if v is not None]
+    band += reversed([(k, v) for k, v in zip(ks, drawn["low"], strict=True) if v is not None])
     parts = [_axes(x, y, "k, results looked at", score, whole=True)]
     parts.append(Markup('<polygon class="band" points="{}"/>').format(_path(band, x, y)))
-    parts += _lines("chance", ks, found["chance"], x, y)
+    parts += _lines("chance", ks, drawn["chance"], x, y)
     if line:
         inside = [(k, v) for k, v in zip(line["ks"], line["mean"], strict=True) if ks[0] <= k <= ks[-1]]
         parts += _lines("baseline", [k for k, _ in inside], [v for _, v in inside], x, y)
-    parts += _lines("mean", ks, found["mean"], x, y)
+    parts += _lines("mean", ks, drawn["mean"], x, y)
     said = [f"{score} by k, with its {percent} interval and a random ranking's."]
     marks = sorted({0, len(ks) // 2, len(ks) - 1})
     said += [
-        f"k={ks[i]}: {found['mean'][i]:.4f} ({found['low'][i]:.4f} to {found['high'][i]:.4f}), "
-        f"chance {found['chance'][i]:.4f}."
+        f"k={ks[i]}: {drawn['mean'][i]:.4f} ({drawn['low'][i]:.4f} to {drawn['high'][i]:.4f}), "
+        f"chance {drawn['chance'][i]:.4f}."
         for i in marks
-        if None not in (found["mean"][i], found["low"][i], found["high"][i], found["chance"][i])
+        if None not in (drawn["mean"][i], drawn["low"][i], drawn["high"][i], drawn["chance"][i])
     ]
     said += [f"Baseline: {baseline}." if line and baseline else ""]
     return _svg(parts, f"{score} by k", " ".join(said).strip(), key)
@@ -232,22 +194,20 @@ def _y_scale(values: Sequence[float]) -> Scale:
 
 def _axes(x: Scale, y: Scale, x_name: str, y_name: str, whole: bool = False) -> Markup:
     bottom = HEIGHT - BOTTOM
-    heights = y.ticks()
-    decimals = max(0, -math.floor(math.log10(heights[1] - heights[0]) + 1e-9)) if len(heights) > 1 else 4
     grid = Markup(
         '<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
         '<text class="tick" x="{3}" y="{4}" text-anchor="end">{5}</text>'
     )
     parts = [
-        grid.format(LEFT, WIDTH - RIGHT, y(value), LEFT - 6, y(value) + 4, f"{value:.{decimals}f}")
-        for value in heights
+        grid.format(LEFT, WIDTH - RIGHT, y(value), LEFT - 6, y(value) + 4, text)
+        for value, text in y.ticks().items()
     ]
-    for value in x.ticks():
+    for value, text in x.ticks().items():
         if whole and value != int(value):
             continue
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                x(value), bottom + 16, _short(value)
+                x(value), bottom + 16, text
             )
         )
         if not whole:

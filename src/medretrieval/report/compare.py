@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
-from medretrieval.evidence.bootstrap import bootstrap, holm, not_different, sign_flips
+from medretrieval.evidence.bootstrap import Resampling, bootstrap, holm, not_different, sign_flips
 from medretrieval.protocol.ranking import class_members
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.runs.folder import GROUP, ID, LABEL, N_RELEVANT, PER_QUERY
@@ -49,6 +49,11 @@ class Options:
         """What counts as significant; 0.05 and not 0.050000000000000044."""
         return round(1 - self.confidence, 12)
 
+    @property
+    def resampling(self) -> Resampling:
+        """How intervals are made."""
+        return Resampling(self.resamples, self.confidence, self.seed)
+
 
 def compare(runs: list[Run], options: Options) -> Comparison:
     """Test the differences between runs over the same queries.
@@ -64,7 +69,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     _require_comparable(runs, score)
     runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
-    drawn = bootstrap(values, options.resamples, options.seed, groups, members)
+    drawn = bootstrap(values, options.resampling, groups, members)
     order = np.argsort(-drawn.means, kind="stable")
     runs, values = [runs[i] for i in order], values[:, order]
     names = _names(runs)
@@ -80,11 +85,11 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     adjusted = holm(p)
     alike = not_different(adjusted, options.alpha)
     pairs = [
-        Pair(a, b, *drawn.difference(int(order[a]), int(order[b]), options.confidence), raw, corrected, same)
+        Pair(a, b, *drawn.difference(int(order[a]), int(order[b])), raw, corrected, same)
         for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
     ]
     corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
-    rows = [(float(drawn.means[i]), *drawn.interval(int(i), options.confidence)) for i in order]
+    rows = [(float(drawn.means[i]), *drawn.interval(int(i))) for i in order]
     units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
     notes = _notes(score, names, values, options, reference, corrected_for, units)
     if any(run.report.encoder.random_weights for run in runs):

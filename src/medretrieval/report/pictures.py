@@ -16,10 +16,10 @@ from medretrieval.runs import folder as run_folder
 EXAMPLES, CURVES = f"{run_folder.FIGURES}/examples.json", f"{run_folder.FIGURES}/curves.json"
 KINDS = ("retrieval", "worst", "confident")  # galleries, in the order they are shown
 DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
-SIDE = 64  # pixels that a thumbnail may have
+MAX_THUMBNAIL_PIXELS = 64  # pixels that a thumbnail may have
 PNG = b"\x89PNG\r\n\x1a\n"
-BUDGET = 4_000_000  # characters of all thumbnails: the report is to be sent by mail
-FEW = 2  # rows of a gallery of a run that is not the best
+MAX_ALBUM_CHARACTERS = 4_000_000  # characters of all thumbnails: the report is to be sent by mail
+FEW_ROWS = 2  # rows of a gallery of a run that is not the best
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Album:
 
     Attributes:
         uris: the data URIs; an image is named by its place here.
-        size: their characters, at most BUDGET.
+        size: their characters, at most MAX_ALBUM_CHARACTERS.
     """
 
     uris: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Album:
     def add(self, uris: list[str]) -> list[int] | None:
         """Places of these thumbnails, None (and nothing kept) where they would be too many."""
         new = {uri for uri in uris if uri not in self._places}
-        if self.size + sum(map(len, new)) > BUDGET:
+        if self.size + sum(map(len, new)) > MAX_ALBUM_CHARACTERS:
             return None
         for uri in uris:
             if uri in new and uri not in self._places:
@@ -76,7 +76,7 @@ def read_pictures(folder: Path, source: str, album: Album, whole: bool) -> Pictu
         folder: the run's folder.
         source: what to call it in messages.
         album: where thumbnails are put.
-        whole: every row; else the first FEW of each gallery.
+        whole: every row; else the first FEW_ROWS of each gallery.
     """
     found = Pictures()
     found.curves = _read(folder, CURVES, source, _check_curves, found)
@@ -88,7 +88,7 @@ def read_pictures(folder: Path, source: str, album: Album, whole: bool) -> Pictu
         rows = examples.pop(kind)
         kept = [
             row
-            for row in (rows if whole else rows[:FEW])
+            for row in (rows if whole else rows[:FEW_ROWS])
             if _thumbed(
                 [row, *row["results"]], [row["id"], *(r["id"] for r in row["results"])], thumbnails, album
             )
@@ -96,7 +96,7 @@ def read_pictures(folder: Path, source: str, album: Album, whole: bool) -> Pictu
         found.galleries[kind] = kept
         found.left_out += len(rows) - len(kept)
     hubs = examples.pop("hubs")
-    for hub in hubs if whole else hubs[:FEW]:
+    for hub in hubs if whole else hubs[:FEW_ROWS]:
         spoiled = [{"id": name} for name in hub["queries"]]
         if _thumbed([hub, *spoiled], [hub["id"], *hub["queries"]], thumbnails, album):
             found.hubs.append(hub | {"queries": spoiled})
@@ -113,7 +113,7 @@ def _thumbed(
     return places is not None
 
 
-def _read(folder: Path, name: str, source: str, check: Any, found: Pictures) -> dict[str, Any] | None:
+def _read(folder: Path, name: str, source: str, check: Any, pictures: Pictures) -> dict[str, Any] | None:
     path = folder / name
     if not path.exists():
         return None
@@ -121,9 +121,11 @@ def _read(folder: Path, name: str, source: str, check: Any, found: Pictures) -> 
         content: dict[str, Any] = json.loads(path.read_text())
         check(content)
     except KeyError as error:
-        found.problems.append(f"{source}/{name}: {error} is missing; its pictures are not shown")
+        pictures.problems.append(f"{source}/{name}: {error} is missing; its pictures are not shown")
     except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
-        found.problems.append(f"{source}/{name}: not as it should be ({error}); its pictures are not shown")
+        pictures.problems.append(
+            f"{source}/{name}: not as it should be ({error}); its pictures are not shown"
+        )
     else:
         return content
     return None
@@ -178,7 +180,7 @@ def _check_thumbnail(name: str, uri: Any) -> None:
         raise ValueError(f"the thumbnail of {name} is no PNG") from error
     sides = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
     _want(head.startswith(PNG) and len(head) == 24, f"the thumbnail of {name} is no PNG")
-    most = sentences.SIDE if name.startswith(PROMPT) else SIDE
+    most = sentences.SIDE_PIXELS if name.startswith(PROMPT) else MAX_THUMBNAIL_PIXELS
     _want(max(sides) <= most, f"the thumbnail of {name} is {sides[0]} x {sides[1]}, more than {most} a side")
 
 

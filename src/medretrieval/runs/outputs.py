@@ -9,6 +9,7 @@ from medretrieval.config import Config
 from medretrieval.embed.images import Embeddings
 from medretrieval.evaluate.evaluate import Evaluation, objective_name
 from medretrieval.evidence.ann_loss import Approximation
+from medretrieval.evidence.breakdown import Breakdown
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence, per_class
 from medretrieval.evidence.zero_shot import TextEvidence
@@ -67,6 +68,7 @@ class RunOutputs:
         leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
         text_evidence: zero-shot scores and modality gap, None where images ask.
         explained: which regions make some pairs similar, None where that is off.
+        breakdown: what the pictures show, None where figures.enabled is false.
     """
 
     query: Embeddings
@@ -80,6 +82,7 @@ class RunOutputs:
     leaks: Audit | None
     text_evidence: TextEvidence | None
     explained: Explanations | None
+    breakdown: Breakdown | None
 
 
 def report_of(
