@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from medretrieval import compose, run
-from medretrieval.commands.log import _log
+from medretrieval.commands.log import VERB as LOG
 from medretrieval.errors import UserError
 from medretrieval.track.jsonl_tracker import JsonLinesTracker, append_line
 from medretrieval.track.mlflow_later import log_later
@@ -92,6 +92,6 @@ def test_the_verb_log_says_what_to_do_and_does_it(finished, tmp_path, empty_data
     assert (command, uri) == (str(finished), "sqlite:///outputs/mlflow.db")
     (tmp_path / "mlflow.db").write_bytes(empty_database)
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert _log([str(finished), f"uri={store}"]) == 0
+    assert LOG.main([str(finished), f"uri={store}"]) == 0
     assert capsys.readouterr().out == "1 runs logged\n"
     assert log_later([finished], None) == 0  # now it knows where

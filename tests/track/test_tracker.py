@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from medretrieval import compose, run
-from medretrieval.commands.compare import main as compare
+from medretrieval.commands.compare import VERB as COMPARE
 from medretrieval.config import root
 from medretrieval.errors import UserError
 from medretrieval.track.tracker import Entry, Sweep, Tracker, tracker_from_config, unless_away
@@ -267,7 +267,7 @@ def test_a_comparison_is_kept_with_its_runs(kept, monkeypatch, tmp_path, capsys)
     before = len(kept.records())
     store = tmp_path / "outputs" / "mlflow.db"
     words = ("resamples=100", "permutations=100", f"uri=sqlite:///{store}")
-    assert compare([*folders, *words]) == 0
+    assert COMPARE.main([*folders, *words]) == 0
     # Of runs that nothing keeps, a comparison goes to MLflow.
     where = "MLflow at" if kept.kind != "jsonl" else str(kept.outputs / "runs.jsonl")
     assert f"in {where}" in capsys.readouterr().err
