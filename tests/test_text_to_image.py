@@ -184,8 +184,8 @@ def test_what_needs_images_is_left_out_and_said(config, write_npz):
     assert result.report.audit is None
     assert result.report.baseline is None
     notes = " ".join(result.report.notes)
-    assert "No line of pixels: they cannot be asked in words" in notes
-    assert "2 sentences ask: intervals over so few" in notes
+    assert "No pixels baseline: raw pixels cannot answer sentences" in notes
+    assert "only 2 sentences: intervals over so few" in notes
     assert "Modality gap: the means" in notes
     assert "no independent queries" not in notes
     assert "no independent queries" in " ".join(run(config(*ASK, EACH)).report.notes)

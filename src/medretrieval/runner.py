@@ -212,12 +212,12 @@ class Stages:
         """Everything beside the scores: their evidence, what the index costs and loses, look-alikes, maps."""
         settings, task, index = self.settings, self.inputs.task, searched.index
         query = sides.query.vectors
-        with self.clock("evidence"):
+        with self.clock("statistics"):
             trust = self._evidence(index, query, evaluation)
             parts = None  # only the pictures want it
             if settings.figures.enabled:
                 parts = breakdown(settings, self.inputs, evaluation, trust.pixel_line)
-        with self.clock("approximation"):
+        with self.clock("ann_check"):
             loss = measure(settings, task, index, sides, evaluation.ranking.ids)
             rate = speed(index, query, len(task.gallery), max(settings.evaluation.ks))
             words = text_evidence(settings, task, index, sides, loss.recall if loss else None)
@@ -234,12 +234,12 @@ class Stages:
             index=index,
             tuned=searched.tuned,
             evaluation=evaluation,
-            trust=trust,
-            loss=loss,
-            rate=rate,
-            leaks=leaks,
+            evidence=trust,
+            ann_loss=loss,
+            speed=rate,
+            audit=leaks,
             text_evidence=words,
-            explained=explained,
+            explanations=explained,
             breakdown=parts,
         )
 
@@ -281,11 +281,11 @@ class Stages:
         writers: dict[str, Callable[[Path], None]] = {
             name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
         }
-        if (leaks := outcome.leaks) is not None and leaks.pairs:
+        if (leaks := outcome.audit) is not None and leaks.pairs:
             writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
             writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
-        if outcome.explained is not None:
-            writers |= saliency_writers(outcome.explained, run.report.title)
+        if outcome.explanations is not None:
+            writers |= saliency_writers(outcome.explanations, run.report.title)
         run_folder.write(run.folder, outcome.evaluation, inputs.task, documents, links, writers)
 
 

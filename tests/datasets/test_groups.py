@@ -160,7 +160,7 @@ def test_one_patient_is_too_few_to_say_anything_of_the_spread_and_no_crash(confi
     base = (*BASE, f"dataset.groups={write_groups(rows=rows)}", "index=hnsw", "protocol.drop_duplicates=true")
     result = run(config(*base))
     assert result.report.intervals == {}
-    assert result.report.approximation.changes == {}
+    assert result.report.ann_loss.changes == {}
     assert result.report.baseline.difference is None
     assert result.report.left_out.change is None
     assert "against exact search: recall@3" in run_table(result.report, result.folder)

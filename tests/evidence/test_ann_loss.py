@@ -227,8 +227,8 @@ def test_a_run_says_what_its_index_loses(config, write_npz):
     write_npz(n=60)
     base = ("dataset=breastmnist", "encoder=random", "evaluation.ks=[1,3]", "evaluation.resamples=200")
     report = run(config(*base, "index=hnsw")).report
-    assert report.approximation.recall[3] > 0.9
+    assert report.ann_loss.recall[3] > 0.9
     assert "against exact search: recall@3" in run_table(report, write_npz)
     flat = run(config(*base)).report
-    assert flat.approximation is None
+    assert flat.ann_loss is None
     assert "against exact search" not in run_table(flat, write_npz)

@@ -97,7 +97,7 @@ def test_a_plain_run_is_documented(config, write_npz):
     write_npz(n=24)
     report = check(run(config(*PIXELS, "encoder=random")).folder)
     assert report.baseline.difference is not None
-    assert report.approximation is report.explain is report.zero_shot is None
+    assert report.ann_loss is report.explain is report.zero_shot is None
     assert report.audit.same_group is None
 
 
@@ -108,8 +108,8 @@ def test_an_approximate_tuned_run_with_groups_left_out_is_documented(config, wri
     groups = (f"dataset.groups={tmp_path / 'groups.csv'}", "protocol.exclude_same_group=true")
     folder = run(config(*PIXELS, *groups, "index=ivf", "index.autotune=0.9")).folder
     report = check(folder)
-    assert list(report.approximation.recall) == [1, 3]
-    assert report.approximation.changes
+    assert list(report.ann_loss.recall) == [1, 3]
+    assert report.ann_loss.changes
     assert report.autotune.curve
     assert report.left_out.change is not None
     assert report.audit.groups_on_both_sides == 30

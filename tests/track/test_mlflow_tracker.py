@@ -233,8 +233,8 @@ def test_lift_chance_speed_and_approximation_reach_mlflow(tracked, database):
     assert metrics["lift/precision_at_3"] == report.lift["precision_at_3"]
     assert metrics["chance/vote_accuracy"] == report.chance["vote_accuracy"]
     assert metrics["search/latency_ms_p99"] == report.speed.latency_ms.p99
-    assert metrics["ann/map_at_3_change"] == report.approximation.changes["map_at_3"].value
-    assert metrics["ann/missing"] == report.approximation.missing
+    assert metrics["ann/map_at_3_change"] == report.ann_loss.changes["map_at_3"].value
+    assert metrics["ann/missing"] == report.ann_loss.missing
 
 
 def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp_path, monkeypatch):

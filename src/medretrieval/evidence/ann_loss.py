@@ -25,7 +25,7 @@ Interval = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Approximation:
+class AnnLoss:
     """An approximate index beside exact search, over a seeded sample of the queries.
 
     Attributes:
@@ -51,7 +51,7 @@ def measure(
     index: VectorIndex,
     sides: Sides,
     results: NDArray[np.int64] | None = None,
-) -> Approximation | None:
+) -> AnnLoss | None:
     """Search a sample of the queries exactly and approximately.
 
     Args:
@@ -82,7 +82,7 @@ def measure(
     exact_s = time.perf_counter() - start
     distances = exact_distances(vectors, gallery, ids, settings.metric)
     ours, theirs = (_scores(side, task, rows, config.ks) for side in (ids, wanted[0]))
-    return Approximation(
+    return AnnLoss(
         queries=len(rows),
         recall={k: neighbor_recall(distances, wanted[1], k) for k in config.ks},
         changes=_changes(

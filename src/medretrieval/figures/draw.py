@@ -62,7 +62,7 @@ def _of_queries(
 
 def _of_scores(settings: Config, outputs: RunOutputs, parts: Breakdown, title: str) -> dict[str, bytes]:
     """Means over queries: by depth, by class, and those of the vote."""
-    name, config = outputs.trust.baseline, settings.evaluation
+    name, config = outputs.evidence.baseline, settings.evaluation
     files = {
         "curves.json": as_json(asdict(parts.by_depth)).encode(),
         "precision_recall.png": curves.depth_picture(parts.by_depth, name, config.confidence, title),

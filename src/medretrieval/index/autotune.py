@@ -131,7 +131,7 @@ def autotune(
     Settings are tried from the cheapest on, up to the first that finds everything. The choice goes by
     recall and by the parameters themselves, never by the clock: the smallest value that reaches the target
     (of several parameters, the fewest steps up their ranges in all), because measured times change from run
-    to run and a choice by them would too. Recall is tie-aware (`approximation.neighbor_recall`).
+    to run and a choice by them would too. Recall is tie-aware (`recall.neighbor_recall`).
 
     Args:
         index: the index to tune; left with the chosen parameters.

@@ -126,7 +126,7 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         axes = {n: axis(run.report) for n, axis in AXES.items()}
         plain = " ".join(axes[n] for n in shown if axes[n])
         more = name.removeprefix(plain).strip() if comparison else ""
-        ann = run.report.approximation
+        ann = run.report.ann_loss
         recall = list(ann.recall.values())[-1] if ann else None
         series = encoders.index(axes["encoder"])
         views.append(RunView(f"{key}r{i + 1}", i + 1, name, more, axes, run, pairs.get(i), series, recall))

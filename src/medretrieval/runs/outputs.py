@@ -8,7 +8,7 @@ from typing import Any
 from medretrieval.config import Config
 from medretrieval.embed.images import Embeddings
 from medretrieval.evaluate.evaluate import Evaluation, objective_name
-from medretrieval.evidence.ann_loss import Approximation
+from medretrieval.evidence.ann_loss import AnnLoss
 from medretrieval.evidence.breakdown import Breakdown
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence, per_class
@@ -62,12 +62,12 @@ class RunOutputs:
         index: the searched index.
         tuned: how its search parameters were chosen, None where the configuration says them.
         evaluation: the scores.
-        trust: how far they can be trusted.
-        loss: what the index loses against exact search, None for exact search itself.
-        rate: how fast it answers.
-        leaks: look-alikes between queries and gallery, None where the audit is off or sentences ask.
+        evidence: how far they can be trusted.
+        ann_loss: what the index loses against exact search, None for exact search itself.
+        speed: how fast it answers.
+        audit: look-alikes between queries and gallery, None where the audit is off or sentences ask.
         text_evidence: zero-shot scores and modality gap, None where images ask.
-        explained: which regions make some pairs similar, None where that is off.
+        explanations: which regions make some pairs similar, None where that is off.
         breakdown: what the pictures show, None where figures.enabled is false.
     """
 
@@ -76,12 +76,12 @@ class RunOutputs:
     index: VectorIndex
     tuned: Tuned | None
     evaluation: Evaluation
-    trust: Evidence
-    loss: Approximation | None
-    rate: Speed
-    leaks: Audit | None
+    evidence: Evidence
+    ann_loss: AnnLoss | None
+    speed: Speed
+    audit: Audit | None
     text_evidence: TextEvidence | None
-    explained: Explanations | None
+    explanations: Explanations | None
     breakdown: Breakdown | None
 
 
@@ -97,7 +97,7 @@ def report_of(
         notes: what a reader might overlook.
         fingerprint: of configuration, data and weights.
     """
-    evaluation, trust = outputs.evaluation, outputs.trust
+    evaluation, trust = outputs.evaluation, outputs.evidence
     objective = objective_name(settings.evaluation, inputs.task)
     words = outputs.text_evidence
     return RunReport(
@@ -119,13 +119,13 @@ def report_of(
         counts=Counts(**evaluation.counts),
         encoder=_encoder(inputs, outputs),
         index=_index(settings.index.name, outputs.index),
-        speed=_speed(outputs.rate),
-        approximation=_approximation(outputs.loss),
+        speed=_speed(outputs.speed),
+        ann_loss=_ann_loss(outputs.ann_loss),
         autotune=_autotune(outputs.tuned),
-        audit=_audit(outputs.leaks),
+        audit=_audit(outputs.audit),
         zero_shot=None if words is None else _zero_shot(words.zero_shot),
         modality_gap=None if words is None else _gap(words.gap),
-        explain=_explain(outputs.explained),
+        explain=_explain(outputs.explanations),
         notes=notes,
         timings_s={},
         fingerprint=fingerprint,
@@ -210,7 +210,7 @@ def _speed(rate: Speed) -> SpeedReport:
     return SpeedReport(**{**dataclasses.asdict(rate), "latency_ms": Latency(**rate.latency_ms)})
 
 
-def _approximation(loss: Approximation | None) -> AnnReport | None:
+def _ann_loss(loss: AnnLoss | None) -> AnnReport | None:
     if loss is None:
         return None
     return AnnReport(

@@ -189,7 +189,7 @@ class RunReport:
         encoder: the encoder and its embeddings.
         index: the index.
         speed: how fast the index answers.
-        approximation: what an approximate index loses; null for exact search.
+        ann_loss: what an approximate index loses; null for exact search.
         autotune: how search parameters were chosen; null where index.autotune is not set.
         audit: counts of look-alikes; null where audit.enabled=false or sentences are the queries.
         zero_shot: naming images by the nearest sentences; null where images are the queries.
@@ -219,7 +219,7 @@ class RunReport:
     encoder: EncoderReport
     index: IndexReport
     speed: SpeedReport
-    approximation: AnnReport | None
+    ann_loss: AnnReport | None
     autotune: AutotuneReport | None
     audit: AuditReport | None
     zero_shot: ZeroShotReport | None

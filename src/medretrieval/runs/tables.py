@@ -54,7 +54,7 @@ def _fidelity_lines(encoder: EncoderReport) -> list[str]:
 
 
 def _speed_lines(report: RunReport) -> list[str]:
-    speed, tuned, ann, lines = report.speed, report.autotune, report.approximation, []
+    speed, tuned, ann, lines = report.speed, report.autotune, report.ann_loss, []
     if tuned is not None:
         lines.append(f"autotune: {tuned.parameters} reaches recall {tuned.recall:.4f} on validation vectors")
     lines.append(

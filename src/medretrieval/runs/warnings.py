@@ -6,184 +6,208 @@ from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, Protoc
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
+from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.faiss_index import POINTS_A_CENTROID, hnsw_of
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
 
-SAMPLE = 1000
-FEW = 30  # queries of a class
+MAX_CHECKED_VECTORS = 1000  # whose lengths are looked at
+MIN_QUERIES = 30  # of a class, or of sentences, below which means are unreliable
 
 
-def notes_of(settings: Config, task: RetrievalTask, found: RunOutputs) -> list[str]:
+def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list[str]:
     """Sentences about a run, none for a plain one.
 
     Args:
         settings: the run's configuration.
         task: who queries whom.
-        found: what the run found.
+        outputs: what the stages of the run gave.
     """
     return (
-        _about_index(settings, found)
-        + _about_speed(settings, found)
-        + _about_baseline(found.trust)
-        + _about_chance(found)
-        + _about_classes(found.evaluation)
-        + _about_depth(settings, task)
-        + _about_leaks(settings.protocol, found.leaks, len(task.queries))
-        + _about_left_out(found.trust)
-        + _about_words(settings, found)
-        + _about_maps(found.explained)
+        _about_depth_of_results(outputs)
+        + _about_index(settings, outputs)
+        + _about_speed(settings, outputs)
+        + _about_baseline(outputs.evidence)
+        + _about_chance(outputs)
+        + _about_classes(outputs.evaluation)
+        + _about_ks(settings, task)
+        + _about_audit(settings.protocol, outputs.audit, len(task.queries))
+        + _about_left_out(outputs.evidence)
+        + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
+        + _about_maps(outputs.explanations)
     )
 
 
-def _about_index(settings: Config, run: RunOutputs) -> list[str]:
-    index, vectors, counts = run.index, run.query.vectors, run.evaluation.counts
-    found: list[str] = []
-    unit = np.allclose(np.linalg.norm(vectors[:SAMPLE], axis=1), 1, atol=1e-3)
-    if not index.exhaustive and counts["depth"] < counts["gallery"] - 1:
-        found.append(
-            f"The index gives {counts['depth']} of {counts['gallery']} results: scores that need the whole "
-            "ranking (map and its kin) are left out."
+def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
+    """Results that an index does not give, and queries that have none to find."""
+    counts, notes = outputs.evaluation.counts, []
+    if not outputs.index.exhaustive and counts["depth"] < counts["gallery"] - 1:
+        notes.append(
+            f"The index gives {counts['depth']} of {counts['gallery']} results, so scores that need the "
+            "whole ranking (map, map_at_r, r_precision, mrr) are left out."
         )
     if counts["missing_results"]:
-        found.append(
+        notes.append(
             f"{counts['missing_results']} results within the score depths are missing (FAISS id -1) and "
             "count as misses; raise index.nprobe."
         )
     if counts["queries_without_relevant"]:
-        found.append(
-            f"{counts['queries_without_relevant']} queries have nothing relevant to find and are left out."
+        one = counts["queries_without_relevant"] == 1
+        notes.append(
+            f"{_count(counts['queries_without_relevant'], 'query', 'queries')} {'has' if one else 'have'} no "
+            f"relevant image to find and {'is' if one else 'are'} left out of the means."
         )
+    return notes
+
+
+def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
+    """Parameters of metric and index that do nothing, or that make the index find poorly."""
+    index, vectors, notes = outputs.index, outputs.query.vectors, []
+    unit = np.allclose(np.linalg.norm(vectors[:MAX_CHECKED_VECTORS], axis=1), 1, atol=1e-3)
     if unit and settings.metric.name != "cosine":
-        found.append("The vectors have length 1: cosine, l2 and ip rank them alike.")
+        notes.append("The vectors have length 1: cosine, l2 and ip rank them alike.")
     graph = hnsw_of(index.index)
     products = settings.metric.faiss == FaissMetric.inner_product and not settings.metric.normalize
     if graph is not None and products and not unit:
-        found.append(
-            "HNSW over inner products of vectors of different lengths finds poorly; use cosine or l2."
+        notes.append(
+            "HNSW with inner products of vectors of different lengths misses many neighbors; use "
+            "metric=cosine or metric=l2."
         )
     if graph is not None and graph.hnsw.efSearch < max(settings.evaluation.ks):
-        found.append(
+        notes.append(
             f"index.ef_search={graph.hnsw.efSearch} is below k={max(settings.evaluation.ks)}; "
-            "results beyond it are found poorly."
+            "results beyond it are often not the nearest ones."
         )
-    nlist = index.spec.parameters.get("nlist", 1)
-    if nlist > 1 and counts["gallery"] < POINTS_A_CENTROID * nlist:
-        found.append(
+    nlist, gallery = index.spec.parameters.get("nlist", 1), outputs.evaluation.counts["gallery"]
+    if nlist > 1 and gallery < POINTS_A_CENTROID * nlist:
+        notes.append(
             f"index.nlist={nlist} leaves fewer than {POINTS_A_CENTROID} vectors a cell "
-            f"({counts['gallery']} in all); k-means wants more."
+            f"({gallery} in all); k-means needs more."
         )
-    return found
+    return notes
 
 
-def _about_speed(settings: Config, run: RunOutputs) -> list[str]:
-    exact = run.loss.exact_queries_per_s if run.loss else None
-    rate = run.rate.queries_per_s_batched
+def _about_speed(settings: Config, outputs: RunOutputs) -> list[str]:
+    exact = outputs.ann_loss.exact_queries_per_s if outputs.ann_loss else None
+    rate = outputs.speed.queries_per_s_batched
     if exact is None or exact <= rate:
         return []
     return [
-        f"index={settings.index.name} answers {rate:.0f} queries/s here and exact search {exact:.0f}: for "
-        "this gallery index=flat is faster and loses nothing."
+        f"index={settings.index.name} answered {rate:.0f} queries/s here and exact search {exact:.0f}: for "
+        "a gallery of this size index=flat was not slower, and it loses nothing."
     ]
 
 
-def _about_chance(run: RunOutputs) -> list[str]:
-    trust = run.trust
+def _about_baseline(evidence: Evidence) -> list[str]:
+    if evidence.difference is None or evidence.difference[1] > 0:
+        return []
+    difference, low, high = evidence.difference
+    says = "scores lower than" if high < 0 else "is not shown to score higher than"
+    return [
+        f"This encoder {says} {evidence.baseline}: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
+    ]
+
+
+def _about_chance(outputs: RunOutputs) -> list[str]:
+    evidence, scores = outputs.evidence, outputs.evaluation.scores
     reached = [
         name
-        for name, (low, _) in trust.intervals.items()
-        if name in trust.chance and trust.chance[name] >= low and run.evaluation.scores[name] < 1
+        for name, (low, _) in evidence.intervals.items()
+        if name in evidence.chance and evidence.chance[name] >= low and scores[name] < 1
     ]
     if not reached:
         return []
-    return [f"A random ranking does as well, within the interval, in: {', '.join(reached)}."]
+    return [f"Not shown to score higher than a random ranking (chance): {', '.join(reached)}."]
 
 
-def _about_depth(settings: Config, task: RetrievalTask) -> list[str]:
+def _about_classes(evaluation: Evaluation) -> list[str]:
+    labels = evaluation.ranking.query_labels
+    sizes = labels.sum(axis=0) if labels.ndim == 2 else np.unique(labels, return_counts=True)[1]
+    few = sizes[(sizes > 0) & (sizes < MIN_QUERIES)]
+    if not len(few):
+        return []
+    return [
+        f"{_count(len(few), 'class has', 'classes have')} fewer than {MIN_QUERIES} queries (the smallest "
+        f"{few.min()}): macro scores are unreliable."
+    ]
+
+
+def _about_ks(settings: Config, task: RetrievalTask) -> list[str]:
     """A k that some queries cannot fill with relevant results."""
     deepest, relevant = max(settings.evaluation.ks), task.n_relevant[task.n_relevant > 0]
     short = int((relevant < deepest).sum())
     if not short:
         return []
     return [
-        f"k={deepest} is more than the relevant images there are for {short} queries (the fewest: "
-        f"{int(relevant.min())}): their precision_at_{deepest} cannot reach 1."
+        f"{_count(short, 'query has', 'queries have')} fewer than k={deepest} relevant images to find (the "
+        f"fewest: {int(relevant.min())}): their precision_at_{deepest} cannot reach 1."
     ]
 
 
-def _about_left_out(trust: Evidence) -> list[str]:
-    found = trust.left_out
-    if found is None or found["change"] is None:
+def _about_audit(protocol: ProtocolConfig, audit: Audit | None, queries: int) -> list[str]:
+    if audit is None:
         return []
-    change, low, high = found["change"]
-    return [
-        f"Leaving out {' and '.join(o.split('_', 1)[1].replace('_', ' ') for o in found['options'])} changes "
-        f"{found['score']} by {change:+.4f} ({low:+.4f} to {high:+.4f}) from {found['without']:.4f}."
-    ]
-
-
-def _about_leaks(protocol: ProtocolConfig, leaks: Audit | None, queries: int) -> list[str]:
-    if leaks is None:
-        return []
-    counts, found = leaks.counts, []
+    counts, notes = audit.counts, []
     if counts["audited_queries"] < queries:
-        found.append(
+        notes.append(
             f"Look-alikes were searched for {counts['audited_queries']} of {queries} queries, a drawn sample."
         )
     if counts.get("groups_on_both_sides") and not protocol.exclude_same_group:
-        found.append(
-            f"{counts['groups_on_both_sides']} groups have images on both sides, so {counts['same_group']} "
-            "queries can find their own patient or lesion; protocol.exclude_same_group=true leaves these out."
+        notes.append(
+            f"{_count(counts['groups_on_both_sides'], 'group has', 'groups have')} images on both sides, so "
+            f"{_count(counts['same_group'], 'query', 'queries')} can find their own patient or lesion; "
+            "protocol.exclude_same_group=true leaves these out."
         )
     if counts["identical_between"] and not protocol.drop_duplicates:
         other = (
             f", {counts['label_conflicts']} of them with another label" if counts["label_conflicts"] else ""
         )
-        found.append(
-            f"{counts['identical_between']} query images have a byte-identical other image in the gallery"
-            f"{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; protocol.drop_duplicates=true leaves them out."
+        notes.append(
+            f"{_count(counts['identical_between'], 'query image has', 'query images have')} a byte-identical "
+            f"copy in the gallery{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; "
+            "protocol.drop_duplicates=true leaves them out."
         )
-    return found
+    return notes
 
 
-def _about_maps(found: Explanations | None) -> list[str]:
-    """What the maps are worth; without an interval above 0, that they are not to be trusted."""
-    if found is None:
+def _about_left_out(evidence: Evidence) -> list[str]:
+    left_out = evidence.left_out
+    if left_out is None or left_out["change"] is None:
         return []
-    numbers = found.numbers["deletion"]
-    interval = numbers["intervals"].get("advantage")  # one pair has none
-    worth = (
-        "lowers the cosine faster than removing random regions"
-        if interval is not None and interval[0] > 0
-        else "is not shown to lower the cosine faster than removing random regions, so do not trust the maps"
-    )
+    change, low, high = left_out["change"]
+    what = " and ".join(option.split("_", 1)[1].replace("_", " ") for option in left_out["options"])
     return [
-        f"{EXPLANATIONS}: in {numbers['pairs']} pairs, removing what the maps mark {worth} (area under "
-        f"the curve {numbers['area_marked']:.3f} against {numbers['area_random']:.3f}, difference "
-        f"{numbers['advantage']:+.3f}"
-        + (f", {interval[0]:+.3f} to {interval[1]:+.3f})." if interval else ").")
+        f"Leaving out {what} changes {left_out['score']} by {change:+.4f} ({low:+.4f} to {high:+.4f}) from "
+        f"{left_out['without']:.4f}."
     ]
 
 
-def _about_baseline(trust: Evidence) -> list[str]:
-    if trust.difference is None or trust.difference[1] > 0:
+def _about_sentences(settings: Config, text: TextEvidence | None, queries: int) -> list[str]:
+    if text is None:
         return []
-    difference, low, high = trust.difference
-    finding = "scores lower than" if high < 0 else "is not shown to beat"
-    return [
-        f"This encoder {finding} {trust.baseline}: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
-    ]
+    notes = [_modality_gap(settings, text)]
+    if queries < MIN_QUERIES:
+        notes.append(
+            f"There are only {queries} sentences: intervals over so few say little; per_class and zero_shot "
+            "say more."
+        )
+    if settings.protocol.prompts == PromptUse.each:
+        notes.append("Sentences of one class are not independent queries: the intervals are too narrow.")
+    if settings.evaluation.baseline != Baseline.none:
+        notes.append(
+            f"No {settings.evaluation.baseline} baseline: raw {settings.evaluation.baseline} cannot answer "
+            "sentences. Compare with a random ranking (chance)."
+        )
+    return notes
 
 
-def _about_words(settings: Config, found: RunOutputs) -> list[str]:
-    if found.text_evidence is None:
-        return []
-    gap, queries = found.text_evidence.gap, found.evaluation.counts["queries"]
+def _modality_gap(settings: Config, text: TextEvidence) -> str:
+    gap = text.gap
     image = gap["cosine_image_image"]
     line = (
-        f"Modality gap: the means of sentences and of images are {gap['distance']:.3f} apart, the "
+        f"Modality gap: the mean sentence and the mean image are {gap['distance']:.3f} apart, the "
         f"mean cosine of a sentence and an image is {gap['cosine_text_image']:.3f}"
         + ("" if image is None else f", of two images {image:.3f}")
     )
@@ -191,30 +215,30 @@ def _about_words(settings: Config, found: RunOutputs) -> list[str]:
         recall = gap["recall"]
         line += (
             f"; index={settings.index.name} finds {recall['sentences']:.3f} of the exact {recall['k']} "
-            f"nearest of sentences and {recall['images']:.3f} of those of as many images"
+            f"nearest images of a sentence and {recall['images']:.3f} of those of an image"
         )
-    notes = [f"{line}."]
-    if queries < FEW:
-        notes.append(
-            f"{queries} sentences ask: intervals over so few say little; per_class and zero_shot say more."
-        )
-    if settings.protocol.prompts == PromptUse.each:
-        notes.append("Sentences of one class are no independent queries: the intervals are too narrow.")
-    if settings.evaluation.baseline != Baseline.none:
-        notes.append(
-            f"No line of {settings.evaluation.baseline}: they cannot be asked in words; the line to beat is "
-            "a random ranking (chance)."
-        )
-    return notes
+    return f"{line}."
 
 
-def _about_classes(evaluation: Evaluation) -> list[str]:
-    labels = evaluation.ranking.query_labels
-    sizes = labels.sum(axis=0) if labels.ndim == 2 else np.unique(labels, return_counts=True)[1]
-    few = sizes[(sizes > 0) & (sizes < FEW)]
-    if not len(few):
+def _about_maps(explanations: Explanations | None) -> list[str]:
+    """What the maps are worth; without an interval above 0, that they are not to be trusted."""
+    if explanations is None:
         return []
+    deletion = explanations.numbers["deletion"]
+    interval = deletion["intervals"].get("advantage")  # one pair has none
+    worth = (
+        "lowers the cosine faster than removing random regions"
+        if interval is not None and interval[0] > 0
+        else "is not shown to lower the cosine faster than removing random regions, so do not trust the maps"
+    )
     return [
-        f"{len(few)} classes have fewer than {FEW} queries (the smallest {few.min()}): "
-        "macro scores are shaky."
+        f"{EXPLANATIONS}: in {_count(deletion['pairs'], 'pair', 'pairs')}, removing what the maps mark "
+        f"{worth} (area under the curve {deletion['area_marked']:.3f} against {deletion['area_random']:.3f}, "
+        f"difference {deletion['advantage']:+.3f}"
+        + (f", {interval[0]:+.3f} to {interval[1]:+.3f})." if interval else ").")
     ]
+
+
+def _count(number: int, one: str, many: str) -> str:
+    """A number with its noun (and verb) in singular or plural."""
+    return f"{number} {one if number == 1 else many}"

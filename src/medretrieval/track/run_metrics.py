@@ -21,7 +21,7 @@ def run_metrics(report: RunReport) -> dict[str, float]:
     values["embed/images_per_s"] = report.encoder.images_per_s
     values |= _grouped("embed/", report.encoder.fidelity)
     values |= _grouped("search/latency_ms_", report.speed.latency_ms) | _grouped("search/", report.speed)
-    return values | _flat_text(report) | _flat_approximation(report) | _flat_explain(report)
+    return values | _flat_text(report) | _flat_ann_loss(report) | _flat_explain(report)
 
 
 def _grouped(prefix: str, part: object | None) -> dict[str, float]:
@@ -39,8 +39,8 @@ def _flat_text(report: RunReport) -> dict[str, float]:
     return values | {f"modality_gap/recall_{side}": recall for side, recall in sides.items()}
 
 
-def _flat_approximation(report: RunReport) -> dict[str, float]:
-    ann = report.approximation
+def _flat_ann_loss(report: RunReport) -> dict[str, float]:
+    ann = report.ann_loss
     if ann is None:
         return {}
     values = {f"ann/recall_at_{k}": value for k, value in ann.recall.items()}
