@@ -14,6 +14,7 @@ from medretrieval import compose, run
 from medretrieval.commands.compare import VERB as COMPARE
 from medretrieval.config import root
 from medretrieval.errors import UserError
+from medretrieval.runs.report import read_report
 from medretrieval.track.tracker import Entry, Sweep, Tracker, tracker_from_config, unless_away
 
 KINDS = sorted(path.stem for path in (root() / "conf" / "tracking").glob("*.yaml"))
@@ -144,7 +145,7 @@ def test_a_skipped_run_is_found_with_both_sweeps_and_its_scores(kept):
 
 def test_a_sweep_is_kept_as_something_that_is_no_run(kept, finished_sweep):
     folder = finished_sweep / "sweeps" / "s1"
-    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9]/scores.json"))]
+    reports = [read_report(path.parent) for path in sorted(folder.glob("[0-9]/scores.json"))]
     tracker = kept.tracker()
     tracker.prepare()
     tracker.log_sweep(Sweep(folder, reports))
