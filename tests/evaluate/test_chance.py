@@ -8,7 +8,9 @@ from tests.tasks import task_of
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.evaluate import chance
+from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.evaluate.score_table import reported_scores
 from medretrieval.protocol.relevance import Relevance
 
 # k = 1, inside, at and beyond the largest gallery below.
@@ -31,9 +33,13 @@ def enumerated(r, n):
     return {name: values.mean() for name, values in found.items()}
 
 
+def expected_by_query(ks, r, n):
+    return chance.expected(reported_scores(ks, "single"), RandomRanking(np.atleast_1d(r), np.atleast_1d(n)))
+
+
 def expected(r, n):
     """Means over the queries that have something to find."""
-    found = chance.expected(KS, np.atleast_1d(r), np.atleast_1d(n))
+    found = expected_by_query(KS, r, n)
     return {name: np.nanmean(values) for name, values in found.items() if np.isfinite(values).any()}
 
 
@@ -74,8 +80,11 @@ def test_queries_without_relevant_items_are_left_out():
 
 
 def test_a_large_gallery_gives_finite_numbers_between_zero_and_one():
-    found = chance.expected([1, 10, 1000], np.array([1, 500, 99_999]), np.array([100_000] * 3))
+    found = expected_by_query([1, 10, 1000], [1, 500, 99_999], [100_000] * 3)
     assert all(((values > 0) & (values <= 1 + 1e-12)).all() for values in found.values())
+
+
+OPTIONS = EvaluationConfig(ks=[1, 4], save_depth=None, vote_k=6)
 
 
 def random_evaluation(labels, relevance=None, seed=0):
@@ -85,9 +94,8 @@ def random_evaluation(labels, relevance=None, seed=0):
     ids = rng.permuted(np.tile(np.arange(n), (n, 1)), axis=1)
     # Distances of uneven steps, so that votes weigh unevenly.
     distances = np.sort(rng.random((n, n)).astype(np.float32) ** 2, axis=1)
-    config = EvaluationConfig(ks=[1, 4], save_depth=None, vote_k=6)
     return task, evaluate(
-        lambda rows, depth: (ids[rows, :depth], distances[rows, :depth]), task, n - 1, config
+        lambda rows, depth: (ids[rows, :depth], distances[rows, :depth]), task, n - 1, OPTIONS
     )
 
 
@@ -107,15 +115,7 @@ def test_votes_of_random_rankings_are_what_drawing_expects():
     labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
     runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
     task, first = runs[0]
-    drawn = chance.permuted(
-        labels,
-        labels,
-        first.vote_distances,
-        lambda rng: task.exclusions.random_results(rng, 60, 6),
-        [1, 4],
-        6,
-        0,
-    )
+    drawn = chance.by_drawing(task, first.vote_distances, OPTIONS, 0)
     assert drawn.keys() == {name for name in first.scores if "vote" in name}
     for name, value in drawn.items():
         means = np.array([found.scores[name] for _, found in runs])
@@ -128,10 +128,20 @@ def test_drawing_is_the_same_for_one_seed():
     labels = np.arange(30) % 3
     task, found = random_evaluation(labels)
 
-    def draw(rng):
-        return task.exclusions.random_results(rng, 30, 6)
-
     def drawn(seed):
-        return chance.permuted(labels, labels, found.vote_distances, draw, [1], 6, seed)
+        return chance.by_drawing(task, found.vote_distances, OPTIONS, seed)
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_chance_by_depth_is_that_of_each_depth():
+    relevant, size = np.array([3, 0, 5, 1]), np.array([10, 10, 10, 9])
+    found = expected_by_query([1, 2, 3], relevant, size)
+    for score in ("precision", "recall"):
+        wanted = np.stack([found[f"{score}_at_{k}"] for k in (1, 2, 3)], axis=1)
+        np.testing.assert_array_equal(chance.by_depth(score, [1, 2, 3], relevant, size), wanted)
+
+
+def test_multi_label_data_has_nothing_to_draw():
+    task, found = random_evaluation(np.random.default_rng(3).random((40, 4)) < 0.35)
+    assert chance.by_drawing(task, found.vote_distances, OPTIONS, 0) == {}

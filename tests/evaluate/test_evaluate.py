@@ -8,7 +8,8 @@ from tests.tasks import task_of
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.evaluate.evaluate import evaluate, objective_name, require_depths, score_names
+from medretrieval.evaluate.evaluate import evaluate, objective_name, require_depths
+from medretrieval.evaluate.score_table import query_scores
 
 SHALLOW = ("map", "map_at_r", "r_precision", "mrr")
 
@@ -79,7 +80,7 @@ def test_ideal_embeddings_score_exactly_one_on_every_score():
     found = evaluate(nearest(vectors, vectors, 24), task, task.max_depth, options(5))
     assert found.scores.pop("chance_precision") == pytest.approx(5 / 23)
     assert [found.scores.pop(name) for name in VOTE] == [1, 1, 0, 0]
-    names = score_names([5], multi_label=False, graded=False)
+    names = query_scores([5], "single")
     assert found.scores.keys() == {*names, *(f"macro_{name}" for name in names)}
     assert set(found.scores.values()) == {1.0}
 
@@ -297,7 +298,7 @@ def test_macro_means_of_a_multi_label_task_count_a_query_for_each_of_its_finding
 def test_a_multi_label_task_has_no_majority_vote():
     found = random_run(np.eye(3, dtype=bool)[[0, 0, 1, 1, 2, 2]], 1, 2)
     assert not [name for name in found.scores if "majority_vote" in name]
-    assert found.per_query.keys() == set(score_names([1, 2], multi_label=True, graded=True))
+    assert found.per_query.keys() == set(query_scores([1, 2], "multi"))
 
 
 @pytest.mark.parametrize("save_depth", [1, 7, 100])

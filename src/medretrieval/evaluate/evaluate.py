@@ -1,22 +1,27 @@
 """Stage 3, evaluate: search, score every query, and keep what is needed to judge the means."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import EvaluationConfig
 from medretrieval.errors import UserError
-from medretrieval.evaluate import chance, scores
-from medretrieval.evaluate.knn_vote import Vote, abstention_curve, vote, vote_scores
+from medretrieval.evaluate import chance
+from medretrieval.evaluate.knn_vote import Vote, abstention_curve
+from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
+from medretrieval.evaluate.score_table import MACRO, Needs, ReportedScore, query_scores, reported_scores
 from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
-Search = Callable[[slice, int], tuple[NDArray[np.int64], NDArray[np.float32]]]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Search = Callable[[slice, int], tuple[Ints, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Evaluation:
     scores: dict[str, float]
     chance: dict[str, float]
     abstention: dict[str, list[float]]
-    per_query: dict[str, NDArray[np.float64]]
+    per_query: dict[str, Floats]
     vote_distances: NDArray[np.float32]
     ranking: Ranking
     counts: dict[str, int]
@@ -60,15 +65,6 @@ def require_depths(task: RetrievalTask, config: EvaluationConfig) -> None:
         )
 
 
-def score_names(ks: list[int], multi_label: bool, graded: bool) -> list[str]:
-    """Every score a run can have, without the macro means."""
-    kinds = ["precision", "recall", "hit_rate", "map", "ndcg"] + ([] if multi_label else ["majority_vote"])
-    kinds += ["graded_ndcg"] if graded else []
-    names = [f"{kind}_at_{k}" for kind in kinds for k in ks] + [f"map_at_{k}_hits" for k in ks]
-    names += [] if multi_label else ["vote_accuracy"]
-    return [*names, "map", "map_at_r", "r_precision", "mrr"]
-
-
 def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
     """The score that the command returns: the configured one, or precision at the middle depth.
 
@@ -77,10 +73,10 @@ def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
     """
     if config.objective is None:
         return f"precision_at_{config.ks[len(config.ks) // 2]}"
-    names = score_names(config.ks, task.queries.labels.ndim == 2, task.is_graded)
-    if config.objective.removeprefix("macro_") not in names:
+    names = query_scores(config.ks, label_type(task))
+    if config.objective.removeprefix(MACRO) not in names:
         raise UserError(
-            f"evaluation.objective={config.objective}: no such score; choose from (also with macro_ before "
+            f"evaluation.objective={config.objective}: no such score; choose from (also with {MACRO} before "
             f"it): {', '.join(names)}"
         )
     return config.objective
@@ -89,9 +85,7 @@ def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
 def evaluate(search: Search, task: RetrievalTask, depth: int, config: EvaluationConfig) -> Evaluation:
     """Search and score all queries in chunks of bounded memory.
 
-    Full-depth scores are computed where the ranking is deep enough for their definition, and left out
-    where it is not: `map` wants the whole gallery, `map_at_r` and `r_precision` the largest R, `mrr` a
-    hit for every query.
+    A score is left out where the ranking is not as deep as its entry in the table needs.
 
     Args:
         search: rows of the queries, results a query -> ids int64 and distances float32, nothing left out.
@@ -99,39 +93,32 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
         depth: results a query after what the task leaves out.
         config: score depths and saved depth.
     """
+    plan = _Plan(task, depth, config)
+    chunks: list[_Chunk] = []
     search_s, score_s = 0.0, 0.0
-    parts: list[_Part] = []
-    ideal = task.ideal(config.ks) if task.is_graded else None
-    for rows in _chunks(len(task.queries), depth + task.exclusions.overfetch):
+    for rows in plan.chunks():
         start = time.perf_counter()
-        found = search(rows, depth + task.exclusions.overfetch)
+        ids, distances = search(rows, depth + task.exclusions.overfetch)
         searched = time.perf_counter()
-        parts.append(_part(*task.exclusions.remove(*found, rows), task, rows, config, ideal))
+        chunks.append(plan.score(rows, *task.exclusions.remove(ids, distances, rows)))
         search_s += searched - start
         score_s += time.perf_counter() - searched
-    per_query = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
-    votes = [part.vote for part in parts if part.vote is not None]
-    voted, abstention = _voted(votes, task)
-    if votes:
-        predicted = np.concatenate([vote.predicted for vote in votes])
-        per_query["vote_accuracy"] = (predicted == task.queries.labels) * 1.0
-    _drop_shallow(per_query, depth, task)
-    _drop_irrelevant(per_query, task.n_relevant)
-    random = _chance(task, config.ks, ideal)
-    means = {name: random.pop(name) for name in ("chance_precision",) if name in random}
+    per_query = _per_query(plan, chunks)
+    of_votes, abstention = _of_votes(plan, chunks)
+    lines, random = _chance(plan)
     return Evaluation(
-        scores=_means(per_query, task) | voted | means,
-        chance={name: random[name] for name in random if name.removeprefix("macro_") in per_query},
+        scores=_means(per_query, task) | of_votes | lines,
+        chance={name: random[name] for name in random if name.removeprefix(MACRO) in per_query},
         abstention=abstention,
         per_query=per_query,
-        vote_distances=np.concatenate([part.voting for part in parts]),
-        ranking=_ranking(parts, task),
+        vote_distances=np.concatenate([chunk.vote_distances for chunk in chunks]),
+        ranking=_ranking(chunks, task),
         counts={
             "queries": len(task.queries),
             "gallery": len(task.gallery),
             "depth": depth,
             "queries_without_relevant": int((task.n_relevant == 0).sum()),
-            "missing_results": sum(part.missing for part in parts),
+            "missing_results": sum(chunk.missing for chunk in chunks),
         },
         search_s=search_s,
         score_s=score_s,
@@ -139,131 +126,115 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A chunk of the queries: scores, the vote (None for several findings), and the results that are kept."""
+class _Chunk:
+    """Some of the queries: scores, the vote (None for multi-label data) and the results that are kept."""
 
-    scores: dict[str, NDArray[np.float64]]
+    scores: dict[str, Floats]
     vote: Vote | None
-    ids: NDArray[np.int64]
+    ids: Ints
     distances: NDArray[np.float32]
-    voting: NDArray[np.float32]
+    vote_distances: NDArray[np.float32]
     missing: int
 
 
-def _part(
-    ids: NDArray[np.int64],
-    distances: NDArray[np.float32],
-    task: RetrievalTask,
-    rows: slice,
-    config: EvaluationConfig,
-    ideal: NDArray[np.float64] | None,
-) -> _Part:
-    scored, k = _score(ids, task, rows, config.ks), config.vote_k
-    if ideal is not None:
-        scored |= _graded(ids, task, rows, config.ks, ideal)
-    save = config.save_depth or ids.shape[1]
-    return _Part(
-        scored,
-        _vote(ids[:, :k], distances[:, :k], task) if task.queries.labels.ndim == 1 else None,
-        ids[:, :save].copy(),  # copies, so that the chunk itself can go
-        distances[:, :save].copy(),
-        distances[:, :k].copy(),
-        int((ids[:, : max(config.ks)] < 0).sum()),
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be scored, and how deep the ranking is."""
+
+    task: RetrievalTask
+    depth: int
+    config: EvaluationConfig
+
+    @cached_property
+    def reported(self) -> list[ReportedScore]:
+        """All that such a task can have."""
+        return reported_scores(self.config.ks, label_type(self.task))
+
+    @cached_property
+    def of_query(self) -> list[ReportedScore]:
+        """What each query has at this depth; of FIRST_HIT the ranking itself will tell."""
+        return [r for r in self.reported if r.score.of_query and self._is_deep_enough(r.score.needs)]
+
+    @cached_property
+    def ideals(self) -> Mapping[int, Floats]:
+        return ideal_gains(self.task, self.config.ks)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the ranking covers all that a query can find."""
+        return self.depth >= self.task.max_depth
+
+    def _is_deep_enough(self, needs: Needs) -> bool:
+        if needs is Needs.GALLERY:
+            return self.is_whole
+        return needs is not Needs.LARGEST_R or self.depth >= self.task.n_relevant.max()
+
+    def chunks(self) -> Iterator[slice]:
+        """Rows of the queries, as many at once as memory allows."""
+        queries = len(self.task.queries)
+        step = max(1, CHUNK_CELLS // max(1, self.depth + self.task.exclusions.overfetch))
+        yield from (slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
+
+    def score(self, rows: slice, ids: Ints, distances: NDArray[np.float32]) -> _Chunk:
+        """Score the results of some queries (ids and distances [rows, depth])."""
+        k, save = self.config.vote_k, self.config.save_depth or ids.shape[1]
+        results = QueryResults(self.task, rows, ids, distances, k, self.ideals)
+        return _Chunk(
+            {name: score.of_query(results, at) for name, score, at in self.of_query if score.of_query},
+            results.vote if self.task.queries.labels.ndim == 1 else None,
+            ids[:, :save].copy(),  # copies, so that the chunk itself can go
+            distances[:, :save].copy(),
+            distances[:, :k].copy(),
+            int((ids[:, : max(self.config.ks)] < 0).sum()),
+        )
+
+
+def _per_query(plan: _Plan, chunks: list[_Chunk]) -> dict[str, Floats]:
+    """Scores of all queries, NaN where R = 0, without those for which a hit is missing."""
+    found, kept = {}, plan.task.n_relevant > 0
+    for name, score, _ in plan.of_query:
+        values = np.concatenate([chunk.scores[name] for chunk in chunks])
+        if score.needs is Needs.FIRST_HIT and not plan.is_whole and (values[kept] == 0).any():
+            continue
+        found[name] = np.where(kept, values, np.nan)
+    return found
+
+
+def _of_votes(plan: _Plan, chunks: list[_Chunk]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scores and abstention curve of the votes of all queries that have something to find."""
+    kept = plan.task.n_relevant > 0
+    votes = [chunk.vote for chunk in chunks if chunk.vote is not None]
+    if not votes or not kept.any():
+        return {}, {}
+    cast = Vote(
+        np.concatenate([vote.probabilities for vote in votes])[kept],
+        np.concatenate([vote.predicted for vote in votes])[kept],
     )
+    labels = plan.task.queries.labels[kept].astype(np.int64)
+    values = {name: score.of_votes(cast, labels) for name, score, _ in plan.reported if score.of_votes}
+    return {name: v for name, v in values.items() if v is not None}, abstention_curve(cast, labels)
 
 
-def _chunks(queries: int, depth: int) -> Iterator[slice]:
-    step = max(1, CHUNK_CELLS // max(1, depth))
-    yield from (slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
+def _chance(plan: _Plan) -> tuple[dict[str, float], dict[str, float]]:
+    """Closed-form expectations of a random ranking: those that are scores themselves, and all the others."""
+    expected = chance.expected(plan.reported, chance.random_ranking(plan.task, plan.ideals))
+    means = _means(expected, plan.task)
+    lines = {name: means.pop(name) for name, score, _ in plan.reported if score.is_chance and name in means}
+    return lines, means
 
 
-def _score(
-    ids: NDArray[np.int64], task: RetrievalTask, rows: slice, ks: list[int]
-) -> dict[str, NDArray[np.float64]]:
-    labels, relevant = task.queries.labels[rows], task.n_relevant[rows]
-    h = task.relevance.hits(ids, labels, task.gallery.labels)
-    result: dict[str, NDArray[np.float64]] = {}
-    for k in ks:
-        result |= {
-            f"precision_at_{k}": scores.precision_at(h, k),
-            f"recall_at_{k}": scores.recall_at(h, relevant, k),
-            f"hit_rate_at_{k}": scores.hit_rate_at(h, k),
-            f"map_at_{k}": scores.average_precision_at(h, relevant, k),
-            f"map_at_{k}_hits": scores.average_precision_at_hits(h, k),
-            f"ndcg_at_{k}": scores.ndcg_at(h, relevant, k),
-        }
-        if labels.ndim == 1:
-            top = ids[:, :k]
-            results = np.where(top < 0, -1, task.gallery.labels[top])
-            result[f"majority_vote_at_{k}"] = scores.majority_vote_at(results, labels.astype(np.int64), k)
-    return result | {
-        "map": scores.average_precision(h, relevant),
-        "map_at_r": scores.average_precision_at_r(h, relevant),
-        "r_precision": scores.r_precision(h, relevant),
-        "mrr": scores.reciprocal_rank(h),
-    }
-
-
-def _graded(
-    ids: NDArray[np.int64], task: RetrievalTask, rows: slice, ks: list[int], ideal: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    gains = task.relevance.gains(ids[:, : max(ks)], task.queries.labels[rows], task.gallery.labels)
-    return {f"graded_ndcg_at_{k}": scores.graded_ndcg_at(gains, ideal[rows, i], k) for i, k in enumerate(ks)}
-
-
-def _chance(task: RetrievalTask, ks: list[int], ideal: NDArray[np.float64] | None) -> dict[str, float]:
-    """Closed-form expectations of a random ranking, as means over queries and over classes."""
-    per_query = chance.expected(ks, task.n_relevant, task.n_candidates)
-    if ideal is not None:
-        gain = task.relevance.mean_gain(task.queries.labels, task.gallery.labels, task.exclusions)
-        per_query |= chance.expected_graded(ks, ideal, gain, task.n_candidates)
-    return _means(per_query, task)
-
-
-def _ranking(parts: list[_Part], task: RetrievalTask) -> Ranking:
+def _ranking(chunks: list[_Chunk], task: RetrievalTask) -> Ranking:
     return Ranking(
         query_ids=task.queries.ids,
         gallery_ids=task.gallery.ids,
         query_labels=task.queries.labels,
         gallery_labels=task.gallery.labels,
-        ids=np.concatenate([part.ids for part in parts]),
-        distances=np.concatenate([part.distances for part in parts]),
+        ids=np.concatenate([chunk.ids for chunk in chunks]),
+        distances=np.concatenate([chunk.distances for chunk in chunks]),
     )
 
 
-def _vote(ids: NDArray[np.int64], distances: NDArray[np.float32], task: RetrievalTask) -> Vote:
-    classes = int(max(task.queries.labels.max(), task.gallery.labels.max())) + 1
-    return vote(np.where(ids < 0, -1, task.gallery.labels[ids]), distances, classes)
-
-
-def _voted(votes: list[Vote], task: RetrievalTask) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Scores and abstention curve of the votes of all queries that have something to find."""
-    kept = task.n_relevant > 0
-    if not votes or not kept.any():
-        return {}, {}
-    cast = Vote(
-        np.concatenate([v.probabilities for v in votes])[kept],
-        np.concatenate([v.predicted for v in votes])[kept],
-    )
-    labels = task.queries.labels[kept].astype(np.int64)
-    return vote_scores(cast, labels), abstention_curve(cast, labels)
-
-
-def _drop_shallow(per_query: dict[str, NDArray[np.float64]], depth: int, task: RetrievalTask) -> None:
-    if depth < task.max_depth:
-        del per_query["map"]
-    if depth < task.n_relevant.max():
-        del per_query["map_at_r"], per_query["r_precision"]
-    if depth < task.max_depth and (per_query["mrr"][task.n_relevant > 0] == 0).any():
-        del per_query["mrr"]
-
-
-def _drop_irrelevant(per_query: dict[str, NDArray[np.float64]], relevant: NDArray[np.int64]) -> None:
-    for values in per_query.values():
-        values[relevant == 0] = np.nan
-
-
-def _means(per_query: dict[str, NDArray[np.float64]], task: RetrievalTask) -> dict[str, float]:
+def _means(per_query: Mapping[str, Floats], task: RetrievalTask) -> dict[str, float]:
     """Means over the queries that have something to find, and over classes of the class means."""
     kept = task.n_relevant > 0
     if not kept.any():
@@ -274,4 +245,4 @@ def _means(per_query: dict[str, NDArray[np.float64]], task: RetrievalTask) -> di
     plain = values.mean(axis=1)
     macro = (values @ members / members.sum(axis=0)).mean(axis=1)
     result = {name: float(mean) for name, mean in zip(per_query, plain, strict=True)}
-    return result | {f"macro_{name}": float(mean) for name, mean in zip(per_query, macro, strict=True)}
+    return result | {f"{MACRO}{name}": float(mean) for name, mean in zip(per_query, macro, strict=True)}

@@ -30,6 +30,10 @@ class Vote:
     probabilities: Floats
     predicted: Labels
 
+    def right(self, labels: Labels) -> Floats:
+        """1 where the predicted class is the query's, else 0 (float64 [q])."""
+        return (self.predicted == labels).astype(np.float64)
+
     @property
     def confidence(self) -> Floats:
         """Share of the predicted class, float64 [q]."""
@@ -78,33 +82,52 @@ def _predict(results: Labels, shares: Floats) -> Labels:
     return np.where(is_best.any(axis=1), nearest, -1)
 
 
-def vote_scores(cast: Vote, labels: Labels) -> dict[str, float]:
-    """What the votes of all queries are worth.
-
-    `vote_accuracy`, and `vote_balanced_accuracy`, the mean recall over the classes that occur among the
-    queries. `vote_auroc`: the one-against-rest area, averaged over those classes (with two classes: of
-    the second), left out where only one occurs. `vote_brier` (1950) sums squares over all classes: 0
-    best, 2 worst. `vote_calibration_error`: the expected one over 15 equal bins of confidence (Guo et
-    al. 2017).
+def balanced_accuracy(predicted: Labels, labels: Labels) -> float:
+    """Mean recall over the classes that occur (sklearn balanced_accuracy_score).
 
     Args:
-        cast: the votes.
+        predicted: int64 [q]; -1, no class, is wrong.
         labels: int64 [q].
+
+    >>> balanced_accuracy(np.array([0, 1, -1]), np.array([0, 0, 1]))
+    0.25
     """
-    right = (cast.predicted == labels).astype(np.float64)
-    present = np.unique(labels)
-    truth = np.zeros_like(cast.probabilities)
+    right = (predicted == labels).astype(np.float64)
+    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
+
+
+def brier_score(probabilities: Floats, labels: Labels) -> float:
+    """Mean over queries of the squared errors summed over all classes (Brier 1950): 0 best, 2 worst.
+
+    Args:
+        probabilities: float64 [q, classes].
+        labels: int64 [q].
+
+    >>> brier_score(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 1]))
+    0.25
+    """
+    truth = np.zeros_like(probabilities)
     truth[np.arange(len(labels)), labels] = 1
-    scores = {
-        "vote_accuracy": float(right.mean()),
-        "vote_balanced_accuracy": float(np.mean([right[labels == c].mean() for c in present])),
-        "vote_brier": float(((cast.probabilities - truth) ** 2).sum(axis=1).mean()),
-        "vote_calibration_error": calibration_error(cast.confidence, right),
-    }
-    if len(present) > 1:
-        sides = present[-1:] if cast.probabilities.shape[1] == 2 else present
-        scores["vote_auroc"] = float(np.mean([auroc(cast.probabilities[:, c], labels == c) for c in sides]))
-    return scores
+    return float(((probabilities - truth) ** 2).sum(axis=1).mean())
+
+
+def macro_auroc(probabilities: Floats, labels: Labels) -> float | None:
+    """Area of each class against the rest, averaged over the classes that occur.
+
+    With two classes: that of the second. None where only one class occurs.
+
+    Args:
+        probabilities: float64 [q, classes].
+        labels: int64 [q].
+
+    >>> macro_auroc(np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]]), np.array([0, 1, 0]))
+    0.5
+    """
+    present = np.unique(labels)
+    if len(present) < 2:
+        return None
+    sides = present[-1:] if probabilities.shape[1] == 2 else present
+    return float(np.mean([auroc(probabilities[:, c], labels == c) for c in sides]))
 
 
 def auroc(values: Floats, positive: NDArray[np.bool_]) -> float:
@@ -121,7 +144,17 @@ def auroc(values: Floats, positive: NDArray[np.bool_]) -> float:
 
 
 def calibration_error(confidence: Floats, right: Floats) -> float:
-    """Expected calibration error: mean over equal bins of |accuracy - confidence|, by size of the bin."""
+    """Expected calibration error (Guo et al. 2017).
+
+    Mean over equal bins of |accuracy - confidence|, by size of the bin.
+
+    Args:
+        confidence: float64 [q], share of the predicted class.
+        right: float64 [q], 1 where the prediction is right, else 0.
+
+    >>> round(calibration_error(np.array([0.9, 0.9]), np.array([1.0, 0.0])), 4)
+    0.4
+    """
     places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(places, right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(confidence))
@@ -139,7 +172,7 @@ def abstention_curve(cast: Vote, labels: Labels) -> dict[str, list[float]]:
     Returns:
         {"answered": shares, "accuracy": accuracies}, the last one being the accuracy over all.
     """
-    right = (cast.predicted == labels).astype(np.float64)
+    right = cast.right(labels)
     levels, back = np.unique(-cast.confidence, return_inverse=True)
     counts = np.bincount(back, minlength=len(levels)).astype(np.float64)
     hits = np.bincount(back, right, minlength=len(levels))

@@ -6,6 +6,7 @@ gallery without the query). Every one returns float64 [q]. A query with R = 0 ha
 out of the means by the caller, and the number it gets here is meaningless.
 
 h_i is hit i, P_i the mean of h_1..h_i. Where libraries disagree about a name, the docstring says so.
+What runs report under which name, and all else that is known of a score, stands in `score_table`.
 """
 
 import numpy as np
@@ -166,16 +167,3 @@ def majority_vote_at(results: NDArray[np.int64], query_labels: NDArray[np.int64]
     votes = votes.reshape(len(top), classes + 1)[:, :classes]
     own = votes[np.arange(len(top)), query_labels]
     return ((own == votes.max(axis=1)) & (own > 0)).astype(np.float64)
-
-
-HEADLINE = (
-    "precision_at_", "recall_at_", "hit_rate_at_", "ndcg_at_", "graded_ndcg_at_", "map", "r_precision", "mrr",
-    "vote_accuracy",
-)  # fmt: skip
-
-
-def is_headline(name: str) -> bool:
-    """Whether a score is shown in the terminal, with its interval."""
-    if name.endswith("_hits") or name == "map_at_r":
-        return False
-    return name in HEADLINE or any(h.endswith("_") and name.startswith(h) for h in HEADLINE)

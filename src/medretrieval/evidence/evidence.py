@@ -12,14 +12,12 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import Config, ProtocolConfig
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evaluate.scores import is_headline
+from medretrieval.evaluate.score_table import is_headline, less_is_better
 from medretrieval.evidence.bootstrap import enough, intervals, paired_difference
 from medretrieval.evidence.pixel_baseline import baseline
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
-
-LESS_IS_BETTER = ("vote_brier", "vote_calibration_error")
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def evidence(
     labels = task.queries.labels if objective.startswith("macro_") else None
     drawn = intervals(shown, config.resamples, config.confidence, settings.seed, task.queries.groups, labels)
     found = {name: ends for name, ends in drawn.items() if is_headline(name) or name == objective}
-    random = evaluation.chance | _by_drawing(settings, task, evaluation)
+    random = evaluation.chance | chance.by_drawing(task, evaluation.vote_distances, config, settings.seed)
     units = "queries" if task.queries.groups is None else "groups"
     plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units)
     line = baseline(settings, task, size, identity, evaluation.counts["depth"], cache)
@@ -136,29 +134,11 @@ def _paired(
     return paired_difference(a, b, config.resamples, config.confidence, settings.seed, groups, members)
 
 
-def _by_drawing(settings: Config, task: RetrievalTask, evaluation: Evaluation) -> dict[str, float]:
-    """Chance of the scores that have no closed form: those of votes."""
-    kept = np.flatnonzero(task.n_relevant > 0)
-    if task.queries.labels.ndim == 2 or not len(kept):
-        return {}
-    config, out = settings.evaluation, task.exclusions.for_rows(kept)
-    depth = min(max(*config.ks, config.vote_k), task.max_depth)
-    return chance.permuted(
-        task.queries.labels[kept].astype(np.int64),
-        task.gallery.labels.astype(np.int64),
-        evaluation.vote_distances[kept],
-        lambda rng: out.random_results(rng, len(kept), depth),
-        config.ks,
-        config.vote_k,
-        settings.seed,
-    )
-
-
 def _lift(found: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:
     return {
         name: found[name] / value
         for name, value in random.items()
-        if name in found and value > 0 and not name.endswith(LESS_IS_BETTER)
+        if name in found and value > 0 and not less_is_better(name)
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medretrieval.evaluate.scores import is_headline
+from medretrieval.evaluate.score_table import is_headline
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
 from medretrieval.track.find_runs import Run

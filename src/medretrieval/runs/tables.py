@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medretrieval.evaluate.scores import is_headline
+from medretrieval.evaluate.score_table import is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 
 
