@@ -7,6 +7,7 @@ from tests.tasks import task_of
 
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
+from medretrieval.errors import UserError
 from medretrieval.evaluate import chance, score_table
 from medretrieval.evaluate.evaluate import evaluate, objective_name
 from medretrieval.evaluate.score_table import (
@@ -88,13 +89,11 @@ LAST_OF_K = Score(
 @pytest.fixture
 def with_entry(monkeypatch):
     """Put another entry into the table."""
-    find.cache_clear()
 
     def add(entry):
         monkeypatch.setattr(score_table, "SCORES", (*SCORES, entry))
 
-    yield add
-    find.cache_clear()
+    return add
 
 
 def test_an_entry_is_all_that_a_new_score_needs(with_entry):
@@ -111,9 +110,18 @@ def test_an_entry_is_all_that_a_new_score_needs(with_entry):
     assert drawn["last_hit_at_4"] == pytest.approx(found.scores["chance_precision"], abs=0.03)
     assert is_headline("last_hit_at_4")
     assert less_is_better("macro_last_hit_at_4")
-    objective = dataclasses.replace(OPTIONS, objective="macro_last_hit_at_4")
-    assert objective_name(objective, task) == "macro_last_hit_at_4"
     assert "last_hit_at_4" not in query_scores(OPTIONS.ks, "multi")
+
+
+@pytest.mark.parametrize("less", [False, True])
+def test_only_a_score_of_which_more_is_better_can_be_the_objective(with_entry, less):
+    with_entry(dataclasses.replace(LAST_OF_K, less_is_better=less))
+    objective = dataclasses.replace(OPTIONS, objective="macro_last_hit_at_4")
+    if less:
+        with pytest.raises(UserError, match=r"evaluation\.objective=macro_last_hit_at_4: .*precision_at_4"):
+            objective_name(objective, random_task())
+    else:
+        assert objective_name(objective, random_task()) == "macro_last_hit_at_4"
 
 
 @pytest.mark.parametrize(

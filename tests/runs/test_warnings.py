@@ -3,6 +3,8 @@ import pytest
 
 from medretrieval import run
 from medretrieval.errors import UserError
+from medretrieval.evaluate import score_table
+from medretrieval.evaluate.score_table import Score
 
 BASE = ("dataset=breastmnist", "encoder=random", "evaluation.resamples=200", "audit.enabled=false")
 
@@ -36,6 +38,20 @@ def test_scores_that_chance_reaches_are_named(config, write_npz):
     assert "precision_at_10, " in found
     plain = notes(config, "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
     assert not any("A random ranking" in note for note in plain)
+
+
+def test_chance_reaches_no_perfect_score_of_which_less_is_better(config, write_npz, monkeypatch):
+    error = Score(
+        "error_at_{k}", "share of misses", "1 - sum(h_1..h_K) / K",
+        of_query=lambda r, k: 1.0 - r.hits[:, :k].mean(axis=1), headline=True, less_is_better=True,
+    )  # fmt: skip
+    monkeypatch.setattr(score_table, "SCORES", (*score_table.SCORES, error))
+    write_npz(n=60)
+    perfect = notes(config, "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
+    assert not any("A random ranking" in note for note in perfect)
+    (random,) = [note for note in notes(config, "evaluation.ks=[1]") if "A random ranking" in note]
+    assert "precision_at_1" in random
+    assert "error_at_1" in random
 
 
 def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):

@@ -4,7 +4,6 @@ Evaluation, chance, headline and direction of a score, the names that evaluation
 tables of the documentation come from `SCORES`. A new score is a function in `scores` and an entry here.
 """
 
-import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -297,7 +296,6 @@ def query_scores(ks: Sequence[int], label_type: LabelType) -> list[str]:
     return [name for name, score, _ in reported_scores(ks, label_type) if score.of_query]
 
 
-@functools.cache
 def find(name: str) -> Score | None:
     """The entry of a reported score, by its name without `macro_`; None for no score.
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evaluate.score_table import less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.explain.pairs import Explanations
@@ -91,14 +92,20 @@ def _about_speed(settings: Config, run: RunOutputs) -> list[str]:
 
 def _about_chance(run: RunOutputs) -> list[str]:
     trust = run.trust
-    reached = [
-        name
-        for name, (low, _) in trust.intervals.items()
-        if name in trust.chance and trust.chance[name] >= low and run.evaluation.scores[name] < 1
-    ]
+    reached = [name for name in trust.intervals if name in trust.chance and _is_reached(run, name)]
     if not reached:
         return []
     return [f"A random ranking does as well, within the interval, in: {', '.join(reached)}."]
+
+
+def _is_reached(run: RunOutputs, name: str) -> bool:
+    """Whether chance is as good as the worse end of the interval, and the score is not perfect."""
+    (low, high), chance, value = (
+        run.trust.intervals[name],
+        run.trust.chance[name],
+        run.evaluation.scores[name],
+    )
+    return chance <= high and value > 0 if less_is_better(name) else chance >= low and value < 1
 
 
 def _about_depth(settings: Config, task: RetrievalTask) -> list[str]:
