@@ -4,7 +4,7 @@ import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evaluate.score_table import less_is_better
+from medretrieval.evaluate.score_table import SCORES, Needs, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
@@ -44,10 +44,11 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
 def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
     """Results that an index does not give, and queries that have none to find."""
     counts, notes = outputs.evaluation.counts, []
-    if not outputs.index.exhaustive and counts["depth"] < counts["gallery"] - 1:
+    deep = [score.name for score in SCORES if score.needs not in (Needs.FIRST_K, Needs.VOTERS)]
+    if missing := [name for name in deep if name not in outputs.evaluation.scores]:
         notes.append(
-            f"The index gives {counts['depth']} of {counts['gallery']} results, so scores that need the "
-            "whole ranking (map, map_at_r, r_precision, mrr) are left out."
+            f"The index gives {counts['depth']} of {counts['gallery']} results: {', '.join(missing)} need more "
+            "of the ranking and are left out."
         )
     if counts["missing_results"]:
         notes.append(
