@@ -47,8 +47,8 @@ def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
     deep = [score.name for score in SCORES if score.needs not in (Needs.FIRST_K, Needs.VOTERS)]
     if missing := [name for name in deep if name not in outputs.evaluation.scores]:
         notes.append(
-            f"The index gives {counts['depth']} of {counts['gallery']} results: {', '.join(missing)} need more "
-            "of the ranking and are left out."
+            f"The index gives {counts['depth']} of {counts['gallery']} results; left out, because more of "
+            f"the ranking is needed: {', '.join(missing)}."
         )
     if counts["missing_results"]:
         notes.append(
