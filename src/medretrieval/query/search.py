@@ -11,9 +11,9 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import Config, MetricConfig, check, expand
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.weights import file_sha256
 from medretrieval.errors import UserError
-from medretrieval.index.exact_search import pair_distances
+from medretrieval.files import file_sha256
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking, class_name
