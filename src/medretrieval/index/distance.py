@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.errors import UserError
-from medretrieval.vectors import l2_normalize, unit_rows
+from medretrieval.vectors import l2_normalize, unit_rows, zero_rows
 
 PAIR_CHUNK_CELLS = 4_000_000  # of gallery vectors that are compared with a query at a time
 FAISS_METRIC = {FaissMetric.l2: faiss.METRIC_L2, FaissMetric.inner_product: faiss.METRIC_INNER_PRODUCT}
@@ -30,12 +30,11 @@ def prepare(
         UserError: a zero vector, which has no direction for cosine and ip to compare.
     """
     if metric.faiss == FaissMetric.inner_product:
-        zero = ~vectors.any(axis=1)
-        if zero.any():
+        zero = zero_rows(vectors)
+        if len(zero):
             raise UserError(
-                f"metric={metric.name}: {int(zero.sum())} embeddings of the {what} are zero vectors (first "
-                f"at row {begin + int(zero.argmax())}), which have no direction; use metric=l2 or another "
-                "encoder"
+                f"metric={metric.name}: {len(zero)} embeddings of the {what} are zero vectors (the first "
+                f"at row {begin + int(zero[0])}), which have no direction; use metric=l2 or another encoder"
             )
     return l2_normalize(vectors) if metric.normalize else np.ascontiguousarray(vectors, dtype=np.float32)
 
