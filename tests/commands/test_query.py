@@ -18,7 +18,7 @@ from medretrieval.commands.cache import VERB as CACHE
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.images.fit import Fit, as_in_dataset
-from medretrieval.index.exact_search import pair_distances
+from medretrieval.index.distance import pair_distances
 from medretrieval.query.novelty import KIND, SAMPLE, judging_metric, novelty, own_nearest
 from medretrieval.verify import verify
 

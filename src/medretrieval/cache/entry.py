@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from medretrieval.files import file_sha256, flush
+
 FORMAT_VERSION = 2  # raised when the same key would name other bytes
 ABOUT = "entry.json"
 SUMS = "checksums.json"
@@ -104,10 +106,10 @@ def write(
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-        sums = {p.name: (p.stat().st_size, _sha256(p)) for p in sorted(partial.iterdir())}
+        sums = {p.name: (p.stat().st_size, file_sha256(p)) for p in sorted(partial.iterdir())}
         (partial / SUMS).write_bytes(_sums_text(sums))
         for path in (*partial.iterdir(), partial):
-            _flush(path)
+            flush(path)
         partial.chmod(0o755)
         try:
             partial.replace(folder)
@@ -118,7 +120,7 @@ def write(
             shutil.rmtree(partial, ignore_errors=True)
             there: Mapping[str, Any] = read(folder)["facts"]
             return there
-        _flush(folder.parent)
+        flush(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -130,7 +132,7 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _flush(folder.parent)
+        flush(folder.parent)
 
 
 def set_aside(folder: Path, place: Path) -> None:
@@ -190,7 +192,7 @@ def _hash(path: Path, remember: bool) -> str:
     if remember and path in _hashed and _hashed[path][0] == state:
         return _hashed[path][1]
     settled = time.time() - path.stat().st_mtime > SETTLED_S
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if settled and _state(path) == state:
         _hashed[path] = state, digest
     return digest
@@ -199,20 +201,3 @@ def _hash(path: Path, remember: bool) -> str:
 def _state(path: Path) -> tuple[int, ...]:
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold a file, or a folder's names, before what depends on it is written."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that flush no folders
-            raise
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """The verb `explain`: which regions of a finished run's query and results make them similar."""
 
 import json
-import os
 import re
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.named_runs import chosen_run
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
+from medretrieval.files import put_in_place
 
 if TYPE_CHECKING:
     from medretrieval.explain.pairs import Explained
@@ -52,12 +52,8 @@ def _out(given: Given) -> Path | None:
 def _draw(out: Path, found: list["Explained"], title: str) -> None:
     from medretrieval.figures import saliency as pictures
 
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with put_in_place(out) as aside:
         pictures.explanations(aside, found, title)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _table(found: list["Explained"]) -> list[str]:

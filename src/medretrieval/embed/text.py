@@ -16,7 +16,7 @@ from medretrieval.embed.shards import write_header
 from medretrieval.errors import UserError
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts
-from medretrieval.vectors import l2_normalize
+from medretrieval.vectors import l2_normalize, require_vectors
 
 FILE = "vectors.npy"
 BLOCK = 65_536  # vectors held in memory at a time
@@ -92,13 +92,11 @@ def mean_direction(vectors: Vectors) -> NDArray[np.float64]:
 
 def _sentences(inputs: Inputs, texts: Sequence[str], cache: Cache) -> Embeddings:
     def make() -> Vectors:
-        vectors = inputs.encoder.encode_text(texts)
-        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
-            raise UserError(
-                f"encoder={inputs.encoder.name}: gave {list(vectors.shape)} for {len(texts)} sentences, or "
-                "numbers that are not finite; check the weights"
-            )
-        return vectors
+        encoder = inputs.encoder
+        vectors = encoder.encode_text(texts)
+        return require_vectors(
+            vectors, (len(texts), None), encoder.name, "sentence", lambda row: repr(texts[row])
+        )
 
     parts = {"encoder": inputs.identity, "texts": list(texts)}
     return _kept("texts", parts, make, None, cache)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.encoders.torch_model import Loaded, TorchEncoder
-from medretrieval.encoders.weights import file_sha256, hub_file, require_network
+from medretrieval.encoders.weights import hub_file, require_network
 from medretrieval.errors import UserError, first_line
+from medretrieval.files import file_sha256
 from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:

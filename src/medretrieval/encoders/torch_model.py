@@ -21,8 +21,9 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
 from medretrieval.encoders.preprocess import Preprocess, Transform, ahead, single, vectorize
 from medretrieval.encoders.torch_runtime import TorchRuntime
-from medretrieval.encoders.weights import file_sha256, hub_state, local_file, package_file, state_sha256
+from medretrieval.encoders.weights import hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
+from medretrieval.files import file_sha256
 from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:

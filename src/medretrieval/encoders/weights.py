@@ -21,12 +21,6 @@ PROBE_SECONDS = 5
 CLASSIFIER_TENSORS = 2  # weight and bias
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state_sha256(state: Mapping[str, "torch.Tensor"]) -> str:
     """SHA-256 over names, shapes and values of a state dict: the hash of weights that come from no file."""
     digest = hashlib.sha256()

@@ -16,9 +16,10 @@ from medretrieval.embed.sides import Sides
 from medretrieval.embed.text import mean_direction
 from medretrieval.evaluate.knn_vote import auroc, balanced_accuracy
 from medretrieval.index.autotune import sample_gallery
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex
-from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.index.recall import neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
@@ -158,4 +159,4 @@ def image_recall(index: VectorIndex, gallery: Vectors, count: int, k: int, seed:
     depth = min(k, len(gallery) - 1)
     exact = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[1]
     ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
-    return neighbor_recall(exact_distances(vectors, gallery, ids, index.metric), exact, depth)
+    return neighbor_recall(pair_distances(vectors, gallery, ids, index.metric), exact, depth)

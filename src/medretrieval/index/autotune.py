@@ -20,9 +20,10 @@ from medretrieval.config import Config
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex, is_exhaustive, set_parameters
-from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.index.recall import neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
 
@@ -165,7 +166,7 @@ def autotune(
         return out.remove(*index.search(validation, k + out.overfetch))[0]
 
     def recall(ids: NDArray[np.int64]) -> float:
-        return neighbor_recall(exact_distances(validation, gallery, ids, index.metric), exact, k)
+        return neighbor_recall(pair_distances(validation, gallery, ids, index.metric), exact, k)
 
     curve, steps = _explore(index.index, ask, recall, len(validation), ranges)
     chosen = _choose(curve, steps, k, target)

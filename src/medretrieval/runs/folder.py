@@ -12,6 +12,7 @@ import numpy as np
 
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.files import put_in_place
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.typed_json import ContentError, from_json
@@ -124,12 +125,8 @@ def _label_column(labels: Labels) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with put_in_place(path) as aside:
         aside.write_text(as_json(content))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def as_json(content: Any) -> str:
