@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from tests.files import edit_json
+from tests.mlflow_store import only_run
 from tests.refusals import refusal
 from tests.report_runs import FAST
 
@@ -331,37 +331,28 @@ def test_it_says_how_to_do_it_again(sweep):
     assert "/somewhere" not in text
 
 
-@pytest.fixture
-def store(tmp_path, empty_database):
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(empty_database)
-    return f"sqlite:///{path}"
+def artifacts_of(client, found):
+    return {file.path for file in client.list_artifacts(found.info.run_id)}
 
 
-def only_run(store):
-    client = MlflowClient(tracking_uri=store)
-    (found,) = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
-    return found, {f.path for f in client.list_artifacts(found.info.run_id)}
-
-
-def test_it_is_logged_with_its_sweep_and_linked_there(sweep, store, capsys):
-    mlflow_at(store).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
-    assert main(["s1", f"uri={store}"]) == 0
-    assert main(["s1", f"uri={store}"]) == 0
-    found, artifacts = only_run(store)
-    assert artifacts == {"sweep.txt", "report.html"}
+def test_it_is_logged_with_its_sweep_and_linked_there(sweep, database, capsys):
+    mlflow_at(database).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
+    assert main(["s1", f"uri={database}"]) == 0
+    assert main(["s1", f"uri={database}"]) == 0
+    client, found = only_run(database)
+    assert artifacts_of(client, found) == {"sweep.txt", "report.html"}
     note = found.data.tags["mlflow.note.content"]
     assert note.count("/artifacts/report.html)") == 1
     assert "| pixels | " in note
     assert f"run {found.info.run_id}" in capsys.readouterr().err
 
 
-def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep, store):
-    assert main([str(sweep / "0"), str(sweep / "1"), "out=two.html", f"uri={store}"]) == 0
-    found, artifacts = only_run(store)
+def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep, database):
+    assert main([str(sweep / "0"), str(sweep / "1"), "out=two.html", f"uri={database}"]) == 0
+    client, found = only_run(database)
     assert found.info.run_name == "report of 2 runs"
     assert found.info.status == "FINISHED"
-    assert artifacts == {"report.html"}
+    assert artifacts_of(client, found) == {"report.html"}
     assert "sweep s1" not in Path("two.html").read_text()
 
 
