@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
+from tests.mlflow_store import all_runs
 
 from medretrieval import cli
 from medretrieval.config import root
@@ -147,8 +147,7 @@ def test_four_parallel_jobs_on_a_new_database_all_finish(command, write_npz, tmp
         OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    _, runs = all_runs(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     assert [r.info.status for r in runs] == ["FINISHED"] * 5
     assert sum("encoder" in r.data.tags for r in runs) == 4  # and one of the sweep itself
     assert len({r.data.tags["sweep"] for r in runs}) == 1
@@ -162,8 +161,7 @@ def test_a_sweep_shows_quality_against_cost_and_logs_it(command, write_npz, tmp_
     assert done.returncode == 0, done.stderr
     picture = Path(done.stdout.rsplit("picture: ", 1)[1].splitlines()[0])
     assert Image.open(tmp_path / picture).size[0] > 1000
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    client, runs = all_runs(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     (sweep,) = [r for r in runs if r.info.run_name.startswith("sweep ")]
     assert len(runs) == 5
     assert {r.data.tags["sweep"] for r in runs} == {sweep.data.tags["sweep"]}

@@ -1,9 +1,9 @@
 """The verb `query` on finished runs: what it answers, what it says of strangers, what it refuses."""
 
+import functools
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import cdist
 from tests.conftest import painted
+from tests.tiny_models import TINY_READER, add_clip
 
-from medretrieval import cli, compose, run
+from medretrieval import compose, run
 from medretrieval.cache.store import Cache
 from medretrieval.commands.cache import VERB as CACHE
 from medretrieval.config import FaissMetric, MetricConfig
@@ -34,18 +35,9 @@ IP = MetricConfig("ip", FaissMetric.inner_product, False)
 
 
 @pytest.fixture
-def ask(monkeypatch, capsys, tmp_path):
+def ask(say):
     """`medretrieval query ...` in tmp_path: exit code, what it printed, what it said beside."""
-    monkeypatch.chdir(tmp_path)
-
-    def asked(*words):
-        monkeypatch.setattr(sys, "argv", ["medretrieval", "query", *map(str, words)])
-        capsys.readouterr()
-        code = cli.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return asked
+    return functools.partial(say, "query")
 
 
 @pytest.fixture
@@ -56,17 +48,6 @@ def answer(ask):
         return json.loads(out)
 
     return answered
-
-
-@pytest.fixture
-def refused(ask):
-    def line(*words):
-        code, out, err = ask(*words)
-        assert (code, out) == (1, "")
-        (only,) = err.splitlines()
-        return only.removeprefix("medretrieval: ")
-
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -317,10 +298,7 @@ def test_sentences_are_asked_of_an_open_clip_run(
     config, write_npz, split, answer, ask, refused, monkeypatch, tmp_path
 ):
     write_npz(n=20)
-    import open_clip.factory
-    from tests.encoders.test_text_tower import TINY
-
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    add_clip(monkeypatch, config=TINY_READER)
     tiny = ("encoder=open_clip", "encoder.model=tiny", "metric=cosine", "encoder.runtime=torch")
     folder = run(config(*ALONE, *tiny)).folder
     found = answer(folder, "text=a chest X-ray", "text=lungs")

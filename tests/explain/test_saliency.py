@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from tests.tiny_models import TINY_READER, add_clip
 from torch import nn
 from torchvision import transforms as tv
 
@@ -21,7 +22,6 @@ from medretrieval.figures.saliency import explanations, scaled
 from medretrieval.instantiate import instantiate
 from medretrieval.vectors import l2_normalize
 
-TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 TINY = {
     "tiny-vit": {"image_size": 64, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
     "tiny-rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
@@ -39,11 +39,8 @@ LAYERS = {
 @pytest.fixture
 def build(monkeypatch):
     """An encoder by its model's name, with random weights."""
-    import open_clip.factory
-
     for name, vision in TINY.items():
-        config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+        add_clip(monkeypatch, name, TINY_READER | {"vision_cfg": vision})
 
     def built(model):
         library = "open_clip" if model in TINY else "timm"

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tests.tiny_models import TINY_READER, add_clip
 
 from medretrieval import cli, compose, run
 from medretrieval.commands.explain import VERB
@@ -142,10 +143,7 @@ def test_the_verb_explains_any_two_images_in_a_table(done, monkeypatch, tmp_path
 
 
 def test_the_verb_explains_a_sentence_on_an_image(config, monkeypatch, tmp_path, capsys):
-    import open_clip.factory
-    from tests.encoders.test_text_tower import TINY
-
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    add_clip(monkeypatch, config=TINY_READER)
     folder = run(config(*PHANTOMS[:4], "encoder=open_clip", "encoder.model=tiny", *PHANTOMS[7:])).folder
     words = ("query=test/3", "text=a large heart", f"out={tmp_path / 'text.png'}", "explain.steps=3")
     assert verb(folder, *words, "--json") == 0

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 from pyarrow import parquet
+from tests.files import edit_json
 from tests.refusals import refusal
 
 from medretrieval import run
@@ -59,12 +60,6 @@ def rewrite(folder, **columns):
     for name, values in columns.items():
         found = found.set_column(found.schema.get_field_index(name), name, pa.array(values))
     parquet.write_table(found, folder / "per_query.parquet")
-
-
-def edit_json(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def copy_of(folder, name, values, label=None):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
+from tests.files import edit_json
 
 from medretrieval import run
 from medretrieval.errors import UserError
@@ -145,19 +146,13 @@ def done(config, write_npz):
     return run(config(*PIXELS))
 
 
-def edited(folder, change, name=run_folder.SCORES):
-    content = json.loads((folder / name).read_text())
-    change(content)
-    (folder / name).write_text(json.dumps(content))
-
-
 def test_what_is_read_is_what_was_written(done):
     assert read_report(done.folder) == done.report
     assert from_json(RunReport, json.loads(done.report.to_text())) == done.report
 
 
 def test_a_number_may_be_written_without_its_point(done):
-    edited(done.folder, lambda c: c["scores"].update(map=1))
+    edit_json(done.folder / "scores.json", lambda c: c["scores"].update(map=1))
     read = read_report(done.folder).scores["map"]
     assert read == 1.0
     assert isinstance(read, float)
@@ -181,8 +176,8 @@ def test_a_number_may_be_written_without_its_point(done):
     ],
 )
 def test_a_file_that_is_not_of_its_type_is_refused_by_its_key(done, change, says):
-    edited(done.folder, lambda c: c.update(notes=[]))
-    edited(done.folder, change)
+    edit_json(done.folder / "scores.json", lambda c: c.update(notes=[]))
+    edit_json(done.folder / "scores.json", change)
     with pytest.raises(UserError) as caught:
         read_report(done.folder)
     line = str(caught.value)
@@ -202,7 +197,7 @@ def test_a_run_of_another_format_is_refused_by_its_name_and_its_scores_can_be_re
         del content["format"]
         content.update({} if told is None else {"format": told}, other=1)
 
-    edited(done.folder, change)
+    edit_json(done.folder / "scores.json", change)
     with pytest.raises(UserError) as caught:
         read_report(done.folder, "MLflow run abc")
     assert str(caught.value) == (
@@ -214,5 +209,5 @@ def test_a_run_of_another_format_is_refused_by_its_name_and_its_scores_can_be_re
 
 def test_a_finished_run_that_cannot_be_read_is_run_again(config, done):
     assert run(config(*PIXELS)).skipped
-    edited(done.folder, lambda c: c.pop("speed"))
+    edit_json(done.folder / "scores.json", lambda c: c.pop("speed"))
     assert not run(config(*PIXELS)).skipped

@@ -1,14 +1,13 @@
 """What every tracker must do, over MLflow, JSON lines and none; and what the pipeline tells a tracker."""
 
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from mlflow import MlflowClient
 from omegaconf import OmegaConf
+from tests.mlflow_store import all_runs, closed_port
 
 from medretrieval import compose, run
 from medretrieval.commands.compare import VERB as COMPARE
@@ -68,8 +67,8 @@ class Kept:
 
 
 def _mlflow_records(uri):
-    client = MlflowClient(tracking_uri=uri)
-    for found in client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id]):
+    _, runs = all_runs(uri)
+    for found in runs:
         tags = found.data.tags
         yield {
             "status": found.info.status, "name": found.info.run_name, "tags": tags,
@@ -181,12 +180,6 @@ def test_a_tracker_that_is_away_costs_a_line_and_no_run(kept, tmp_path, caplog):
     assert len(lines) == (0 if kept.kind == "none" else 1)
     with pytest.raises(UserError, match=r"index.nlist=99"):
         run(settings(kept, "index=ivf", "index.nlist=99", *away.get(kept.kind, ())))
-
-
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def test_another_tracker_makes_no_other_run_and_learns_of_the_skipped_one(kept):
