@@ -82,7 +82,7 @@ def test_a_key_that_is_missing_is_named(done):
     del content["data"]["gallery"]["labels_sha256"]
     (done / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(
-        UserError, match=r"manifest\.json: data\.gallery\.labels_sha256 is missing; make it anew"
+        UserError, match=r"manifest\.json: data\.gallery\.labels_sha256 is missing; repeat the run"
     ):
         read_manifest(done)
 
@@ -104,7 +104,7 @@ def test_every_verb_refuses_an_older_run_by_its_format(old, monkeypatch, capsys,
     monkeypatch.setattr(sys, "argv", ["medretrieval", *(word.format(old=old) for word in words)])
     assert cli.main() == 1
     assert capsys.readouterr().err == (
-        f"medretrieval: {old}: a run of results format 5, and this version reads 6; make it anew with: "
+        f"medretrieval: {old}: a run of results format 5, and this version reads 6; repeat the run with: "
         f"medretrieval again {old}\n"
     )
 
