@@ -362,7 +362,7 @@ def test_a_damaged_run_is_refused(good, bad):
     edit_json(bad / "scores.json", lambda c: c.pop("protocol"))
     assert f"{bad}: scores.json: protocol is missing; repeat the run with" in refusal(good, bad, *FEW)
     (bad / "scores.json").write_text("{")
-    assert f"{bad}: scores.json: damaged, no JSON" in refusal(good, bad, *FEW)
+    assert f"{bad}: scores.json: damaged, not valid JSON" in refusal(good, bad, *FEW)
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
         sweep, "format=pdf"
     )
     assert "track=maybe: choose from: false, true" in refusal(sweep, "track=maybe")
-    assert refusal(sweep, "log=true") == "report: log=true: log= is called track= now"
+    assert refusal(sweep, "log=true") == "report: log=true: log= is now called track="
     assert "a folder; give the name of a file" in refusal(sweep, "out=empty")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refusal(sweep, "out=file/r.html", "track=false")
