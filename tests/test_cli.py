@@ -75,8 +75,8 @@ def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz,
         (["index.nlist=many"], "index.nlist: Value 'many' of type 'str' could not be converted to Integer"),
         (["encoder=timm"], "encoder.model: a value is needed; give it as encoder.model=<value>"),
         (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),
-        (["compair"], "compair: no such verb, and no key=value; did you mean compare? choose from: again,"),
-        (["log"], "log: run= is missing; medretrieval log <folder> ... [key=value ...] (--help says more)"),
+        (["compair"], "compair: neither a verb nor key=value; did you mean compare? choose from: again,"),
+        (["log"], "log: run= is missing; medretrieval log <folder> ... [key=value ...] (see --help)"),
         (["log", "nowhere"], "log: run=nowhere: no such folder, and no sweep in outputs/sweeps"),
     ],
 )
@@ -123,7 +123,7 @@ def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "medretrieval: interrupted; start it again" in said
+    assert "medretrieval: interrupted; run the same command again" in said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("cache/embeddings/**/*.partial-*"))
     assert not list(tmp_path.glob("outputs/**/scores.json"))
@@ -200,7 +200,7 @@ def test_a_run_can_be_logged_later(command, write_npz, tmp_path):
     write_npz()
     done = command(*RUN, "tracking.uri=http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert "MLflow at http://127.0.0.1:9 is away" in done.stderr
+    assert "MLflow at http://127.0.0.1:9 cannot be reached" in done.stderr
     later = command("log", "outputs/runs", f"uri=sqlite:///{tmp_path / 'm.db'}")
     assert later.stdout.strip() == "1 runs logged", later.stderr
 
@@ -247,5 +247,5 @@ def test_a_file_that_is_no_yaml_is_named_with_its_line(command, tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text("templates:\n  - {}.\nclasses: {}\n")
     line = one_line(command("--config-dir", str(tmp_path / "mine"), "prompts=words", *UNTRACKED))
-    assert "words.yaml, line 2: no YAML (" in line
-    assert "into quotes" in line
+    assert "words.yaml, line 2: not valid YAML (" in line
+    assert "in quotes" in line

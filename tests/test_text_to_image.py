@@ -229,7 +229,7 @@ def test_the_cache_says_what_it_keeps_of_sentences(config, write_npz, tmp_path, 
     listed = capsys.readouterr().out
     assert "worded · 2 texts" in listed
     assert "prompts, each · texts" in listed
-    assert listed.count("less their mean") == 2
+    assert listed.count("minus their mean") == 2
     assert "unreadable" not in listed
 
 

@@ -155,9 +155,9 @@ def test_a_picture_of_another_is_never_written_over(done, split, ask, refused, t
     theirs = png(tmp_path / "query_a.png", split[0]).read_bytes()
     _, out, err = ask(done, "image=a.png")
     assert "picture: query_a_2.png" in out
-    assert "query_a.png: is there already" in err
+    assert "query_a.png: exists already" in err
     assert "picture: query_a_2.png" in ask(done, "image=a.png")[1]  # its own is written over
-    assert "no picture of medretrieval query" in refused(done, "image=a.png", "out=query_a.png")
+    assert "was not written by medretrieval query" in refused(done, "image=a.png", "out=query_a.png")
     assert (tmp_path / "query_a.png").read_bytes() == theirs
     assert answer_paths(tmp_path) == ["a.png", "query_a.png", "query_a_2.png"]
 
@@ -291,7 +291,7 @@ def test_an_mlflow_run_is_asked_by_its_id(config, write_npz, split, answer, refu
     words = (f"run={run_id}", f"tracking.uri={uri}", f"image={png(tmp_path / 'a.png', split[0])}")
     assert answer(*words)["run"] == str(folder)
     shutil.rmtree(folder)
-    assert "folder is not on this machine" in refused(*words)
+    assert "is not on this machine" in refused(*words)
 
 
 def test_sentences_are_asked_of_an_open_clip_run(
@@ -315,8 +315,8 @@ def test_sentences_are_asked_of_an_open_clip_run(
 REFUSED = [
     (["k=1"], "query: run= is missing; medretrieval query run=<run> image=<picture>"),
     (["run=nowhere", "image=a.png"], "nowhere: no folder, no sweep in outputs/sweeps"),
-    (["run={done}"], "query: something to ask is missing"),
-    (["run={done}", "image=a.png", "text=x"], "query: image= and text= are two questions"),
+    (["run={done}"], "query: no query; give"),
+    (["run={done}", "image=a.png", "text=x"], "query: image= and text= cannot be combined"),
     (["run={done}", "{done}", "image=a.png"], "query: run={done}: run= is given twice"),
     (["run={done}", "image=gone.png"], "image=gone.png: there is no such file"),
     (["run={done}", "image=note.txt"], "image=note.txt: not a picture; give PNG"),
@@ -333,11 +333,14 @@ REFUSED = [
     (["run={done}", "image=a.png", "metric=ip"], "query: metric=ip: no such key"),
     (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key; did you mean --json?"),
     (["run={done}", "image=a.png", "fit=x"], "query: fit=x: choose from: crop, pad, stretch"),
-    (["run={done}", "text=x", "fit=pad"], "query: fit=pad: says how pictures become squares"),
+    (["run={done}", "text=x", "fit=pad"], "query: fit=pad: only for image=, not for text="),
     (["run={done}", "text=a lung"], "encoder=pixels: has no text tower; encoders that have one:"),
     (["run={done}", "image=a.png", "out=a.jpg"], "query: out=a.jpg: give a name that ends in .png"),
     (["run={done}", "image=a.png", "out=x/a.png"], "query: out=x/a.png: there is no folder x"),
-    (["run={done}", "image=a.png", "out=a.png"], "out=a.png: is there already and no picture of"),
+    (
+        ["run={done}", "image=a.png", "out=a.png"],
+        "out=a.png: exists already and was not written by",
+    ),
     (["run={done}", "image=a.png", "encoder.side=14"], "encoder=pixels: its side is 14, was 28;"),
     (["run={done}", "image=a.png", "encoder.sides=1"], "encoder.sides: "),
     (["run={done}", "image="], "query: image=: give a value"),
@@ -384,7 +387,7 @@ def test_a_device_given_later_reaches_the_encoder(config, write_npz, refused, sp
     timm = ("encoder=timm", "encoder.model=resnet10t", "encoder.pretrained=null", "encoder.runtime=torch")
     folder = run(config(*ALONE, *timm, "evaluation.baseline=none", "audit.enabled=false")).folder
     png(tmp_path / "a.png", split[0])
-    assert "device=nonsense: not to be had here" in refused(folder, "image=a.png", "device=nonsense")
+    assert "device=nonsense: not available here" in refused(folder, "image=a.png", "device=nonsense")
 
 
 def vectors(n, d=8, seed=0):

@@ -187,7 +187,7 @@ def test_a_value_of_another_type_or_choice_is_refused(refused, name):
 def test_what_is_missing_is_named_with_the_usage(refused, name):
     first = next(option for option in TABLES[name].options if option.needed)
     assert refused(name) == (
-        f"{name}: {first.key} is missing; medretrieval {name} {TABLES[name].usage[0]} (--help says more)"
+        f"{name}: {first.key} is missing; medretrieval {name} {TABLES[name].usage[0]} (see --help)"
     )
 
 
@@ -209,7 +209,7 @@ def test_a_long_word_of_many_lines_is_refused_in_one(refused):
 
 
 def test_a_key_of_an_earlier_version_is_refused_with_its_name_now(refused, outputs):
-    assert refused("report", "s1", "log=false") == "report: log=false: log= is called track= now"
+    assert refused("report", "s1", "log=false") == "report: log=false: log= is now called track="
     done = outputs / "sweeps" / "s1" / "0"
     assert "report.queries is now figures.queries" in refused("again", done, "report.queries=3")
 
@@ -247,7 +247,7 @@ def test_two_names_of_one_thing_have_one_value(name):
             found = verb.parse([*needed, *given_words])
             assert str(getattr(found, own)) == "a/b"
             assert found.overrides == (f"{key}=a/b",)
-        with pytest.raises(UserError, match=f"{own}=a and {key}=b: two names of one thing"):
+        with pytest.raises(UserError, match=f"{own}=a and {key}=b: two names for the same setting"):
             verb.parse([*needed, f"{own}=a", f"{key}=b"])
     assert verb.parse(needed).overrides == ()
 

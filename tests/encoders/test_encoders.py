@@ -277,7 +277,7 @@ def test_a_device_that_is_not_there_is_refused(make, device):
     if device.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     line = refusal(lambda: make(device=device).identity())
-    assert line.startswith(f"device={device}: not to be had here (")
+    assert line.startswith(f"device={device}: not available here (")
     assert line.endswith("use device=auto")
 
 

@@ -166,7 +166,9 @@ def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
 
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
     line = refusal(clip_encoder(runtime="openvino", precision="bf16").identity)
-    assert line.startswith("encoder.precision=bf16: OpenVINO lacks it on this CPU, which has fp32; ")
+    assert line.startswith(
+        "encoder.precision=bf16: OpenVINO does not support it on this CPU, which supports fp32"
+    )
 
 
 @needs_openvino
@@ -251,7 +253,7 @@ def test_without_openvino_its_runtime_is_refused_with_the_way_to_get_it(monkeypa
     encoder = clip_encoder(runtime="openvino")
     encoder.signature()
     line = refusal(encoder.identity)
-    assert line.startswith("encoder.runtime=openvino: not to be had here (")
+    assert line.startswith("encoder.runtime=openvino: not available here (")
     assert line.endswith("pip install 'medretrieval[openvino]', or set encoder.runtime=torch")
 
 
@@ -299,7 +301,7 @@ def test_the_signature_tells_machines_with_and_without_a_gpu_apart(monkeypatch):
         ({"runtime": "onnx"}, "encoder.runtime=onnx: choose from: auto, torch, openvino"),
         ({"precision": "int8"}, "encoder.precision=int8: not offered, "),
         ({"precision": "fp64"}, "encoder.precision=fp64: choose from: fp32, bf16, fp16"),
-        ({"compile": True, "runtime": "auto"}, "encoder.compile=true: wants encoder.runtime=torch, not auto"),
+        ({"compile": True, "runtime": "auto"}, "encoder.compile=true: needs encoder.runtime=torch, not auto"),
         ({"device": "cuda", "runtime": "openvino"}, "encoder.runtime=openvino: runs on the CPU, not on"),
         ({"batch_size": "many"}, "encoder.batch_size=many: give auto or a number"),
     ],

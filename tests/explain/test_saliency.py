@@ -199,7 +199,7 @@ def test_an_image_of_few_pixels_has_a_map_too(build):
 @pytest.mark.parametrize("name", ["pixels", "random"])
 def test_an_encoder_that_is_no_model_is_refused(name):
     encoder = instantiate(compose(f"encoder={name}").encoder, Encoder, "encoder")
-    with pytest.raises(UserError, match=f"encoder={name}: explain wants a model on torch"):
+    with pytest.raises(UserError, match=f"encoder={name}: explain needs a model on torch"):
         Explainer(encoder)
 
 

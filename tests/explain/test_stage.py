@@ -106,7 +106,7 @@ def test_maps_of_real_weights_find_what_the_similarity_rests_on(config):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("encoder=pixels",), "encoder=pixels: explain wants a model on torch"),
+        (("encoder=pixels",), "encoder=pixels: explain needs a model on torch"),
         ((*PHANTOMS, "explain.pairs=0"), "explain.pairs=0: must be 1 or more"),
         ((*PHANTOMS, "explain.steps=1"), "explain.steps=1: must be 2 or more"),
         ((*PHANTOMS, "protocol=text_to_image"), "explain.enabled=true: draws maps of image queries"),

@@ -195,7 +195,7 @@ def test_the_sample_is_drawn_by_its_seed_and_knows_where_it_came_from(gallery):
 @pytest.mark.parametrize("target", [0, -0.1, 1.01, "nan"])
 def test_a_target_that_is_no_recall_is_refused(config, write_npz, target):
     write_npz()
-    with pytest.raises(UserError, match=r"index\.autotune=.*: a recall above 0 and at most 1 is wanted"):
+    with pytest.raises(UserError, match=r"index\.autotune=.*: must be a recall above 0 and at most 1"):
         run(config("dataset=breastmnist", "encoder=pixels", "index=ivf", f"index.autotune={target}"))
 
 
@@ -207,7 +207,7 @@ def test_an_index_without_search_parameters_is_refused(gallery, asked):
 @pytest.mark.parametrize("k", [0, 20, 21])
 def test_more_neighbors_than_there_are_cannot_be_recalled(k):
     few = normal(20)
-    with pytest.raises(UserError, match=rf"recall at k={k} is wanted, and a query can find 19 images"):
+    with pytest.raises(UserError, match=rf"recall at k={k} needs {k} images, and a query can find 19"):
         autotune(made("HNSW8,Flat", few), made("Flat", few), few, np.arange(20), k, 0.9)
 
 

@@ -145,7 +145,7 @@ def test_without_a_script_the_page_still_says_everything(browser, address):
     assert page.locator("table.runs tbody tr").count() == 5
     assert page.locator("#filters").is_hidden()
     page.locator("details.run summary").nth(1).click()
-    assert page.locator("details.run").nth(1).get_by_text("The images are put in by a script").is_visible()
+    assert page.locator("details.run").nth(1).get_by_text("The images need JavaScript").is_visible()
     context.close()
 
 

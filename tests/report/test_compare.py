@@ -155,7 +155,7 @@ def test_the_terminal_says_what_was_resampled_counted_and_corrected(good, bad, c
     assert "run minus the best (number 1, pixels)" in out
     assert "Holm's correction for 3 comparisons" in out
     assert "The best was chosen on these same queries" in out
-    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d$", out, re.M)
+    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d +no$", out, re.M)
     main([str(good), str(bad), "score=precision_at_3", "confidence=0.999", "permutations=500", "track=false"])
     assert "no corrected p can be below 0.002; give permutations=1001" in capsys.readouterr().out
 
@@ -164,7 +164,7 @@ def test_a_run_that_does_not_differ_is_marked(good, bad, capsys):
     close = copy_of(good, "close", np.r_[0.9, np.ones(23)])
     main([str(good), str(bad), str(close), "score=precision_at_3", *FEW])
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[1]: line.endswith("=") for line in lines[2:5]} == {
+    assert {line.split()[1]: line.endswith(" yes") for line in lines[2:5]} == {
         "pixels": False, "close": True, "random": False
     }  # fmt: skip
 
@@ -301,7 +301,9 @@ def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys, caplog):
     assert main([str(good), str(bad), blocked, *FEW[1:]]) == 0
     assert "pixels" in capsys.readouterr().out
     (line,) = caplog.messages
-    assert re.fullmatch(r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there", line)
+    assert re.fullmatch(
+        r"MLflow at sqlite.* cannot be reached \(.*\); this comparison is not logged there", line
+    )
 
 
 def test_another_protocol_and_another_split_are_refused(make, good, bad):
@@ -350,9 +352,9 @@ def test_a_damaged_run_is_refused(good, bad):
     rewrite(bad, precision_at_3=np.r_[np.nan, np.ones(23)])
     assert "precision_at_3 is missing for some queries" in refused(good, bad, "score=precision_at_3", *FEW)
     edit_json(bad / "scores.json", lambda c: c.pop("protocol"))
-    assert f"{bad}: scores.json: protocol is missing; make it anew with" in refused(good, bad, *FEW)
+    assert f"{bad}: scores.json: protocol is missing; repeat the run with" in refused(good, bad, *FEW)
     (bad / "scores.json").write_text("{")
-    assert f"{bad}: scores.json: damaged, no JSON" in refused(good, bad, *FEW)
+    assert f"{bad}: scores.json: damaged, not valid JSON" in refused(good, bad, *FEW)
 
 
 @pytest.mark.parametrize(

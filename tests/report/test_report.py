@@ -292,7 +292,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
         sweep, "format=pdf"
     )
     assert "track=maybe: choose from: false, true" in refused(sweep, "track=maybe")
-    assert refused(sweep, "log=true") == "report: log=true: log= is called track= now"
+    assert refused(sweep, "log=true") == "report: log=true: log= is now called track="
     assert "a folder; give the name of a file" in refused(sweep, "out=empty")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(sweep, "out=file/r.html", "track=false")
@@ -359,7 +359,7 @@ def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep
 def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, caplog):
     (tmp_path / "blocked").write_text("")
     assert main([str(sweep), "uri=sqlite:///blocked/mlflow.db"]) == 0
-    assert "is away" in caplog.text
+    assert "cannot be reached" in caplog.text
     assert "this report is not logged there" in caplog.text
     assert (sweep / "report.html").exists()
 
@@ -407,11 +407,14 @@ def test_words_of_prompts_are_not_what_image_runs_vary_in(sweep):
 def test_runs_that_repeat_each_other_are_said_to(sweep, tmp_path):
     shutil.copytree(sweep / "0", tmp_path / "twin", symlinks=True)
     report(sweep / "0", tmp_path / "twin", f"out={tmp_path / 'r.html'}")
-    assert "The runs repeat each other: there is nothing to compare." in (tmp_path / "r.html").read_text()
+    assert (
+        "The runs are repetitions of one another: there is nothing to compare."
+        in (tmp_path / "r.html").read_text()
+    )
 
 
 def test_a_skipped_run_whose_results_are_gone_is_said_and_costs_only_itself(sweep, caplog):
     (sweep / "9").mkdir()
     (sweep / "9" / "skipped.json").write_text(json.dumps({"run": "../../gone"}))
     assert "4 runs" in page_of(sweep)
-    assert "gone; it had the results of a run that was skipped" in caplog.text
+    assert "gone; it held the results of a run that was skipped" in caplog.text

@@ -67,7 +67,7 @@ def test_a_side_of_prompts_is_no_side_of_images():
 def test_a_key_that_is_missing_is_named(small_run):
     edit_json(small_run / "manifest.json", lambda c: c["data"]["gallery"].pop("labels_sha256"))
     with pytest.raises(
-        UserError, match=r"manifest\.json: data\.gallery\.labels_sha256 is missing; make it anew"
+        UserError, match=r"manifest\.json: data\.gallery\.labels_sha256 is missing; repeat the run"
     ):
         read_manifest(small_run)
 
@@ -86,7 +86,7 @@ def test_a_key_that_is_missing_is_named(small_run):
 )
 def test_every_verb_refuses_an_older_run_by_its_format(old, refused, words):
     assert refused(*(word.format(old=old) for word in words)) == (
-        f"{old}: a run of results format 5, and this version reads 6; make it anew with: "
+        f"{old}: a run of results format 5, and this version reads 6; repeat the run with: "
         f"medretrieval again {old}"
     )
 

@@ -163,16 +163,16 @@ def test_a_number_may_be_written_without_its_point(done):
     [
         (lambda c: c.update(extra=1), "extra is no key of it"),
         (lambda c: c["speed"]["latency_ms"].pop("p95"), "speed.latency_ms.p95 is missing"),
-        (lambda c: c["counts"].update(depth=True), "counts.depth is True, where a whole number is wanted"),
-        (lambda c: c["counts"].update(depth=1.5), "counts.depth is 1.5, where a whole number is wanted"),
-        (lambda c: c["scores"].update(map="0.9"), "scores.map is '0.9', where a number is wanted"),
-        (lambda c: c["scores"].update(map=None), "scores.map is None, where a number is wanted"),
+        (lambda c: c["counts"].update(depth=True), "counts.depth is True, where a whole number is needed"),
+        (lambda c: c["counts"].update(depth=1.5), "counts.depth is 1.5, where a whole number is needed"),
+        (lambda c: c["scores"].update(map="0.9"), "scores.map is '0.9', where a number is needed"),
+        (lambda c: c["scores"].update(map=None), "scores.map is None, where a number is needed"),
         (lambda c: c["protocol"].update(exclude_self=1), "protocol.exclude_self is 1, where true or false"),
-        (lambda c: c.update(title=None), "title is None, where a text is wanted"),
-        (lambda c: c["notes"].append(3), "notes[0] is 3, where a text is wanted"),
-        (lambda c: c.update(notes={}), "notes is {}, where a list is wanted"),
-        (lambda c: c.update(speed=[]), "speed is [], where an object is wanted"),
-        (lambda c: c["intervals"].update(map=[0, 1]), "intervals.map is [0, 1], where an object is wanted"),
+        (lambda c: c.update(title=None), "title is None, where a text is needed"),
+        (lambda c: c["notes"].append(3), "notes[0] is 3, where a text is needed"),
+        (lambda c: c.update(notes={}), "notes is {}, where a list is needed"),
+        (lambda c: c.update(speed=[]), "speed is [], where an object is needed"),
+        (lambda c: c["intervals"].update(map=[0, 1]), "intervals.map is [0, 1], where an object is needed"),
     ],
 )
 def test_a_file_that_is_not_of_its_type_is_refused_by_its_key(done, change, says):
@@ -182,12 +182,12 @@ def test_a_file_that_is_not_of_its_type_is_refused_by_its_key(done, change, says
         read_report(done.folder)
     line = str(caught.value)
     assert line.startswith(f"{done.folder}: scores.json: {says}")
-    assert line.endswith(f"; make it anew with: medretrieval again {done.folder}")
+    assert line.endswith(f"; repeat the run with: medretrieval again {done.folder}")
 
 
 def test_depths_are_whole_numbers_and_stay_so():
     assert to_json(from_json(dict[int, float], {"5": 0.5, "10": 1.0})) == {"5": 0.5, "10": 1.0}
-    with pytest.raises(ValueError, match="recall has the key 'five', where a whole number is wanted"):
+    with pytest.raises(ValueError, match="recall has the key 'five', where a whole number is needed"):
         from_json(dict[int, float], {"five": 0.5}, "recall")
 
 
@@ -201,7 +201,7 @@ def test_a_run_of_another_format_is_refused_by_its_name_and_its_scores_can_be_re
     with pytest.raises(UserError) as caught:
         read_report(done.folder, "MLflow run abc")
     assert str(caught.value) == (
-        f"MLflow run abc: a run of results format {found}, and this version reads 6; make it anew with: "
+        f"MLflow run abc: a run of results format {found}, and this version reads 6; repeat the run with: "
         "medretrieval again abc"
     )
     assert scores_of_any_format(done.folder) == done.report.scores

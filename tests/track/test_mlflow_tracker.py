@@ -130,9 +130,9 @@ def test_without_the_server_results_are_kept_and_can_be_logged_later(tracked, da
     away = closed_port()
     result = run(tracked(away))
     assert (result.folder / "scores.json").exists()
-    assert f"MLflow at {away} is away" in caplog.text
+    assert f"MLflow at {away} cannot be reached" in caplog.text
     assert f"medretrieval log {result.folder}" in caplog.text
-    with pytest.raises(UserError, match="is away"):
+    with pytest.raises(UserError, match="cannot be reached"):
         log_later([result.folder], None)
     assert log_later([tmp_path / "outputs"], database) == 1
     _, found = only_run(database)
@@ -193,7 +193,7 @@ def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked,
     result = run(tracked(closed_port()))
     edit_json(result.folder / "scores.json", lambda c: c.pop("format"))
     with pytest.raises(
-        UserError, match=r"a run of results format 3 or before, and this version reads 6; make it anew with"
+        UserError, match=r"a run of results format 3 or before, and this version reads 6; repeat the run with"
     ):
         log_later([result.folder], database)
 

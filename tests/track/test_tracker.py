@@ -176,7 +176,7 @@ def test_a_tracker_that_is_away_costs_a_line_and_no_run(kept, tmp_path, caplog):
     }
     result = run(settings(kept, *away.get(kept.kind, ())))
     assert (result.folder / "scores.json").exists()
-    lines = [line for line in caplog.messages if " is away (" in line]
+    lines = [line for line in caplog.messages if " cannot be reached (" in line]
     assert len(lines) == (0 if kept.kind == "none" else 1)
     with pytest.raises(UserError, match=r"index.nlist=99"):
         run(settings(kept, "index=ivf", "index.nlist=99", *away.get(kept.kind, ())))
@@ -304,8 +304,11 @@ def test_only_what_is_away_is_forgiven(caplog):
     with unless_away("it", "so what") as attempt:
         raise OSError("first line\nsecond line")
     assert attempt.failed
-    assert caplog.messages == ["it is away (first line); so what"]
-    with pytest.raises(UserError, match=r"it is away \(x\); so what"), unless_away("it", "so what", True):
+    assert caplog.messages == ["it cannot be reached (first line); so what"]
+    with (
+        pytest.raises(UserError, match=r"it cannot be reached \(x\); so what"),
+        unless_away("it", "so what", True),
+    ):
         raise OSError("x")
 
 

@@ -36,7 +36,9 @@ def _lines(kept: bool, differing: list[str]) -> list[str]:
     if differing:
         return ["what differs:", *(f"  {line}" for line in differing)]
     source = (
-        "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
+        "embeddings from the cache (paths.cache=<empty folder> computes them again)"
+        if kept
+        else "new embeddings"
     )
     return [f"the same ranking and scores, bit for bit; {source}"]
 

@@ -25,7 +25,7 @@ def _run(given: Given) -> int:
     from medretrieval.track.tracker import tracker_of
 
     if given.json and given.format:
-        raise VERB.refusal(f"--json and format={given.format}: both go to stdout; give one of them")
+        raise VERB.refusal(f"--json and format={given.format}: both write to stdout; give one of them")
     options = options_of(given)
     with tempfile.TemporaryDirectory() as aside:
         places = all_runs(given, Path(aside))
@@ -92,27 +92,42 @@ VERB = Verb(
         RUNS,
         Option(
             "score",
-            "what they are compared by; macro_<score> for the mean over classes",
+            "the score to compare; macro_<score> for the mean over classes",
             "<score>",
             unset="the objective of the first run",
         ),
         Option(
             "baseline",
-            "compare with this run: its name, a part of it, or its number in the table",
+            "compare every run with this one: its name, a part of the name, or its number in the table",
             "<run>",
             unset="the best run",
         ),
         Option(
             "pairs",
-            "best: each run with the best or the baseline; all: every pair",
+            "best: compare each run with the best one or the baseline; all: compare every pair",
             choices=("best", "all"),
             default="best",
         ),
-        Option("resamples", "resamples of the bootstrap", "<n>", int, least=100, default=10_000),
-        Option("permutations", "permutations of the sign-flip test", "<n>", int, least=100, default=10_000),
-        Option("confidence", "of the intervals", "<p>", float, least=0.5, most=0.9999, default=0.95),
-        Option("seed", "of bootstrap and test", "<n>", int, default=0),
-        Option("format", "of the table on stdout", choices=FORMATS, unset=FORMATS[0]),
+        Option("resamples", "number of bootstrap resamples", "<n>", int, least=100, default=10_000),
+        Option(
+            "permutations",
+            "number of permutations of the sign-flip test",
+            "<n>",
+            int,
+            least=100,
+            default=10_000,
+        ),
+        Option(
+            "confidence",
+            "confidence level of the intervals",
+            "<p>",
+            float,
+            least=0.5,
+            most=0.9999,
+            default=0.95,
+        ),
+        Option("seed", "random seed of bootstrap and test", "<n>", int, default=0),
+        Option("format", "format of the table on stdout", choices=FORMATS, unset=FORMATS[0]),
         track("the comparison"),
         URI,
         OUTPUTS,

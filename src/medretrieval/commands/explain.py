@@ -79,10 +79,10 @@ VERB = Verb(
     usage=("<run> query=<image> [k=<n> | result=<image> | text=<sentence>] [key=value ...]",),
     options=(
         one_run(),
-        Option("query", "the image that is explained, by its id, such as test/3", "<image>", needed=True),
+        Option("query", "the query image to explain, by its id, such as test/3", "<image>", needed=True),
         Option(
             "k",
-            "explain the query with its first k results",
+            "explain the similarity of the query to each of its first k results",
             "<n>",
             int,
             least=1,
@@ -90,19 +90,19 @@ VERB = Verb(
         ),
         Option(
             "result",
-            "explain it with this image in place of its results: any id, such as train/7",
+            "explain its similarity to this image instead: any id, such as train/7",
             "<image>",
             unset="its results",
         ),
         Option(
             "text",
-            "explain it with a sentence in place of an image (encoders with a text tower)",
+            "explain its similarity to a sentence instead (encoders with a text tower)",
             "<sentence>",
             unset="its results",
         ),
         Option(
             "out",
-            "the picture to write, a .png, or none for no picture",
+            "the picture to write, a .png file; none writes no picture",
             "<file>",
             unset="explain_<query>.png in this folder; with --json none",
         ),

@@ -54,13 +54,13 @@ def read_groups(path: Path, split: str, n: int) -> NDArray[np.str_]:
         if not group:
             raise UserError(
                 f"{where}: line {line}: image {split}/{text} has an empty group; "
-                "give an image of unknown group a name of its own"
+                "give an image whose group is unknown a group name of its own"
             )
         found[int(text)] = group
     if missing := [i for i in range(n) if i not in found]:
         raise UserError(
             f"{where}: {len(missing)} of the {n} images of split {split!r} have no row "
-            f"(first {split}/{missing[0]}); each wants exactly one"
+            f"(first {split}/{missing[0]}); each needs exactly one"
         )
     return np.array([found[i] for i in range(n)], dtype=np.str_)
 

@@ -196,6 +196,6 @@ def _full(error: OSError, split: Split, shards: Shards | None, cache: Cache) -> 
         kept = f"{shards.done} of {len(shards.first)} images of split {split.name} are embedded and kept; "
     where = error.filename or f"paths.cache={cache.root}"
     return (
-        f"{where}: {error.strerror}; {kept}make room (medretrieval cache prune --keep-gb N) or "
-        "set paths.cache to a folder with more, and start it again"
+        f"{where}: {error.strerror}; {kept}free some space (medretrieval cache prune --keep-gb N) or "
+        "set paths.cache to a folder with more, and run the same command again"
     )

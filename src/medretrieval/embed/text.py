@@ -1,4 +1,4 @@
-"""Stage 1 of a run that asks in words: vectors of the sentences, and what frees both sides of their means.
+"""Stage 1 of a run whose queries are sentences: their vectors, and centering of both sides.
 
 All of it is kept in the cache, so that a warm run loads no model.
 """
@@ -24,7 +24,7 @@ Vectors = NDArray[np.float32]
 
 
 def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embeddings, Embeddings]:
-    """Queries in words and the gallery they search, centered where the run says so.
+    """Sentences as queries and the gallery they search, centered where the run says so.
 
     Args:
         inputs: encoder, dataset and task; `center` is the split that means are fitted to.
@@ -43,7 +43,7 @@ def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embed
     if texts.vectors.shape[1] != gallery.vectors.shape[1]:
         raise UserError(
             f"encoder={inputs.encoder.name}: gives sentences {texts.vectors.shape[1]} numbers and images "
-            f"{gallery.vectors.shape[1]}; the two towers must end in one space"
+            f"{gallery.vectors.shape[1]}; the image and text embeddings must have the same dimension"
         )
     if split is not None:
         fitted = embed(inputs.encoder, inputs.identity, split, size, cache)

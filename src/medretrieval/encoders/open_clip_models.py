@@ -231,7 +231,7 @@ class OpenClipEncoder(TorchEncoder):
             ) from error
         if "hf_model_name" in text and importlib.util.find_spec("transformers") is None:
             raise UserError(
-                f"encoder={self.name}: {self.model} wants the package transformers; "
+                f"encoder={self.name}: {self.model} needs the package transformers; "
                 "pip install 'medretrieval[biomedclip]'"
             )
         file = self.file

@@ -42,7 +42,7 @@ def import_openvino() -> Any:
         import openvino.tools.ovc
     except ImportError as error:
         raise UserError(
-            f"encoder.runtime=openvino: not to be had here ({first_line(error)}); "
+            f"encoder.runtime=openvino: not available here ({first_line(error)}); "
             "pip install 'medretrieval[openvino]', or set encoder.runtime=torch"
         ) from error
     finally:
@@ -79,8 +79,8 @@ class OpenVinoRuntime:
         if precision.upper() not in able:
             has = [p for p in HINTS if p.upper() in able]
             raise UserError(
-                f"encoder.precision={precision}: OpenVINO lacks it on this CPU, which has {', '.join(has)}; "
-                "choose one of these, or encoder.runtime=torch"
+                f"encoder.precision={precision}: OpenVINO does not support it on this CPU, which "
+                f"supports {', '.join(has)}; choose one of these, or encoder.runtime=torch"
             )
         self.preprocess = preprocess
         self.images = CONVOLUTIONAL if convolutional(module) else TRANSFORMER

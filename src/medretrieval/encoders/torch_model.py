@@ -281,7 +281,7 @@ class TorchEncoder(Encoder):
                 return torch.device(self.device)
             except (RuntimeError, AssertionError) as error:
                 raise UserError(
-                    f"device={self.device}: not to be had here ({first_line(error)}); use device=auto"
+                    f"device={self.device}: not available here ({first_line(error)}); use device=auto"
                 ) from error
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -296,14 +296,14 @@ def _version(name: str) -> str:
 def _require_choices(runtime: str, precision: str, compile: bool, device: str) -> None:
     if precision == "int8":
         raise UserError(
-            "encoder.precision=int8: not offered, for it wants calibration on images of your own; "
+            "encoder.precision=int8: not offered, because it needs calibration on images of your own; "
             "encoder.runtime=openvino encoder.precision=bf16 is the fastest there is"
         )
     for key, value, known in (("precision", precision, PRECISIONS), ("runtime", runtime, RUNTIMES)):
         if value not in known:
             raise UserError(f"encoder.{key}={value}: choose from: {', '.join(known)}")
     if compile and runtime != "torch":
-        raise UserError(f"encoder.compile=true: wants encoder.runtime=torch, not {runtime}")
+        raise UserError(f"encoder.compile=true: needs encoder.runtime=torch, not {runtime}")
     if runtime == "openvino" and device not in ("auto", "cpu"):
         raise UserError(f"encoder.runtime=openvino: runs on the CPU, not on device={device}; set device=cpu")
 

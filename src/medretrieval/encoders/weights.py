@@ -88,7 +88,9 @@ def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None
             if isinstance(cached, str):
                 return Path(cached)
     except ValueError as error:
-        raise UserError(f"encoder={encoder}: hf-hub:{repo} is no name of a repository; {error}") from error
+        raise UserError(
+            f"encoder={encoder}: hf-hub:{repo} is not the name of a repository; {error}"
+        ) from error
     # Asked first, because the hub's own client retries for about half a minute a file.
     require_network(encoder, f"{repo} ({names[0]})", hub_endpoint())
     try:

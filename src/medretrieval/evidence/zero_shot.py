@@ -1,4 +1,4 @@
-"""What asking in words tells beside the rankings: zero-shot classification, and the gap of the two sides.
+"""What sentences as queries tell beside the rankings: zero-shot classification, and the gap of the two sides.
 
 Zero-shot: an image is given the class whose ensemble of prompts is nearest by cosine (Radford et al. 2021,
 arXiv:2103.00020). Modality gap: Liang et al. 2022, arXiv:2203.02053.
@@ -49,7 +49,7 @@ def text_evidence(
     sides: Sides,
     recall: Mapping[int, float] | None,
 ) -> TextEvidence | None:
-    """Zero-shot scores and modality gap of a run; None where images ask.
+    """Zero-shot scores and modality gap of a run; None where the queries are images.
 
     Args:
         settings: the run's configuration.

@@ -32,7 +32,7 @@ def require_ours(path: Path) -> None:
     """
     if (path.exists() or path.is_symlink()) and not _is_ours(path):
         raise UserError(
-            f"out={path}: is there already and no picture of medretrieval query; give another name"
+            f"out={path}: exists already and was not written by medretrieval query; give another name"
         )
 
 

@@ -64,7 +64,7 @@ def read(path: Path, max_pixels: int) -> Seen:
             max_pixels, or compressed in a way that nothing installed decodes.
     """
     if importlib.util.find_spec("pydicom") is None:
-        raise UserError(f"image={path}: DICOM wants the package pydicom; pip install 'medretrieval[dicom]'")
+        raise UserError(f"image={path}: DICOM needs the package pydicom; pip install 'medretrieval[dicom]'")
     with _quiet():
         return _read(path, max_pixels)
 

@@ -153,7 +153,7 @@ def autotune(
     out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
     if not 1 <= k <= len(gallery) - out.overfetch:
         reach = len(gallery) - out.overfetch
-        raise UserError(f"{where}: recall at k={k} is wanted, and a query can find {reach} images")
+        raise UserError(f"{where}: recall at k={k} needs {k} images, and a query can find {reach}")
     ranges = _ranges(index.index, k + out.overfetch)
     if not ranges:
         raise UserError(

@@ -163,7 +163,7 @@ def _check_autotune(config: IndexConfig) -> None:
     if config.autotune is None:
         return
     if not 0 < config.autotune <= 1:
-        raise UserError(f"index.autotune={config.autotune}: a recall above 0 and at most 1 is wanted")
+        raise UserError(f"index.autotune={config.autotune}: must be a recall above 0 and at most 1")
     if not config.search:
         raise UserError(
             f"index.autotune={config.autotune}: index={config.name} has no search parameters to tune; use "
@@ -203,7 +203,7 @@ def _check_fit(parameters: Mapping[str, int], n: int) -> None:
         raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
     if 2 ** parameters.get("pq_bits", 0) > n:
         raise UserError(
-            f"index.pq_bits={parameters['pq_bits']}: wants at least {2 ** parameters['pq_bits']} vectors "
+            f"index.pq_bits={parameters['pq_bits']}: needs at least {2 ** parameters['pq_bits']} vectors "
             f"to train on, the gallery has {n}"
         )
 

@@ -112,7 +112,7 @@ class SearchableRun:
         if index.index.ntotal != len(ranking.gallery_ids):
             raise UserError(
                 f"{folder / INDEX}: has {index.index.ntotal} vectors, the run's gallery "
-                f"{len(ranking.gallery_ids)} images; make it anew with: medretrieval again {folder}"
+                f"{len(ranking.gallery_ids)} images; repeat the run with: medretrieval again {folder}"
             )
         dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
         return cls(folder, settings, report, ranking, dataset, index, Cache(expand(settings.paths.cache)))

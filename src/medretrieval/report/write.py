@@ -132,7 +132,7 @@ def log_report(written: Written) -> str | None:
     """Let the runs' tracker keep the page: with the sweep, where it is on one as a whole.
 
     Returns:
-        Where it is kept; None where the tracker keeps no reports or is away, which it says itself.
+        Where it is kept; None where the tracker keeps no reports or cannot be reached, which it says itself.
     """
     content, sweep = written.content, written.sweep
     entry = Entry(
