@@ -406,7 +406,7 @@ def test_a_device_given_later_reaches_the_encoder(config, write_npz, refused, sp
     timm = ("encoder=timm", "encoder.model=resnet10t", "encoder.pretrained=null", "encoder.runtime=torch")
     folder = run(config(*ALONE, *timm, "evaluation.baseline=none", "audit.enabled=false")).folder
     png(tmp_path / "a.png", split[0])
-    assert "device=nonsense: not to be had here" in refused(folder, "image=a.png", "device=nonsense")
+    assert "device=nonsense: not available here" in refused(folder, "image=a.png", "device=nonsense")
 
 
 def vectors(n, d=8, seed=0):

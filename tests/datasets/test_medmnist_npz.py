@@ -230,7 +230,7 @@ def test_pickled_objects_are_refused_and_never_unpickled(write_npz, breast, tmp_
         ({"test_labels": None}, "no array 'test_labels'"),
         (NOTHING, "split 'test' is empty"),
         ({"test_images": np.zeros((12, 64, 64), np.uint8)}, "uint8 [12, 64, 64], but dataset=breastmnist"),
-        ({"test_images": np.zeros((12, 28, 28, 3), np.uint8)}, "wants uint8 [n, 28, 28]"),
+        ({"test_images": np.zeros((12, 28, 28, 3), np.uint8)}, "needs uint8 [n, 28, 28]"),
         ({"test_images": np.zeros((12, 28, 28))}, "test_images is float64"),
         ({"test_labels": np.full(12, 2)}, "holds class 2, but dataset.classes names 2 (0 to 1)"),
         ({"test_labels": np.full(12, -1)}, "holds class -1"),

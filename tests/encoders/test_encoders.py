@@ -306,7 +306,7 @@ def test_a_device_that_is_not_there_is_refused(make, device):
     if device.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     line = refusal(lambda: make(device=device).identity())
-    assert line.startswith(f"device={device}: not to be had here (")
+    assert line.startswith(f"device={device}: not available here (")
     assert line.endswith("use device=auto")
 
 
@@ -328,7 +328,7 @@ def test_auto_takes_what_is_there(images):
 def test_an_unknown_model_is_refused_with_near_names(make, model, near):
     line = refusal(lambda: make(model=model).identity())
     assert line.startswith(f"encoder.model={model}: ")
-    assert near in line.partition("near: ")[2]
+    assert near in line.partition("the closest: ")[2]
 
 
 @pytest.mark.parametrize("pretrained", ["hub", None])

@@ -285,7 +285,7 @@ def test_without_openvino_its_runtime_is_refused_with_the_way_to_get_it(monkeypa
     encoder = clip_encoder(runtime="openvino")
     encoder.signature()
     line = refusal(encoder.identity)
-    assert line.startswith("encoder.runtime=openvino: not to be had here (")
+    assert line.startswith("encoder.runtime=openvino: not available here (")
     assert line.endswith("pip install 'medretrieval[openvino]', or set encoder.runtime=torch")
 
 
@@ -295,7 +295,7 @@ def test_auto_falls_back_to_torch_with_a_warning(fault, monkeypatch, caplog):
     if fault == "conversion":
         monkeypatch.setattr(openvino_graph, "converted", lambda *_: 1 / 0)
     else:
-        monkeypatch.setattr(fidelity, "CLOSE", 1.1)
+        monkeypatch.setattr(fidelity, "MIN_SAME_COSINE", 1.1)
     caplog.set_level(logging.WARNING)
     encoder = clip_encoder(runtime="auto")
     assert encoder.identity()["runtime"] == "torch"
@@ -333,7 +333,7 @@ def test_the_signature_tells_machines_with_and_without_a_gpu_apart(monkeypatch):
         ({"runtime": "onnx"}, "encoder.runtime=onnx: choose from: auto, torch, openvino"),
         ({"precision": "int8"}, "encoder.precision=int8: not offered, "),
         ({"precision": "fp64"}, "encoder.precision=fp64: choose from: fp32, bf16, fp16"),
-        ({"compile": True, "runtime": "auto"}, "encoder.compile=true: wants encoder.runtime=torch, not auto"),
+        ({"compile": True, "runtime": "auto"}, "encoder.compile=true: needs encoder.runtime=torch, not auto"),
         ({"device": "cuda", "runtime": "openvino"}, "encoder.runtime=openvino: runs on the CPU, not on"),
         ({"batch_size": "many"}, "encoder.batch_size=many: give auto or a number"),
     ],
@@ -391,4 +391,4 @@ def test_a_batch_beyond_the_memory_is_one_line(monkeypatch):
 
     monkeypatch.setattr(encoder._chosen[1], "features", full)
     line = refusal(lambda: list(encoder.stream(images())))
-    assert line == "encoder.batch_size=5: too much for the memory of cpu; make it smaller"
+    assert line == "encoder.batch_size=5: does not fit into the memory of cpu; make it smaller"
