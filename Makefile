@@ -61,7 +61,8 @@ format: $(STAMP) ## mend what ruff can mend
 
 # Pages that are made from the code are made first, a line each: $(BIN)/python -m <module>
 docs: $(STAMP) ## build the site of docs/ into build/site, with the API
-	$(BIN)/python -m medretrieval.evaluate.score_page docs/scores.md README.md
+	$(BIN)/python -m medretrieval.evaluate.score_docs docs/scores.md README.md
+	$(BIN)/python -m medretrieval.runs.format_page docs/results-format.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## time the stages side by side

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from medretrieval import compose
+from medretrieval.cache.store import Cache
 from medretrieval.cli import VERBS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,6 +40,12 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDRETRIEVAL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """The cache that MEDRETRIEVAL_CACHE names in a test."""
+    return Cache(tmp_path / "cache")
 
 
 def painted(labels: NDArray[np.int64], size: int = 28, spread: int = 4, seed: int = 0) -> NDArray[np.uint8]:

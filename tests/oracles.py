@@ -5,13 +5,13 @@ from types import SimpleNamespace
 from medretrieval.evaluate.score_table import reported_scores
 
 
-def our_scores(hits, n_relevant, ks):
+def our_scores(hits, relevant, ks):
     """Every score of hits that has a closed-form expectation, float64 [q] each."""
-    results = SimpleNamespace(hits=hits, n_relevant=n_relevant)
+    results = SimpleNamespace(hits=hits, n_relevant=relevant)
     return {
         name: score.of_query(results, k)
         for name, score, k in reported_scores(ks, "single")
-        if score.of_query is not None and score.chance is not None
+        if score.of_query and score.chance
     }
 
 

@@ -286,7 +286,8 @@ class Stages:
             writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
         if outcome.explanations is not None:
             writers |= saliency_writers(outcome.explanations, run.report.title)
-        run_folder.write(run.folder, outcome.evaluation, inputs.task, documents, links, writers)
+        content = run_folder.FolderContent(documents, links, writers)
+        run_folder.write(run.folder, outcome.evaluation, inputs.task, content)
 
 
 def _scored_depths(config: EvaluationConfig) -> list[int]:

@@ -117,7 +117,7 @@ def share_of_search(folder: Path, n: int, turns: int) -> Row:
 MEMORY = """
 import numpy as np
 from medretrieval.datasets.base import Split
-from medretrieval.evaluate import evaluate
+from medretrieval.evaluate.evaluate import evaluate
 from tests.oracles import torchmetrics_of
 from tests.bench.measure import peak_mib
 from tests.bench.scoring import OPTIONS

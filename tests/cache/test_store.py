@@ -34,11 +34,6 @@ class Make:
         return {"shape": [2, 5]}
 
 
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
-
-
 def left(cache):
     """What is in the cache besides locks."""
     return sorted(

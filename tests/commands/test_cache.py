@@ -23,12 +23,6 @@ from medretrieval.errors import UserError
 main = VERB.main
 
 
-@pytest.fixture
-def cache(tmp_path):
-    """The one that MEDRETRIEVAL_CACHE names (see conftest)."""
-    return Cache(tmp_path / "cache")
-
-
 def make(cache, name, size=1000, used=None):
     """An entry of about `size` bytes, last used so many seconds after 1970."""
 

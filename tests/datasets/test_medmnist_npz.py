@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests.refusals import refusal
 
 from medretrieval.config import root
 from medretrieval.datasets.medmnist_npz import SIZES, MedMNIST
-from medretrieval.errors import UserError
 
 BREAST = {
     "name": "breastmnist",
@@ -44,14 +44,6 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     return tried
-
-
-def refusal(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert len(line.splitlines()) == 1
-    return line
 
 
 # What is read

@@ -28,11 +28,6 @@ from medretrieval.errors import UserError
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
-
-
 @pytest.fixture(autouse=True)
 def _small_and_quick_shards(monkeypatch):
     monkeypatch.setattr(shards, "MIN_SHARD_IMAGES", 8)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from tests.refusals import refusal
 from tests.toy_encoders import TINY_CLIP
 
 from medretrieval.config import check, root
@@ -13,7 +14,6 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.baselines import PixelEncoder, RandomEncoder
 from medretrieval.encoders.open_clip_models import OpenClipEncoder
 from medretrieval.encoders.timm_models import TimmEncoder
-from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate
 from medretrieval.vectors import l2_normalize
 
@@ -58,14 +58,6 @@ def _tiny_clip():
 @pytest.fixture
 def images():
     return np.random.default_rng(5).integers(0, 256, (5, 28, 28)).astype(np.uint8)
-
-
-def refusal(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert len(line.splitlines()) == 1
-    return line
 
 
 # What every encoder promises

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tests.refusals import refusal
 from tests.toy_encoders import TINY_CLIP
 
 from medretrieval.encoders import fidelity, openvino_graph, openvino_runtime, torch_model
 from medretrieval.encoders.open_clip_models import OpenClipEncoder
 from medretrieval.encoders.timm_models import TimmEncoder
 from medretrieval.encoders.torch_runtime import convolutional
-from medretrieval.errors import UserError
 from medretrieval.vectors import l2_normalize
 
 TORCH = {
@@ -60,14 +60,6 @@ def loaded(model, runtime):
 
 def images(n=13, *shape):
     return np.random.default_rng(5).integers(0, 256, (n, *(shape or (28, 28)))).astype(np.uint8)
-
-
-def refusal(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert len(line.splitlines()) == 1
-    return line
 
 
 def cosines(a, b):

@@ -15,7 +15,6 @@ from medretrieval.protocol.relevance import Relevance
 
 # k = 1, inside, at and beyond the largest gallery below.
 KS = [1, 2, 3, 5, 6, 9]
-VOTES = EvaluationConfig(ks=[1, 4], save_depth=None, vote_k=6)
 GALLERIES = [(r, n) for n in range(1, 7) for r in range(1, n + 1)]
 
 
@@ -34,13 +33,13 @@ def enumerated(r, n):
     return {name: values.mean() for name, values in found.items()}
 
 
-def closed_forms_of(ks, n_relevant, n_candidates):
-    return chance.expected(reported_scores(ks, "single"), RandomRanking(n_relevant, n_candidates))
+def expected_by_query(ks, r, n):
+    return chance.expected(reported_scores(ks, "single"), RandomRanking(np.atleast_1d(r), np.atleast_1d(n)))
 
 
 def expected(r, n):
     """Means over the queries that have something to find."""
-    found = closed_forms_of(KS, np.atleast_1d(r), np.atleast_1d(n))
+    found = expected_by_query(KS, r, n)
     return {name: np.nanmean(values) for name, values in found.items() if np.isfinite(values).any()}
 
 
@@ -81,8 +80,11 @@ def test_queries_without_relevant_items_are_left_out():
 
 
 def test_a_large_gallery_gives_finite_numbers_between_zero_and_one():
-    found = closed_forms_of([1, 10, 1000], np.array([1, 500, 99_999]), np.array([100_000] * 3))
+    found = expected_by_query([1, 10, 1000], [1, 500, 99_999], [100_000] * 3)
     assert all(((values > 0) & (values <= 1 + 1e-12)).all() for values in found.values())
+
+
+OPTIONS = EvaluationConfig(ks=[1, 4], save_depth=None, vote_k=6)
 
 
 def random_evaluation(labels, relevance=None, seed=0):
@@ -93,7 +95,7 @@ def random_evaluation(labels, relevance=None, seed=0):
     # Distances of uneven steps, so that votes weigh unevenly.
     distances = np.sort(rng.random((n, n)).astype(np.float32) ** 2, axis=1)
     return task, evaluate(
-        lambda rows, depth: (ids[rows, :depth], distances[rows, :depth]), task, n - 1, VOTES
+        lambda rows, depth: (ids[rows, :depth], distances[rows, :depth]), task, n - 1, OPTIONS
     )
 
 
@@ -113,7 +115,7 @@ def test_votes_of_random_rankings_are_what_drawing_expects():
     labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
     runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
     task, first = runs[0]
-    drawn = chance.by_drawing(task, first.vote_distances, VOTES, 0)
+    drawn = chance.by_drawing(task, first.vote_distances, OPTIONS, 0)
     assert drawn.keys() == {name for name in first.scores if "vote" in name}
     for name, value in drawn.items():
         means = np.array([found.scores[name] for _, found in runs])
@@ -127,6 +129,19 @@ def test_drawing_is_the_same_for_one_seed():
     task, found = random_evaluation(labels)
 
     def drawn(seed):
-        return chance.by_drawing(task, found.vote_distances, VOTES, seed)
+        return chance.by_drawing(task, found.vote_distances, OPTIONS, seed)
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_chance_by_depth_is_that_of_each_depth():
+    relevant, size = np.array([3, 0, 5, 1]), np.array([10, 10, 10, 9])
+    found = expected_by_query([1, 2, 3], relevant, size)
+    for score in ("precision", "recall"):
+        wanted = np.stack([found[f"{score}_at_{k}"] for k in (1, 2, 3)], axis=1)
+        np.testing.assert_array_equal(chance.by_depth(score, [1, 2, 3], relevant, size), wanted)
+
+
+def test_multi_label_data_has_nothing_to_draw():
+    task, found = random_evaluation(np.random.default_rng(3).random((40, 4)) < 0.35)
+    assert chance.by_drawing(task, found.vote_distances, OPTIONS, 0) == {}

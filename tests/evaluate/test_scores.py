@@ -1,4 +1,6 @@
+import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medretrieval.evaluate import scores
+from medretrieval.evaluate.score_table import SCORES
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -27,31 +30,28 @@ def ndcg(h, r, k):
     return sum(1 / math.log2(i + 1) for i, hit in enumerate(h[:k], 1) if hit) / ideal
 
 
-# Name: (the function for all queries, its definition for one query with hits h, R = r and depth k).
-SCORES = {
-    "precision_at_k": (lambda h, r, k: scores.precision_at(h, k), lambda h, r, k: precision(h, k)),
-    "recall_at_k": (scores.recall_at, lambda h, r, k: sum(h[:k]) / r),
-    "hit_rate_at_k": (lambda h, r, k: scores.hit_rate_at(h, k), lambda h, r, k: max(h[:k])),
-    "precision_sum": (lambda h, r, k: scores.precision_sum(h, k), lambda h, r, k: precision_sum(h, k)),
-    "map": (
-        lambda h, r, k: scores.average_precision(h, r),
-        lambda h, r, k: precision_sum(h, len(h)) / r,
-    ),
-    "map_at_k": (scores.average_precision_at, lambda h, r, k: precision_sum(h, k) / min(k, r)),
-    "map_at_k_hits": (
-        lambda h, r, k: scores.average_precision_at_hits(h, k),
-        lambda h, r, k: precision_sum(h, k) / max(1, sum(h[:k])),
-    ),
-    "map_at_r": (
-        lambda h, r, k: scores.average_precision_at_r(h, r),
-        lambda h, r, k: precision_sum(h, r) / r,
-    ),
-    "r_precision": (lambda h, r, k: scores.r_precision(h, r), lambda h, r, k: sum(h[:r]) / r),
-    "mrr": (lambda h, r, k: scores.reciprocal_rank(h), lambda h, r, k: reciprocal_rank(h)),
-    "ndcg_at_k": (scores.ndcg_at, ndcg),
+# Entry of the table: its definition for one query with hits h, R = r and depth k.
+DEFINITIONS = {
+    "precision_at_{k}": lambda h, r, k: precision(h, k),
+    "recall_at_{k}": lambda h, r, k: sum(h[:k]) / r,
+    "hit_rate_at_{k}": lambda h, r, k: max(h[:k]),
+    "map": lambda h, r, k: precision_sum(h, len(h)) / r,
+    "map_at_{k}": lambda h, r, k: precision_sum(h, k) / min(k, r),
+    "map_at_{k}_hits": lambda h, r, k: precision_sum(h, k) / max(1, sum(h[:k])),
+    "map_at_r": lambda h, r, k: precision_sum(h, r) / r,
+    "r_precision": lambda h, r, k: sum(h[:r]) / r,
+    "mrr": lambda h, r, k: reciprocal_rank(h),
+    "ndcg_at_{k}": ndcg,
 }
-BOUNDED = [name for name in SCORES if name != "precision_sum"]
-every_score = pytest.mark.parametrize("name", SCORES)
+# Not of hits, and defined elsewhere: below, in protocol/test_relevance.py, in test_knn_vote.py.
+OTHERS = {"majority_vote_at_{k}", "graded_ndcg_at_{k}", "vote_accuracy"}
+every_score = pytest.mark.parametrize("name", DEFINITIONS)
+
+
+def ours(name, hits, relevant, k):
+    """An entry's scores of hits."""
+    entry = next(score for score in SCORES if score.name == name)
+    return entry.of_query(SimpleNamespace(hits=hits, n_relevant=relevant), k)
 
 
 @st.composite
@@ -74,24 +74,28 @@ def votes(draw):
     return results, np.array(labels), draw(st.integers(1, 10))
 
 
+def test_every_entry_of_the_table_has_a_definition_here():
+    assert {score.name for score in SCORES if score.of_query} == DEFINITIONS.keys() | OTHERS
+
+
 @every_score
 @given(case=rankings())
 @quick
 def test_every_score_follows_its_definition(name, case):
     hits, relevant, k = case
-    ours, definition = SCORES[name]
-    found = ours(hits, relevant, k)
+    found = ours(name, hits, relevant, k)
     assert found.dtype == np.float64
     assert found.shape == (len(hits),)
-    wanted = [definition([int(x) for x in h], int(r), k) for h, r in zip(hits, relevant, strict=True)]
+    rows = [([int(x) for x in h], int(r)) for h, r in zip(hits, relevant, strict=True)]
+    wanted = [DEFINITIONS[name](h, r, k) for h, r in rows]
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", BOUNDED)
+@every_score
 @given(case=rankings())
 @quick
 def test_every_score_lies_between_zero_and_one(name, case):
-    found = SCORES[name][0](*case)
+    found = ours(name, *case)
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-12
 
@@ -101,7 +105,7 @@ def test_every_score_lies_between_zero_and_one(name, case):
 @quick
 def test_a_query_scores_the_same_alone_and_among_others(name, case):
     hits, relevant, k = case
-    score = SCORES[name][0]
+    score = functools.partial(ours, name)
     alone = [score(hits[i : i + 1], relevant[i : i + 1], k)[0] for i in range(len(hits))]
     np.testing.assert_allclose(score(hits, relevant, k), alone, rtol=1e-12)
 
@@ -112,12 +116,12 @@ def test_a_query_scores_the_same_alone_and_among_others(name, case):
 def test_missing_results_at_the_end_change_nothing(name, case, deeper):
     hits, relevant, k = case
     padded = np.pad(hits, ((0, 0), (0, deeper)))
-    score = SCORES[name][0]
+    score = functools.partial(ours, name)
     np.testing.assert_allclose(score(padded, relevant, k), score(hits, relevant, k), rtol=1e-12)
 
 
-# Not map_at_k_hits: see below.
-@pytest.mark.parametrize("name", [name for name in SCORES if name != "map_at_k_hits"])
+# Not map_at_{k}_hits: see below.
+@pytest.mark.parametrize("name", [name for name in DEFINITIONS if name != "map_at_{k}_hits"])
 @given(case=rankings(), data=st.data())
 @quick
 def test_moving_a_hit_up_never_lowers_a_score(name, case, data):
@@ -128,7 +132,7 @@ def test_moving_a_hit_up_never_lowers_a_score(name, case, data):
     query, rank = upward[data.draw(st.integers(0, len(upward) - 1))]
     better = hits.copy()
     better[query, [rank, rank + 1]] = [True, False]
-    score = SCORES[name][0]
+    score = functools.partial(ours, name)
     assert (score(better, relevant, k) >= score(hits, relevant, k) - 1e-12).all()
 
 
@@ -138,13 +142,13 @@ def test_average_precision_by_hits_falls_when_a_hit_enters_the_first_k():
 
 
 @pytest.mark.parametrize(
-    "name", ["map", "map_at_k", "map_at_k_hits", "map_at_r", "r_precision", "mrr", "ndcg_at_k"]
+    "name", ["map", "map_at_{k}", "map_at_{k}_hits", "map_at_r", "r_precision", "mrr", "ndcg_at_{k}"]
 )
 @given(relevant=st.integers(1, 40), misses=st.integers(0, 20), k=st.integers(1, 70))
 @quick
 def test_a_perfect_ranking_scores_one(name, relevant, misses, k):
     hits = np.arange(relevant + misses)[None, :] < relevant
-    assert SCORES[name][0](hits, np.array([relevant]), k) == pytest.approx(1, abs=1e-12)
+    assert ours(name, hits, np.array([relevant]), k) == pytest.approx(1, abs=1e-12)
 
 
 def test_a_perfect_ranking_has_an_ndcg_of_exactly_one():
@@ -155,13 +159,13 @@ def test_a_perfect_ranking_has_an_ndcg_of_exactly_one():
 @every_score
 def test_a_ranking_without_hits_scores_zero(name):
     hits = np.zeros((2, 6), bool)
-    assert SCORES[name][0](hits, np.array([1, 9]), 3).tolist() == [0, 0]
+    assert ours(name, hits, np.array([1, 9]), 3).tolist() == [0, 0]
 
 
 @every_score
 def test_a_query_without_relevant_items_gives_a_number_and_no_warning(name):
     with np.errstate(all="raise"):
-        assert np.isfinite(SCORES[name][0](np.zeros((1, 4), bool), np.array([0]), 3)).all()
+        assert np.isfinite(ours(name, np.zeros((1, 4), bool), np.array([0]), 3)).all()
 
 
 def test_the_worked_example_of_the_definitions():

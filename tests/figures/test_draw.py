@@ -277,10 +277,12 @@ def test_large_images_are_shrunk_for_the_map():
     assert Image.open(io.BytesIO(base64.b64decode(sheet["uri"].split(",")[1]))).size == (96, 96)
 
 
-def test_a_map_whose_library_is_missing_is_refused_before_any_work(config, dataset, monkeypatch):
+@pytest.mark.parametrize("projection", ["tsne", "umap"])
+def test_a_map_whose_library_is_missing_is_refused_before_any_work(config, monkeypatch, projection):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"figures.projection=umap: .*pip install 'medretrieval\[umap\]'"):
-        run(config(*BASE, "figures.projection=umap"))
+    line = rf"figures.projection={projection}: .*pip install 'medretrieval\[{projection}\]'"
+    with pytest.raises(UserError, match=line):
+        run(config(*BASE, f"figures.projection={projection}"))
 
 
 def test_right_and_wrong_differ_without_color():

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 from pyarrow import parquet
+from tests.refusals import refusal
 
 from medretrieval import run
 from medretrieval.commands.compare import VERB
-from medretrieval.errors import UserError
 from medretrieval.evidence.bootstrap import Resampling, holm, intervals, paired_difference, paired_permutation
 
 BASE = ("dataset=breastmnist", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100")
@@ -77,11 +77,8 @@ def copy_of(folder, name, values, label=None):
     return target
 
 
-def refusal(*arguments):
-    with pytest.raises(UserError) as caught:
-        main([str(a) for a in arguments])
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def refused(*words):
+    return refusal(main, [str(word) for word in words])
 
 
 def test_numbers_are_those_of_the_scores_of_each_query(good, bad, capsys):
@@ -150,9 +147,9 @@ def test_a_baseline_by_name_and_by_number(good, bad, capsys):
     assert rows_of(capsys) == rows
     main([*names, "baseline=3", "score=precision_at_3", *FEW])
     assert "run minus the baseline (number 3, random)" in capsys.readouterr().out
-    line = refusal(*names, "baseline=d", "score=precision_at_3", *FEW)
+    line = refused(*names, "baseline=d", "score=precision_at_3", *FEW)
     assert "baseline=d: fits 2 runs; choose one of: 1 pixels; 2 middle; 3 random" in line
-    assert "fits 0 runs" in refusal(*names, "baseline=4", "score=precision_at_3", *FEW)
+    assert "fits 0 runs" in refused(*names, "baseline=4", "score=precision_at_3", *FEW)
 
 
 def test_the_terminal_says_what_was_resampled_counted_and_corrected(good, bad, capsys):
@@ -228,13 +225,13 @@ def test_folders_of_runs_skipped_jobs_and_duplicates_of_a_run(good, bad, tmp_pat
     shutil.copytree(good, tmp_path / "elsewhere", symlinks=True)
     main([str(good), "elsewhere", str(bad), "format=csv", *FEW])
     assert len(rows_of(capsys)) == 2
-    assert "is the only run given" in refusal(good, "elsewhere", *FEW)
+    assert "is the only run given" in refused(good, "elsewhere", *FEW)
     again = copy_of(good, "again", values_of_file_order(good))
     (again / "skipped.json").write_text(json.dumps({"run": "gone"}))  # skipped once, then forced
     main([str(again), str(bad), "format=csv", *FEW])
     assert len(rows_of(capsys)) == 2
     shutil.rmtree(bad)
-    assert "20260101: no finished run in it" in refusal(good, "20260101", *FEW)
+    assert "20260101: no finished run in it" in refused(good, "20260101", *FEW)
 
 
 def test_the_sweep_of_the_command_line(command, write_npz, tmp_path, capsys):
@@ -313,22 +310,22 @@ def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys, caplog):
 
 
 def test_another_protocol_and_another_split_are_refused(make, good, bad):
-    line = refusal(good, make("protocol=leave_one_out", "encoder=pixels"), *FEW)
+    line = refused(good, make("protocol=leave_one_out", "encoder=pixels"), *FEW)
     assert "protocol.gallery is train in" in line
     assert "but test in" in line
-    line = refusal(good, bad, make("protocol.query=val", "encoder=pixels"), *FEW)
+    line = refused(good, bad, make("protocol.query=val", "encoder=pixels"), *FEW)
     assert f"protocol.query is test in {good} but val in" in line
     own = make("protocol=leave_one_out", "protocol.exclude_self=false", "encoder=pixels")
-    line = refusal(make("protocol=leave_one_out", "encoder=pixels"), own, *FEW)
+    line = refused(make("protocol=leave_one_out", "encoder=pixels"), own, *FEW)
     assert "protocol.exclude_self is True in" in line
 
 
 def test_other_data_are_refused(make, good, write_npz):
     write_npz(n=24, train_images=np.zeros((24, 28, 28), np.uint8))
-    line = refusal(good, make("encoder=pixels"), *FEW)
+    line = refused(good, make("encoder=pixels"), *FEW)
     assert "the data (gallery content_sha256) is" in line
     write_npz(n=24, test_labels=np.array([[0], [1], [1]] * 8, np.uint8))
-    assert "the data (query labels_sha256) is" in refusal(good, make("encoder=pixels"), *FEW)
+    assert "the data (query labels_sha256) is" in refused(good, make("encoder=pixels"), *FEW)
 
 
 @pytest.mark.parametrize(
@@ -341,26 +338,26 @@ def test_other_data_are_refused(make, good, write_npz):
 )
 def test_other_queries_are_refused(good, bad, column, values, what):
     rewrite(bad, **{column: values})
-    assert f"{good} and {bad} differ in their {what} (column '{column}'" in refusal(good, bad, *FEW)
+    assert f"{good} and {bad} differ in their {what} (column '{column}'" in refused(good, bad, *FEW)
 
 
 def test_a_score_that_a_run_lacks_is_refused_with_those_it_has(good, bad):
     found = parquet.read_table(bad / "per_query.parquet")
     parquet.write_table(found.drop_columns(["map"]), bad / "per_query.parquet")
-    line = refusal(good, bad, "score=map", *FEW)
+    line = refused(good, bad, "score=map", *FEW)
     assert line.startswith(f"compare: score=map: {bad} has no such score; choose from")
     assert "precision_at_3" in line
     assert " map," not in line
-    assert "score=macro_nonsense" in refusal(good, bad, "score=macro_nonsense", *FEW)
+    assert "score=macro_nonsense" in refused(good, bad, "score=macro_nonsense", *FEW)
 
 
 def test_a_damaged_run_is_refused(good, bad):
     rewrite(bad, precision_at_3=np.r_[np.nan, np.ones(23)])
-    assert "precision_at_3 is missing for some queries" in refusal(good, bad, "score=precision_at_3", *FEW)
+    assert "precision_at_3 is missing for some queries" in refused(good, bad, "score=precision_at_3", *FEW)
     edit_json(bad / "scores.json", lambda c: c.pop("protocol"))
-    assert f"{bad}: scores.json: protocol is missing; make it anew with" in refusal(good, bad, *FEW)
+    assert f"{bad}: scores.json: protocol is missing; make it anew with" in refused(good, bad, *FEW)
     (bad / "scores.json").write_text("{")
-    assert f"{bad}: scores.json: damaged, no JSON" in refusal(good, bad, *FEW)
+    assert f"{bad}: scores.json: damaged, no JSON" in refused(good, bad, *FEW)
 
 
 @pytest.mark.parametrize(
@@ -379,21 +376,21 @@ def test_a_damaged_run_is_refused(good, bad):
     ],
 )
 def test_mistyped_keys_are_refused(word, says):
-    assert says in refusal("somewhere", word)
+    assert says in refused("somewhere", word)
 
 
 def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "empty: no finished run in it" in refusal("empty", *FEW)
-    line = refusal("nowhere", *FEW)
+    assert "empty: no finished run in it" in refused("empty", *FEW)
+    line = refused("nowhere", *FEW)
     assert line.startswith("nowhere: no folder, no sweep in outputs/sweeps, and no finished run")
     assert not (tmp_path / "outputs").exists()  # looking made nothing
-    assert "compare: run= is missing; medretrieval compare <run> <run>" in refusal("format=csv")
-    assert refusal("x", "seed=1", "seed=2") == "compare: seed=2: seed= is given twice; give it once"
+    assert "compare: run= is missing; medretrieval compare <run> <run>" in refused("format=csv")
+    assert refused("x", "seed=1", "seed=2") == "compare: seed=2: seed= is given twice; give it once"
 
 
 def test_an_mlflow_server_that_is_away_is_named():
-    line = refusal("nowhere", "uri=http://127.0.0.1:9", *FEW)
+    line = refused("nowhere", "uri=http://127.0.0.1:9", *FEW)
     assert line.startswith("nowhere: no such folder, and MLflow at http://127.0.0.1:9 cannot be read")
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from tests.figure_files import write_figures
+from tests.refusals import refusal
 from tests.report_runs import FAST, numbered_images
 
 from medretrieval import run
 from medretrieval.cli import VERBS
 from medretrieval.commands import compare as compare_verb
 from medretrieval.commands.report import VERB
-from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.figures.labels import overlap
 from medretrieval.report import charts, pictures
@@ -65,11 +65,8 @@ def page_of(sweep):
     return (sweep / "report.html").read_text()
 
 
-def refusal(*words):
-    with pytest.raises(UserError) as caught:
-        main([str(w) for w in words])
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def refused(*words):
+    return refusal(main, [str(word) for word in words])
 
 
 def runs_of(sweep):
@@ -288,20 +285,20 @@ def test_too_large_a_thumbnail_is_refused(sweep):
 
 
 def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
-    assert "no folder, no sweep in outputs/sweeps" in refusal("20990101-000000-000000", "track=false")
+    assert "no folder, no sweep in outputs/sweeps" in refused("20990101-000000-000000", "track=false")
     (tmp_path / "empty").mkdir()
-    assert "no finished run in it" in refusal("empty", "track=false")
-    assert "report: run= is missing; medretrieval report <run> <run>" in refusal("track=false")
-    assert "format=pdf: no such key; choose from: --json, out, outputs, run, track, uri" in refusal(
+    assert "no finished run in it" in refused("empty", "track=false")
+    assert "report: run= is missing; medretrieval report <run> <run>" in refused("track=false")
+    assert "format=pdf: no such key; choose from: --json, out, outputs, run, track, uri" in refused(
         sweep, "format=pdf"
     )
-    assert "track=maybe: choose from: false, true" in refusal(sweep, "track=maybe")
-    assert refusal(sweep, "log=true") == "report: log=true: log= is called track= now"
-    assert "a folder; give the name of a file" in refusal(sweep, "out=empty")
+    assert "track=maybe: choose from: false, true" in refused(sweep, "track=maybe")
+    assert refused(sweep, "log=true") == "report: log=true: log= is called track= now"
+    assert "a folder; give the name of a file" in refused(sweep, "out=empty")
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refusal(sweep, "out=file/r.html", "track=false")
+    assert "cannot be written" in refused(sweep, "out=file/r.html", "track=false")
     edit_json(sweep / "0" / "scores.json", lambda c: c.update(format=4))
-    assert "results format 4" in refusal(sweep, "track=false")
+    assert "results format 4" in refused(sweep, "track=false")
     assert not (sweep / "report.html").exists()
 
 

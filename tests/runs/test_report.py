@@ -90,7 +90,7 @@ def check(folder):
 
 
 def test_the_page_is_what_the_types_say():
-    assert PAGE.read_text() == page(), "python -m medretrieval.runs.format_page > docs/results-format.md"
+    assert PAGE.read_text() == page(), "python -m medretrieval.runs.format_page docs/results-format.md"
 
 
 def test_a_plain_run_is_documented(config, write_npz):

@@ -3,6 +3,8 @@ import pytest
 
 from medretrieval import run
 from medretrieval.errors import UserError
+from medretrieval.evaluate import score_table
+from medretrieval.evaluate.score_table import Score
 from medretrieval.runs.report import Objective
 
 BASE = ("dataset=breastmnist", "encoder=random", "evaluation.resamples=200", "audit.enabled=false")
@@ -16,7 +18,7 @@ def test_a_k_beyond_the_relevant_images_is_told(config, write_npz):
     write_npz(n=20, train_labels=np.array([0] * 17 + [1] * 3, np.uint8)[:, None])
     told = [n for n in notes(config, "evaluation.ks=[1,5]") if "fewer than k=5 relevant images" in n]
     assert told == [
-        "k=5 is more than the relevant images there are for 10 queries (the fewest: 3): their precision_at_5 "
+        "10 queries have fewer than k=5 relevant images to find (the fewest: 3): their precision_at_5 "
         "cannot reach 1."
     ]
     assert not any("fewer than k=" in n for n in notes(config, "evaluation.ks=[1,3]"))
@@ -37,6 +39,20 @@ def test_scores_that_chance_reaches_are_named(config, write_npz):
     assert "precision_at_10, " in found
     plain = notes(config, "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
     assert not any("a random ranking" in note for note in plain)
+
+
+def test_chance_reaches_no_perfect_score_of_which_less_is_better(config, write_npz, monkeypatch):
+    error = Score(
+        "error_at_{k}", "share of misses", "1 - sum(h_1..h_K) / K",
+        of_query=lambda r, k: 1.0 - r.hits[:, :k].mean(axis=1), headline=True, less_is_better=True,
+    )  # fmt: skip
+    monkeypatch.setattr(score_table, "SCORES", (*score_table.SCORES, error))
+    write_npz(n=60)
+    perfect = notes(config, "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
+    assert not any("a random ranking" in note for note in perfect)
+    (random,) = [note for note in notes(config, "evaluation.ks=[1]") if "a random ranking" in note]
+    assert "precision_at_1" in random
+    assert "error_at_1" in random
 
 
 def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):

@@ -13,7 +13,14 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.knn_vote import Vote, abstention_curve
 from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
-from medretrieval.evaluate.score_table import MACRO, Needs, ReportedScore, query_scores, reported_scores
+from medretrieval.evaluate.score_table import (
+    MACRO,
+    Needs,
+    ReportedScore,
+    less_is_better,
+    query_scores,
+    reported_scores,
+)
 from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
@@ -73,15 +80,16 @@ def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
     """The score that the command returns: the configured one, or precision at the middle depth.
 
     Raises:
-        UserError: no score of this name.
+        UserError: no score of this name, or one of which less is better.
     """
     if config.objective is None:
         return f"precision_at_{config.ks[len(config.ks) // 2]}"
-    names = query_scores(config.ks, label_type(task))
+    # Sweepers and the choice of a best run look for the largest value.
+    names = [name for name in query_scores(config.ks, label_type(task)) if not less_is_better(name)]
     if config.objective.removeprefix(MACRO) not in names:
         raise UserError(
-            f"evaluation.objective={config.objective}: no such score; choose from (also with {MACRO} before "
-            f"it): {', '.join(names)}"
+            f"evaluation.objective={config.objective}: no score that can be the objective; choose from "
+            f"(also with {MACRO} before it): {', '.join(names)}"
         )
     return config.objective
 

@@ -71,7 +71,7 @@ class QueryResults:
     def classes_at(self, k: int) -> Ints:
         """Classes of the first k results, -1 for a missing one (int64 [q, k])."""
         top = self.ids[:, :k]
-        return np.where(top < 0, -1, self.task.gallery.labels.astype(np.int64)[top])
+        return np.where(top < 0, -1, self.task.gallery.labels.astype(np.int64, copy=False)[top])
 
     @cached_property
     def gains(self) -> Floats:

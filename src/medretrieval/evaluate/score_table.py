@@ -4,7 +4,6 @@ Evaluation, chance, headline and direction of a score, the names that evaluation
 tables of the documentation come from `SCORES`. A new score is a function in `scores` and an entry here.
 """
 
-import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -135,8 +134,8 @@ SCORES = (
     ),
     Score(
         "map_at_{k}_hits",
-        meaning="average precision over the first K results, divided by the hits among them: it does not "
-        "fall when relevant images are missed",
+        meaning="the sum of map_at_K divided by the hits among the first K: it does not fall when relevant "
+        "images are missed",
         formula="sum over i <= K of h_i P_i, divided by max(1, sum(h_1..h_K))",
         of_query=lambda r, k: scores.average_precision_at_hits(r.hits, k),
         chance=for_each(closed_forms.average_precision_at_hits),
@@ -225,7 +224,7 @@ SCORES = (
     ),
     Score(
         "vote_balanced_accuracy",
-        meaning="share of queries whose class the vote names, every class weighing alike",
+        meaning="accuracy of the same vote when every class weighs alike",
         formula="mean over classes of the share of their queries that the vote names rightly",
         of_votes=lambda vote, labels: knn_vote.balanced_accuracy(vote.predicted, labels),
         needs=Needs.VOTERS,
@@ -297,7 +296,6 @@ def query_scores(ks: Sequence[int], label_type: LabelType) -> list[str]:
     return [name for name, score, _ in reported_scores(ks, label_type) if score.of_query]
 
 
-@functools.cache
 def find(name: str) -> Score | None:
     """The entry of a reported score, by its name without `macro_`; None for no score.
 

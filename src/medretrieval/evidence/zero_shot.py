@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.embed.sides import Sides
 from medretrieval.embed.text import mean_direction
-from medretrieval.evaluate.knn_vote import auroc
+from medretrieval.evaluate.knn_vote import auroc, balanced_accuracy
 from medretrieval.index.autotune import sample_gallery
 from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
@@ -104,10 +104,9 @@ def zero_shot(cosine: Floats, labels: Labels, classes: tuple[str, ...]) -> dict[
     named = cosine.argmax(axis=1)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels.astype(np.int64), named), 1)
-    present = counts.sum(axis=1) > 0
     return {
         "accuracy": float((named == labels).mean()),
-        "balanced_accuracy": float((counts.diagonal() / np.maximum(counts.sum(axis=1), 1))[present].mean()),
+        "balanced_accuracy": balanced_accuracy(named, labels.astype(np.int64)),
         "majority": float(counts.sum(axis=1).max() / len(labels)),
         **found,
         "classes": list(classes),

@@ -36,17 +36,22 @@ GRAYS = {NONE: RULE, SEVERAL: QUIET}
 SYMBOLS = ("circle", "diamond-open")  # of the gallery's and of the queries' points
 
 
+# What a projection needs besides this package's own dependencies: module and package.
+LIBRARIES = {Projection.tsne: ("sklearn", "scikit-learn"), Projection.umap: ("umap", "umap-learn")}
+
+
 def require_method(config: FiguresConfig) -> None:
     """Refuse a map whose library is not installed.
 
     Raises:
         UserError: naming the extra to install.
     """
-    wanted = config.enabled and config.projection == Projection.umap
-    if wanted and importlib.util.find_spec("umap") is None:
+    library = LIBRARIES.get(config.projection)
+    if config.enabled and library is not None and importlib.util.find_spec(library[0]) is None:
+        name = config.projection.value
         raise UserError(
-            "figures.projection=umap: umap-learn is not installed; pip install 'medretrieval[umap]', or "
-            "choose figures.projection=pca"
+            f"figures.projection={name}: {library[1]} is not installed; pip install 'medretrieval[{name}]', "
+            "or choose figures.projection=pca"
         )
 
 

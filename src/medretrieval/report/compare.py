@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -91,12 +91,24 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
     rows = [(float(drawn.means[i]), *drawn.interval(int(i))) for i in order]
     units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
-    notes = _notes(score, names, values, options, reference, corrected_for, units)
+    without = int(np.isnan(values[:, 0]).sum())
+    comparison = Comparison(
+        score, options.confidence, names, [r.source for r in runs], rows, reference, pairs, []
+    )
+    notes = _notes(comparison, options, _Tested(len(values) - without, without, units, corrected_for))
     if any(run.report.encoder.random_weights for run in runs):
         notes.append("* RANDOM WEIGHTS: says nothing about the model")
-    return Comparison(
-        score, options.confidence, names, [r.source for r in runs], rows, reference, pairs, notes
-    )
+    return replace(comparison, notes=notes)
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What the tests rest on: queries with something to find and without, what is resampled, comparisons."""
+
+    queries: int
+    without: int
+    units: str
+    comparisons: int
 
 
 def _require_comparable(runs: list[Run], score: str) -> None:
@@ -215,23 +227,15 @@ def _baseline(wanted: str | None, names: list[str]) -> int:
     return found[0]
 
 
-def _notes(
-    score: str,
-    names: list[str],
-    values: NDArray[np.float64],
-    options: Options,
-    reference: int,
-    pairs: int,
-    units: str,
-) -> list[str]:
-    without = int(np.isnan(values[:, 0]).sum())
-    left_out = f" ({without} without a relevant image left out)" if without else ""
+def _notes(comparison: Comparison, options: Options, tested: _Tested) -> list[str]:
+    names, reference, pairs = comparison.names, comparison.reference, tested.comparisons
+    left_out = f" ({tested.without} without a relevant image left out)" if tested.without else ""
     alpha, least = options.alpha, pairs / (options.permutations + 1)
     role = "the best" if options.baseline is None else "the baseline"
     corrected = f"Holm's correction for {pairs} comparison{'s' if pairs > 1 else ''}"
     lines = [
-        f"{score} over {len(values) - without} queries{left_out}. The gallery is held fixed and {units} are "
-        f"resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
+        f"{comparison.score} over {tested.queries} queries{left_out}. The gallery is held fixed and "
+        f"{tested.units} are resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
         f"Differences are paired, run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
         f"flip test, {options.permutations} permutations, with {corrected}.",
         f"= marks what is not shown to differ (corrected p >= {alpha:.3g}), which is no proof of equality.",

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,23 +44,29 @@ QUERY_COLUMNS = {
 T = TypeVar("T")
 
 
-def write(
-    folder: Path,
-    evaluation: Evaluation,
-    task: RetrievalTask,
-    documents: dict[str, str],
-    links: dict[str, Path],
-    writers: dict[str, Callable[[Path], None]],
-) -> None:
+@dataclass(frozen=True)
+class FolderContent:
+    """What goes into a run's folder besides scores of queries and ranking. Names may be in a subfolder.
+
+    Attributes:
+        documents: name -> text, scores.json among them.
+        links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
+        writers: name -> what writes the file at the path it is handed.
+    """
+
+    documents: Mapping[str, str]
+    links: Mapping[str, Path]
+    writers: Mapping[str, Callable[[Path], None]]
+
+
+def write(folder: Path, evaluation: Evaluation, task: RetrievalTask, content: FolderContent) -> None:
     """Fill a run's folder. Everything is written aside first; scores.json is put in place last.
 
     Args:
         folder: the run's folder.
         evaluation: per-query scores and ranking.
         task: who queried whom.
-        documents: name -> text, scores.json among them.
-        links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
-        writers: name -> what writes the file at the path it is handed. Names of both may be in one folder.
+        content: everything else.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
@@ -71,13 +78,13 @@ def write(
         aside.mkdir()
         _write_per_query(aside / PER_QUERY, evaluation, task)
         evaluation.ranking.save(aside / RANKING)
-        for name, target in links.items():
+        for name, target in content.links.items():
             (aside / name).parent.mkdir(exist_ok=True)
             _link(aside / name, target)
-        for name, write_file in writers.items():
+        for name, write_file in content.writers.items():
             (aside / name).parent.mkdir(exist_ok=True)
             write_file(aside / name)
-        for name, text in documents.items():
+        for name, text in content.documents.items():
             (aside / name).write_text(text)
         for path in sorted(aside.iterdir(), key=lambda p: p.name == SCORES):
             if path.is_dir():

@@ -1,4 +1,4 @@
-"""docs/results-format.md, made from the types: `python -m medretrieval.runs.format_page > (that file)`.
+"""docs/results-format.md, made from the types: `python -m medretrieval.runs.format_page (that file)`.
 
 The meaning of a key is what the Attributes section of its class's docstring says.
 """
@@ -6,8 +6,10 @@ The meaning of a key is what the Attributes section of its class's docstring say
 import dataclasses
 import inspect
 import re
+import sys
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from medretrieval.runs import folder as run_folder
@@ -54,7 +56,7 @@ format is refused by name of its format, and `medretrieval again <folder>` makes
 `read_report(folder)` of `medretrieval.runs.report` and `read_manifest(folder)` of
 `medretrieval.runs.manifest` give the two files as objects with the keys below as attributes.
 
-This page is made from their types by `python -m medretrieval.runs.format_page >
+This page is made from their types by `python -m medretrieval.runs.format_page
 docs/results-format.md`; a test compares it with them and with the files of runs.
 
 Every key is always there; what does not apply is null. "object of X" has names of its own as keys; the
@@ -156,4 +158,4 @@ def _type(hint: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")

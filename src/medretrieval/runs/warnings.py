@@ -4,6 +4,7 @@ import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evaluate.score_table import SCORES, Needs, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
@@ -43,10 +44,11 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
 def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
     """Results that an index does not give, and queries that have none to find."""
     counts, notes = outputs.evaluation.counts, []
-    if not outputs.index.exhaustive and counts["depth"] < counts["gallery"] - 1:
+    deep = [score.name for score in SCORES if score.needs not in (Needs.FIRST_K, Needs.VOTERS)]
+    if missing := [name for name in deep if name not in outputs.evaluation.scores]:
         notes.append(
-            f"The index gives {counts['depth']} of {counts['gallery']} results, so scores that need the "
-            "whole ranking (map, map_at_r, r_precision, mrr) are left out."
+            f"The index gives {counts['depth']} of {counts['gallery']} results; left out, because more of "
+            f"the ranking is needed: {', '.join(missing)}."
         )
     if counts["missing_results"]:
         notes.append(
@@ -111,15 +113,18 @@ def _about_baseline(evidence: Evidence) -> list[str]:
 
 
 def _about_chance(outputs: RunOutputs) -> list[str]:
-    evidence, scores = outputs.evidence, outputs.evaluation.scores
-    reached = [
-        name
-        for name, (low, _) in evidence.intervals.items()
-        if name in evidence.chance and evidence.chance[name] >= low and scores[name] < 1
-    ]
+    chances = outputs.evidence.chance
+    reached = [name for name in outputs.evidence.intervals if name in chances and _is_reached(outputs, name)]
     if not reached:
         return []
     return [f"Not shown to score higher than a random ranking (chance): {', '.join(reached)}."]
+
+
+def _is_reached(outputs: RunOutputs, name: str) -> bool:
+    """Whether chance is as good as the worse end of the interval, and the score is not perfect."""
+    low, high = outputs.evidence.intervals[name]
+    chance, value = outputs.evidence.chance[name], outputs.evaluation.scores[name]
+    return chance <= high and value > 0 if less_is_better(name) else chance >= low and value < 1
 
 
 def _about_classes(evaluation: Evaluation) -> list[str]:
