@@ -208,7 +208,10 @@ def test_an_encoder_without_words_is_refused_before_any_image_is_embedded(config
     [
         (lambda v: v * np.nan, "the embedding of sentence .* is not finite"),
         (lambda v: v[:1], r"gave \[1, 2\] for 2 sentences"),
-        (lambda v: np.pad(v, ((0, 0), (0, 1))), "gives sentences 3 numbers and images 2"),
+        (
+            lambda v: np.pad(v, ((0, 0), (0, 1))),
+            "gives sentences vectors of 3 numbers and images vectors of 2",
+        ),
     ],
 )
 def test_vectors_of_sentences_that_cannot_be_right_are_refused(config, write_npz, monkeypatch, spoil, line):

@@ -38,7 +38,7 @@ def make(cache, name, size=1000, used=None):
 
 def unfinished(cache, monkeypatch, n=40):
     """The folder of the shards of a split whose embedding was interrupted."""
-    monkeypatch.setattr(shards, "SHARD_IMAGES", 8)
+    monkeypatch.setattr(shards, "MIN_SHARD_IMAGES", 8)
     encoder = Interrupted(at=5)
     split = Split("train", numbered(range(n)), np.zeros(n, np.int64))
     with pytest.raises(KeyboardInterrupt):
@@ -198,8 +198,8 @@ def test_verifying_hashes_what_this_process_has_hashed_before(cache, capsys, mon
     for path in folder.iterdir():
         os.utime(path, (100, 100))
     entry.read(folder)
-    hashed, real = [], entry._sha256
-    monkeypatch.setattr(entry, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    hashed, real = [], entry.file_sha256
+    monkeypatch.setattr(entry, "file_sha256", lambda path: hashed.append(path.name) or real(path))
     entry.read(folder)
     assert hashed == []
     said(capsys, "verify")

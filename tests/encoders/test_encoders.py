@@ -299,7 +299,7 @@ def test_auto_takes_what_is_there(images):
 def test_an_unknown_model_is_refused_with_near_names(make, model, near):
     line = refusal(lambda: make(model=model).identity())
     assert line.startswith(f"encoder.model={model}: ")
-    assert near in line.partition("near: ")[2]
+    assert near in line.partition("the closest: ")[2]
 
 
 @pytest.mark.parametrize("pretrained", ["hub", None])

@@ -263,7 +263,7 @@ def test_auto_falls_back_to_torch_with_a_warning(fault, monkeypatch, caplog):
     if fault == "conversion":
         monkeypatch.setattr(openvino_graph, "converted", lambda *_: 1 / 0)
     else:
-        monkeypatch.setattr(fidelity, "CLOSE", 1.1)
+        monkeypatch.setattr(fidelity, "MIN_SAME_COSINE", 1.1)
     caplog.set_level(logging.WARNING)
     encoder = clip_encoder(runtime="auto")
     assert encoder.identity()["runtime"] == "torch"

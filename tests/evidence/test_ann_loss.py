@@ -152,7 +152,7 @@ def test_results_that_are_there_are_not_searched_again(measured, tmp_path):
 
 
 def test_timing_stops_when_its_time_is_up(measured, monkeypatch):
-    monkeypatch.setattr("medretrieval.index.speed.SECONDS", 0.0)
+    monkeypatch.setattr("medretrieval.index.speed.TIMING_BUDGET_S", 0.0)
     _, rate = measured("index=hnsw")
     assert rate.latency_ms["p50"] > 0
 
@@ -202,7 +202,7 @@ def test_pair_distances_are_those_of_exact_search(tmp_path, metric):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block", [7, 64, 1000])
 def test_exact_search_in_blocks_finds_what_a_flat_index_finds(tmp_path, monkeypatch, metric, block):
-    monkeypatch.setattr("medretrieval.index.exact_search.BLOCK", block)
+    monkeypatch.setattr("medretrieval.index.exact_search.BLOCK_VECTORS", block)
     rng = np.random.default_rng(4)
     a, b = (rng.standard_normal((n, 8)).astype(np.float32) for n in (5, 64))
     b[40] = b[3]  # a tie across blocks

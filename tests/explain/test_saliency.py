@@ -12,7 +12,8 @@ from torchvision import transforms as tv
 from medretrieval import compose
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.torch_model import TorchEncoder
+from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain import faithfulness as faithful

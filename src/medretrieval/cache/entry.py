@@ -20,10 +20,12 @@ from typing import Any
 from medretrieval.files import file_sha256, flush
 
 FORMAT_VERSION = 2  # raised when the same key would name other bytes
-ABOUT = "entry.json"
-SUMS = "checksums.json"
-FOLDER = ".shards"
-SETTLED_S = 1.0  # younger files are hashed again: a change within a clock tick leaves the same time behind
+ENTRY_FILE = "entry.json"
+CHECKSUMS_FILE = "checksums.json"
+SHARDS_SUFFIX = ".shards"
+SETTLED_AGE_S = (
+    1.0  # younger files are hashed again: a change within a clock tick leaves the same time behind
+)
 
 # path -> (its state when it was hashed, SHA-256): a sweep in one process hashes each file once.
 _hashed: dict[Path, tuple[tuple[int, ...], str]] = {}
@@ -65,17 +67,17 @@ def read(
         Damaged: a file is missing or not what was written, or the entry is another one's.
     """
     sums = _read_sums(folder)
-    for name in sums if files is None else (ABOUT, *files):
+    for name in sums if files is None else (ENTRY_FILE, *files):
         if name not in sums:
-            raise Damaged(SUMS)
+            raise Damaged(CHECKSUMS_FILE)
         _compare(folder / name, *sums[name], remember)
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_bytes())
+        about: dict[str, Any] = json.loads((folder / ENTRY_FILE).read_bytes())
         whole = content_key(about["made_from"]) == (key or folder.name) and "facts" in about
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise Damaged(ABOUT)
+        raise Damaged(ENTRY_FILE)
     return about
 
 
@@ -105,9 +107,9 @@ def write(
             "format": FORMAT_VERSION,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+        (partial / ENTRY_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
         sums = {p.name: (p.stat().st_size, file_sha256(p)) for p in sorted(partial.iterdir())}
-        (partial / SUMS).write_bytes(_sums_text(sums))
+        (partial / CHECKSUMS_FILE).write_bytes(_sums_text(sums))
         for path in (*partial.iterdir(), partial):
             flush(path)
         partial.chmod(0o755)
@@ -150,19 +152,19 @@ def remove(folder: Path, place: Path) -> None:
 def touch(folder: Path) -> None:
     """Note that an entry was used now: the time of its entry.json."""
     with contextlib.suppress(OSError):  # a read-only cache
-        os.utime(folder / ABOUT)
+        os.utime(folder / ENTRY_FILE)
 
 
 def _read_sums(folder: Path) -> dict[str, tuple[int, str]]:
     try:
-        raw = (folder / SUMS).read_bytes()
+        raw = (folder / CHECKSUMS_FILE).read_bytes()
         sums = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in json.loads(raw).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _raise_unless_damage(error)
-        raise Damaged(SUMS) from error
+        raise Damaged(CHECKSUMS_FILE) from error
     # Byte for byte, so that no flipped bit passes for another way to write the same JSON.
-    if raw != _sums_text(sums) or ABOUT not in sums:
-        raise Damaged(SUMS)
+    if raw != _sums_text(sums) or ENTRY_FILE not in sums:
+        raise Damaged(CHECKSUMS_FILE)
     return sums
 
 
@@ -191,7 +193,7 @@ def _hash(path: Path, remember: bool) -> str:
     state = _state(path)
     if remember and path in _hashed and _hashed[path][0] == state:
         return _hashed[path][1]
-    settled = time.time() - path.stat().st_mtime > SETTLED_S
+    settled = time.time() - path.stat().st_mtime > SETTLED_AGE_S
     digest = file_sha256(path)
     if settled and _state(path) == state:
         _hashed[path] = state, digest

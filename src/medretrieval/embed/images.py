@@ -22,8 +22,8 @@ from medretrieval.encoders.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
 
-SAMPLE = 32  # images whose vectors are compared with those of full precision
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
+FIDELITY_SAMPLE_IMAGES = 32  # images whose vectors are compared with those of full precision
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     try:
         entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         raise UserError(_full(error, split, shards, cache)) from error
     if shards is not None:
@@ -121,13 +121,13 @@ def _fidelity(
     """What the encoder says on the first images it ever embeds; once for all splits."""
 
     def make(folder: Path) -> Mapping[str, Any]:
-        return {"found": encoder.fidelity(split.images[:SAMPLE])}
+        return {"found": encoder.fidelity(split.images[:FIDELITY_SAMPLE_IMAGES])}
 
     # Not beside the vectors: these stay, while what is said of them may come to be said otherwise.
     parts = {"fidelity_format": FIDELITY_FORMAT, "encoder": dict(identity)}
     facts = cache.get_or_make("fidelities", parts, make).facts
-    found: Mapping[str, Any] | None = facts["found"]
-    return found
+    fidelity: Mapping[str, Any] | None = facts["found"]
+    return fidelity
 
 
 def _encode(encoder: Encoder, split: Split, shards: Shards) -> None:

@@ -19,7 +19,7 @@ from medretrieval.protocol.prompts import Prompts
 from medretrieval.vectors import l2_normalize, require_vectors
 
 FILE = "vectors.npy"
-BLOCK = 65_536  # vectors held in memory at a time
+BLOCK_VECTORS = 65_536  # vectors held in memory at a time
 Vectors = NDArray[np.float32]
 
 
@@ -74,8 +74,8 @@ def centered(
         taken = mean()
         with (folder / FILE).open("wb") as file:
             write_header(file, (len(side.vectors), side.vectors.shape[1]))
-            for begin in range(0, len(side.vectors), BLOCK):
-                block = l2_normalize(side.vectors[begin : begin + BLOCK])
+            for begin in range(0, len(side.vectors), BLOCK_VECTORS):
+                block = l2_normalize(side.vectors[begin : begin + BLOCK_VECTORS])
                 file.write(l2_normalize((block - taken).astype("<f4")).tobytes())
         return {"shape": list(side.vectors.shape), "mean_length": float(np.linalg.norm(taken))}
 
@@ -85,8 +85,10 @@ def centered(
 def mean_direction(vectors: Vectors) -> NDArray[np.float64]:
     """Mean of the vectors, each scaled to length 1 first (float64 [d])."""
     total = np.zeros(vectors.shape[1])
-    for begin in range(0, len(vectors), BLOCK):
-        total += l2_normalize(np.asarray(vectors[begin : begin + BLOCK])).sum(axis=0, dtype=np.float64)
+    for begin in range(0, len(vectors), BLOCK_VECTORS):
+        total += l2_normalize(np.asarray(vectors[begin : begin + BLOCK_VECTORS])).sum(
+            axis=0, dtype=np.float64
+        )
     return np.asarray(total / len(vectors))
 
 
@@ -112,10 +114,10 @@ def _kept(
     """Vectors that fit the memory, from the cache or made now."""
 
     def make(folder: Path) -> Mapping[str, Any]:
-        found = np.ascontiguousarray(vectors(), dtype=np.float32)
+        array = np.ascontiguousarray(vectors(), dtype=np.float32)
         with (folder / FILE).open("wb") as file:
-            np.save(file, found, allow_pickle=False)
-        return {"shape": list(found.shape)}
+            np.save(file, array, allow_pickle=False)
+        return {"shape": list(array.shape)}
 
     return _taken(kind, parts, make, source, cache)
 

@@ -16,7 +16,7 @@ from medretrieval.embed.sides import Sides
 from medretrieval.evaluate import scores
 from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.index.distance import pair_distances
-from medretrieval.index.exact_search import BLOCK, exact_search
+from medretrieval.index.exact_search import BLOCK_VECTORS, exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import neighbor_recall
 from medretrieval.protocol.task import RetrievalTask
@@ -90,7 +90,7 @@ def measure(
             ours, theirs, Resampling.from_settings(settings), groups if groups is None else groups[rows]
         ),
         missing=int((ids < 0).sum()),
-        exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK else None,
+        exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK_VECTORS else None,
     )
 
 

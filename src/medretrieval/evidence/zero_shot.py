@@ -154,8 +154,9 @@ def image_recall(index: VectorIndex, gallery: Vectors, count: int, k: int, seed:
         k: depth.
         seed: of the drawing.
     """
-    vectors, own = sample_gallery(gallery, count, seed)
-    out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
+    sample = sample_gallery(gallery, count, seed)
+    everywhere, dropped = np.arange(len(gallery)), np.zeros(len(gallery), np.bool_)
+    vectors, out = sample.vectors, Exclusions(((sample.positions, everywhere),), dropped)
     depth = min(k, len(gallery) - 1)
     exact = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[1]
     ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.preprocess import vectorize
-from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.torch_model import TorchEncoder
+from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.explain.geometry import Placement, placement
 from medretrieval.explain.layers import Layer, find_layer

@@ -109,7 +109,7 @@ def order_ties(
         follows = np.zeros(distances.shape, dtype=np.bool_)
         follows[:, 1:] = equal
         runs = np.cumsum(~follows.ravel()[places])
-        found = ids.ravel()[places]
-        last = np.where(found < 0, np.iinfo(np.int64).max, found)
-        ids.ravel()[places] = found[np.lexsort((last, runs))]
+        tied_ids = ids.ravel()[places]
+        last = np.where(tied_ids < 0, np.iinfo(np.int64).max, tied_ids)
+        ids.ravel()[places] = tied_ids[np.lexsort((last, runs))]
     return ids, distances

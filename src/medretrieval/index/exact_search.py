@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.index.distance import FAISS_METRIC, as_distances, order_ties, prepare
 
-BLOCK = 65_536  # gallery vectors that are looked at together
+BLOCK_VECTORS = 65_536  # gallery vectors that are looked at together
 
 
 def exact_search(
@@ -26,8 +26,8 @@ def exact_search(
     """
     prepared, kind = prepare(queries, metric, "queries"), FAISS_METRIC[metric.faiss]
     heap = faiss.ResultHeap(len(queries), depth, keep_max=kind == faiss.METRIC_INNER_PRODUCT)
-    for begin in range(0, len(gallery), BLOCK):
-        block = prepare(gallery[begin : begin + BLOCK], metric, "gallery", begin)
+    for begin in range(0, len(gallery), BLOCK_VECTORS):
+        block = prepare(gallery[begin : begin + BLOCK_VECTORS], metric, "gallery", begin)
         raw, ids = faiss.knn(prepared, block, min(depth, len(block)), kind)
         heap.add_result(raw, ids + begin)
     heap.finalize()

@@ -6,7 +6,7 @@ That of ann-benchmarks (Aumüller et al. 2020), so ties count.
 import numpy as np
 from numpy.typing import NDArray
 
-TIE = 1e-5  # of distances: their last bits differ between exact and approximate search
+TIE_TOLERANCE = 1e-5  # of distances: their last bits differ between exact and approximate search
 
 
 def neighbor_recall(distances: NDArray[np.float64], exact: NDArray[np.float32], k: int) -> float:
@@ -22,4 +22,4 @@ def neighbor_recall(distances: NDArray[np.float64], exact: NDArray[np.float32], 
     0.67
     """
     limit = exact[:, k - 1 : k].astype(np.float64)
-    return float((distances[:, :k] <= limit + TIE * np.maximum(np.abs(limit), 1)).mean())
+    return float((distances[:, :k] <= limit + TIE_TOLERANCE * np.maximum(np.abs(limit), 1)).mean())

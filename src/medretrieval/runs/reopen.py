@@ -100,7 +100,7 @@ def require_whole(folder: Path, name: str) -> None:
         UserError: it is damaged.
     """
     path = (folder / name).resolve()
-    if (path.parent / entry.SUMS).exists():
+    if (path.parent / entry.CHECKSUMS_FILE).exists():
         try:
             entry.read(path.parent, (path.name,))
         except entry.Damaged as error:
