@@ -16,7 +16,7 @@ LAYERS = (
 )  # fmt: skip
 MOST_FILES = 12  # modules a folder
 MOST_LINES = 60  # of a function
-MOST_PARAMETERS = 10
+MOST_PARAMETERS = 6
 
 
 def modules():
