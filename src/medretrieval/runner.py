@@ -216,7 +216,7 @@ class Stages:
             trust = self._evidence(index, query, evaluation)
             parts = None  # only the pictures want it
             if settings.figures.enabled:
-                parts = breakdown(settings, self.inputs, evaluation, trust.pixel_line)
+                parts = breakdown(settings, self.inputs, evaluation, trust)
         with self.clock("ann_check"):
             loss = measure(settings, task, index, sides, evaluation.ranking.ids)
             rate = speed(index, query, len(task.gallery), max(settings.evaluation.ks))
@@ -281,6 +281,8 @@ class Stages:
         writers: dict[str, Callable[[Path], None]] = {
             name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
         }
+        if (halves := outcome.evidence.halves) is not None:
+            writers[run_folder.HALVES] = halves.save
         if (leaks := outcome.audit) is not None and leaks.pairs:
             writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
             writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medretrieval.config import EvaluationConfig
 from medretrieval.errors import UserError
 from medretrieval.evaluate import chance
+from medretrieval.evaluate.half_samples import MAX_DEEP_CELLS, DeepResults, HalfSamples, half_samples
 from medretrieval.evaluate.knn_vote import Vote, abstention_curve
 from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
 from medretrieval.evaluate.score_table import (
@@ -46,6 +47,7 @@ class Evaluation:
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
         vote_distances: of the neighbors that vote, float32 [q, at most vote_k].
         ranking: the first `save_depth` results.
+        deep: the results as deep as halves of the images want them; None where queries are not the gallery.
         counts: queries, gallery, depth, queries_without_relevant, missing_results.
         search_s: seconds spent searching.
         score_s: seconds spent scoring.
@@ -58,6 +60,7 @@ class Evaluation:
     per_query: dict[str, Floats]
     vote_distances: NDArray[np.float32]
     ranking: Ranking
+    deep: DeepResults | None
     counts: dict[str, int]
     search_s: float
     score_s: float
@@ -127,6 +130,7 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
         per_query=per_query,
         vote_distances=np.concatenate([chunk.vote_distances for chunk in chunks]),
         ranking=_ranking(chunks, task),
+        deep=_deep(plan, chunks),
         counts={
             "queries": len(task.queries),
             "gallery": len(task.gallery),
@@ -139,6 +143,20 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
     )
 
 
+def halves_of(task: RetrievalTask, evaluation: Evaluation, config: EvaluationConfig) -> HalfSamples | None:
+    """All scores in halves of the images; None where queries are not the gallery, or are too few.
+
+    Args:
+        task: who queries whom.
+        evaluation: its scores.
+        config: score depths.
+    """
+    if evaluation.deep is None:
+        return None
+    wanted = [r for r in reported_scores(config.ks, label_type(task)) if r.name in evaluation.per_query]
+    return half_samples(task, evaluation.deep, wanted, config.vote_k)
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Some of the queries: scores, the vote (None for multi-label data) and the results that are kept."""
@@ -148,6 +166,8 @@ class _Chunk:
     ids: Ints
     distances: NDArray[np.float32]
     vote_distances: NDArray[np.float32]
+    deep_ids: Ints
+    deep_distances: NDArray[np.float32]
     missing: int
 
 
@@ -178,6 +198,13 @@ class _Plan:
         """Whether the ranking covers all that a query can find."""
         return self.depth >= self.task.max_depth
 
+    @cached_property
+    def deep_depth(self) -> int:
+        """Results of each query that are kept for halves of the images."""
+        if not self.task.queries_are_gallery:
+            return 0
+        return min(self.depth, MAX_DEEP_CELLS // len(self.task.queries))
+
     def _is_deep_enough(self, needs: Needs) -> bool:
         if needs is Needs.GALLERY:
             return self.is_whole
@@ -199,6 +226,8 @@ class _Plan:
             ids[:, :save].copy(),  # copies, so that the chunk itself can go
             distances[:, :save].copy(),
             distances[:, :k].copy(),
+            ids[:, : self.deep_depth].copy(),
+            distances[:, : self.deep_depth].copy(),
             int((ids[:, : max(self.config.ks)] < 0).sum()),
         )
 
@@ -253,6 +282,14 @@ def _ranking(chunks: list[_Chunk], task: RetrievalTask) -> Ranking:
         ids=np.concatenate([chunk.ids for chunk in chunks]),
         distances=np.concatenate([chunk.distances for chunk in chunks]),
     )
+
+
+def _deep(plan: _Plan, chunks: list[_Chunk]) -> DeepResults | None:
+    if not plan.task.queries_are_gallery:
+        return None
+    ids = np.concatenate([chunk.deep_ids for chunk in chunks])
+    distances = np.concatenate([chunk.deep_distances for chunk in chunks])
+    return DeepResults(ids, distances, plan.is_whole and plan.deep_depth == plan.depth)
 
 
 def _means(per_query: Mapping[str, Floats], task: RetrievalTask) -> dict[str, float]:

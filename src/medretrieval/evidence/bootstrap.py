@@ -1,7 +1,7 @@
 """How sure a mean over queries is: bootstrap intervals, paired differences, sign-flip tests, Holm.
 
-The gallery is held fixed. What is drawn again are the queries, or whole groups of them where queries
-depend on each other (the images of one patient). Every function draws alike for all scores or runs, so
+The gallery is held fixed: queries that are its items depend on each other, and `evaluate.half_samples` is
+for those. What is drawn again are the queries, or whole groups of them where they depend on each other (the images of one patient). Every function draws alike for all scores or runs, so
 that what is the same in two of them cancels in their difference.
 """
 
@@ -227,6 +227,19 @@ def not_different(adjusted: Sequence[float], alpha: float) -> list[bool]:
     [True, True, False]
     """
     return [p >= alpha for p in adjusted]
+
+
+def means(values: Floats, members: NDArray[np.bool_] | None = None) -> Floats:
+    """Means of all columns, nothing drawn.
+
+    Args:
+        values: float64 [q, s], NaN in whole rows only.
+        members: bool [q, classes]; the mean is then the mean over classes of the class means.
+
+    Returns:
+        float64 [s].
+    """
+    return _means(_totals(values, None, members).sum(axis=0))
 
 
 def bootstrap(

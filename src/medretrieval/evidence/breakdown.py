@@ -13,8 +13,8 @@ from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.knn_vote import BINS
 from medretrieval.evidence.by_class import ClassScores, class_scores
 from medretrieval.evidence.by_depth import DepthCurves, depth_curves
+from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.failures import Failures, Outcome, failures
-from medretrieval.evidence.pixel_baseline import BaselineScores
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 
@@ -54,24 +54,23 @@ class Breakdown:
     failures: Failures
 
 
-def breakdown(
-    settings: Config, inputs: Inputs, evaluation: Evaluation, line: BaselineScores | None
-) -> Breakdown:
+def breakdown(settings: Config, inputs: Inputs, evaluation: Evaluation, trust: Evidence) -> Breakdown:
     """Take a run's scores apart.
 
     Args:
         settings: the run's configuration.
         inputs: dataset and task.
         evaluation: the scores.
-        line: what the baseline encoder scores, None for none.
+        trust: the evidence beside them: what the baseline encoder scores, and halves of the images.
     """
+    line, halves = trust.pixel_line, trust.halves
     task, classes, ks = inputs.task, inputs.dataset.classes, settings.evaluation.ks
     outcome = Outcome.from_evaluation(evaluation, task, min(ks[len(ks) // 2], evaluation.ranking.depth))
     pixels = line.per_query.get(f"precision_at_{outcome.k}") if line else None
     return Breakdown(
         outcome=outcome,
-        by_depth=depth_curves(settings, task, outcome.hits, line.scores if line else {}),
-        by_class=class_scores(settings, task, outcome, classes, pixels),
+        by_depth=depth_curves(settings, task, outcome.hits, line.scores if line else {}, halves),
+        by_class=class_scores(settings, task, outcome, classes, pixels, halves),
         reliability=reliability(evaluation, task),
         failures=failures(inputs, evaluation, outcome, settings.figures.queries, settings.seed),
     )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config
+from medretrieval.evaluate.half_samples import MIN_UNITS, HalfSamples, share_interval
 from medretrieval.evidence.bootstrap import Resampling, bca, bootstrap, enough
 from medretrieval.evidence.failures import Outcome
 from medretrieval.protocol.task import RetrievalTask
@@ -38,7 +39,12 @@ class ClassScores:
 
 
 def class_scores(
-    settings: Config, task: RetrievalTask, outcome: Outcome, classes: Sequence[str], baseline: Floats | None
+    settings: Config,
+    task: RetrievalTask,
+    outcome: Outcome,
+    classes: Sequence[str],
+    baseline: Floats | None,
+    halves: HalfSamples | None,
 ) -> ClassScores:
     """Mean precision of each class with its interval.
 
@@ -48,19 +54,25 @@ def class_scores(
         outcome: the judged ranking.
         classes: names, label i being classes[i].
         baseline: precision at k of each query with the baseline encoder, float64 [q]; None for none.
+        halves: the scores in halves of the images, where the queries are the gallery.
     """
     labels = task.queries.labels
     one_hot = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
     members: NDArray[np.bool_] = one_hot.astype(np.bool_) & outcome.counted[:, None]
     there = np.flatnonzero(members.any(axis=0)).tolist()
     members = members[:, there]
+    means = _means(outcome.precision, members)
+    if task.queries_are_gallery:
+        ends = _of_halves(settings, f"precision_at_{outcome.k}", means, members, halves)
+    else:
+        ends = _intervals(settings, task, outcome, members)
     random = task.n_relevant / task.n_candidates * np.minimum(outcome.k, task.n_candidates) / outcome.k
     return ClassScores(
         outcome.k,
         [classes[i] for i in there],
         members.sum(axis=0).tolist(),
-        _means(outcome.precision, members),
-        _intervals(settings, task, outcome, members),
+        means,
+        ends,
         _means(random, members),
         None if baseline is None else _means(baseline, members),
     )
@@ -69,6 +81,19 @@ def class_scores(
 def _means(values: Floats, members: NDArray[np.bool_]) -> Floats:
     found: Floats = np.nan_to_num(values) @ members / members.sum(axis=0)
     return found
+
+
+def _of_halves(
+    settings: Config, score: str, means: Floats, members: NDArray[np.bool_], halves: HalfSamples | None
+) -> list[tuple[float, float] | None]:
+    """Intervals where the queries are the gallery; None for a class of fewer than MIN_UNITS queries."""
+    if halves is None or score not in halves.by_class or halves.by_class[score].shape[1] != len(means):
+        return [None] * len(means)
+    columns, confidence = halves.by_class[score].T, settings.evaluation.confidence
+    return [
+        share_interval(float(mean), column, halves.sides, confidence) if size >= MIN_UNITS else None
+        for mean, column, size in zip(means, columns, members.sum(axis=0), strict=True)
+    ]
 
 
 def _intervals(

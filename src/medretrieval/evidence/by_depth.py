@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from medretrieval.config import Config
 from medretrieval.evaluate import chance
+from medretrieval.evaluate.half_samples import CURVE_DEPTH, HalfSamples, share_interval
 from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.protocol.task import RetrievalTask
 
-MAX_CURVE_DEPTH = 100
+Ends = list[tuple[float, float] | tuple[None, None]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class DepthCurves:
 
 
 def depth_curves(
-    settings: Config, task: RetrievalTask, hits: NDArray[np.bool_], baseline: Mapping[str, float]
+    settings: Config,
+    task: RetrievalTask,
+    hits: NDArray[np.bool_],
+    baseline: Mapping[str, float],
+    halves: HalfSamples | None,
 ) -> DepthCurves:
     """Mean precision and recall at every depth up to 100, with intervals, chance and the baseline.
 
@@ -61,13 +66,18 @@ def depth_curves(
         task: who queries whom.
         hits: bool [q, depth], of the saved ranking.
         baseline: headline scores of the baseline encoder, by name; empty for none.
+        halves: the scores in halves of the images, where the queries are the gallery.
     """
-    ks = list(range(1, min(hits.shape[1], MAX_CURVE_DEPTH) + 1))
+    ks = list(range(1, min(hits.shape[1], CURVE_DEPTH) + 1))
     found = np.cumsum(hits[:, : ks[-1]], axis=1, dtype=np.float64)
     values = {"precision": found / ks, "recall": found / np.maximum(task.n_relevant, 1)[:, None]}
     # Both in one bootstrap, so that queries are drawn once.
     both = np.where(task.n_relevant[:, None] > 0, np.hstack(list(values.values())), np.nan)
-    means, ends = np.nanmean(both, axis=0), _intervals(settings, task, both)
+    means = np.nanmean(both, axis=0)
+    if task.queries_are_gallery:
+        ends = _of_halves(settings, means, halves)
+    else:
+        ends = _intervals(settings, task, both)
     drawn: dict[str, DepthCurve] = {}
     for i, name in enumerate(values):
         mine = slice(i * len(ks), (i + 1) * len(ks))
@@ -83,11 +93,23 @@ def depth_curves(
     return DepthCurves(ks, **drawn)
 
 
-def _intervals(
-    settings: Config, task: RetrievalTask, values: NDArray[np.float64]
-) -> list[tuple[float, float]] | list[tuple[None, None]]:
+def _of_halves(settings: Config, means: NDArray[np.float64], halves: HalfSamples | None) -> Ends:
+    """Intervals where the queries are the gallery, of precision and then recall at every depth."""
+    if halves is None or not halves.by_depth:
+        return [(None, None)] * len(means)
+    depths, confidence = len(means) // 2, settings.evaluation.confidence
+    columns = np.hstack([halves.by_depth[name][:, :depths] for name in ("precision", "recall")]).T
+    found = (
+        share_interval(float(mean), column, halves.sides, confidence)
+        for mean, column in zip(means, columns, strict=True)
+    )
+    return [ends or (None, None) for ends in found]
+
+
+def _intervals(settings: Config, task: RetrievalTask, values: NDArray[np.float64]) -> Ends:
     resampling, groups = Resampling.from_settings(settings), task.queries.groups
     if not enough(values[:, 0], groups):
         return [(None, None)] * values.shape[1]
     drawn = bootstrap(values, resampling, groups)
-    return [drawn.interval(i) for i in range(values.shape[1])]
+    ends: Ends = [drawn.interval(i) for i in range(values.shape[1])]
+    return ends

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, ProtocolConfig
 from medretrieval.evaluate import chance
-from medretrieval.evaluate.evaluate import Evaluation, objective_name
-from medretrieval.evaluate.score_table import is_headline, less_is_better
-from medretrieval.evidence.bootstrap import Resampling, enough, intervals, paired_difference
+from medretrieval.evaluate.evaluate import Evaluation, halves_of, objective_name
+from medretrieval.evaluate.half_samples import IN_BOTH_ROLES, HalfSamples, difference_interval
+from medretrieval.evaluate.score_table import MACRO, is_headline, less_is_better
+from medretrieval.evidence.bootstrap import Resampling, enough, intervals, means, paired_difference
 from medretrieval.evidence.pixel_baseline import BaselineScores, baseline
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.inputs import Inputs
@@ -26,14 +27,17 @@ class Evidence:
     """What stands beside the scores.
 
     Attributes:
-        intervals: headline score -> (low, high): bootstrap over queries, the gallery held fixed.
+        intervals: headline score -> (low, high): bootstrap over queries with the gallery held fixed, or
+            random halves of the images where the queries are the gallery.
         baseline: name of the baseline encoder, None where there is none or where the run is the baseline.
         baseline_scores: its headline scores.
         difference: of the objective: this run minus the baseline, low, high (paired over queries).
         chance: expectation of a random ranking, under the names of the scores.
         lift: score over chance, where more is better.
-        units: what is drawn again: "queries", or "groups" where the dataset has them.
+        units: what is drawn again: "queries", or "groups" where the dataset has them; followed by "in both
+            roles" where the queries are the gallery.
         left_out: what protocol.exclude_same_group and drop_duplicates change (`with_exclusions`).
+        halves: the scores in halves of the images; None where queries are not the gallery, or are too few.
         pixel_line: all that the baseline encoder scores, of each query too; None where `baseline` is.
     """
 
@@ -45,6 +49,7 @@ class Evidence:
     lift: Mapping[str, float]
     units: str
     left_out: Mapping[str, Any] | None = None
+    halves: HalfSamples | None = None
     pixel_line: BaselineScores | None = None
 
 
@@ -83,37 +88,76 @@ def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Ca
     task, per_query = inputs.task, evaluation.per_query
     objective = objective_name(settings.evaluation, task)
     base = objective.removeprefix("macro_")
-    shown = {name: values for name, values in per_query.items() if is_headline(name) or name == base}
-    labels = task.queries.labels if objective.startswith("macro_") else None
-    drawn = intervals(shown, Resampling.from_settings(settings), task.queries.groups, labels)
-    found = {name: ends for name, ends in drawn.items() if is_headline(name) or name == objective}
+    halves = halves_of(task, evaluation, settings.evaluation)
+    found = _intervals(settings, task, evaluation, halves)
     random = evaluation.chance | chance.by_drawing(
         task, evaluation.vote_distances, settings.evaluation, settings.seed
     )
     units = "queries" if task.queries.groups is None else "groups"
-    plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units)
+    if task.queries_are_gallery:
+        units = f"{units.replace('queries', 'images')} {IN_BOTH_ROLES}"
+    plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units, halves=halves)
     line = baseline(settings, inputs, evaluation.counts["depth"], cache)
     if line is None:
         return plain
     difference = None
     if base in per_query and base in line.per_query:
-        difference = _paired(settings, task, objective, per_query[base], line.per_query[base])
-    scores = {name: line.scores[name] for name in found if name in line.scores}
+        sides = per_query[base], line.per_query[base]
+        difference = _paired(settings, task, sides, (halves, line.halves))
+    shown = [name for name in evaluation.scores if is_headline(name) or name == objective]
+    scores = {name: line.scores[name] for name in shown if name in line.scores}
     return dataclasses.replace(
         plain, baseline=line.name, baseline_scores=scores, difference=difference, pixel_line=line
     )
 
 
+def _intervals(
+    settings: Config, task: RetrievalTask, evaluation: Evaluation, halves: HalfSamples | None
+) -> dict[str, tuple[float, float]]:
+    """Of the headline scores and the objective."""
+    objective, per_query = objective_name(settings.evaluation, task), evaluation.per_query
+    base = objective.removeprefix(MACRO)
+    shown = {name: values for name, values in per_query.items() if is_headline(name) or name == base}
+    names = [name for name in [*shown, objective] if is_headline(name) or name == objective]
+    if task.queries_are_gallery:
+        confidence = settings.evaluation.confidence
+        pairs = {n: halves.interval(n, evaluation.scores[n], confidence) for n in names} if halves else {}
+        return {name: ends for name, ends in pairs.items() if ends is not None}
+    labels = task.queries.labels if objective.startswith(MACRO) else None
+    drawn = intervals(shown, Resampling.from_settings(settings), task.queries.groups, labels)
+    return {name: drawn[name] for name in drawn if name in names}
+
+
 def _paired(
-    settings: Config, task: RetrievalTask, objective: str, a: NDArray[np.float64], b: NDArray[np.float64]
+    settings: Config,
+    task: RetrievalTask,
+    sides: tuple[NDArray[np.float64], NDArray[np.float64]],
+    halves: tuple[HalfSamples | None, HalfSamples | None],
 ) -> tuple[float, float, float] | None:
-    """Mean (over classes, for a macro score) of a minus that of b, over the queries that both have."""
-    groups, missing = task.queries.groups, np.isnan(a) | np.isnan(b)
-    a, b = (np.where(missing, np.nan, side) for side in (a, b))
+    """The objective of one side minus the other's, over the queries that both have; None where too few tell.
+
+    Args:
+        settings: the run's configuration.
+        task: who queries whom.
+        sides: the score of each query, float64 [q] each.
+        halves: of both sides, where the queries are the gallery.
+    """
+    objective = objective_name(settings.evaluation, task)
+    groups, missing = task.queries.groups, np.isnan(sides[0]) | np.isnan(sides[1])
+    a, b = (np.where(missing, np.nan, side) for side in sides)
     if not enough(a, groups):
         return None
-    members = class_members(task.queries.labels) if objective.startswith("macro_") else None
-    return paired_difference(a, b, Resampling.from_settings(settings), groups, members)
+    members = class_members(task.queries.labels) if objective.startswith(MACRO) else None
+    if not task.queries_are_gallery:
+        return paired_difference(a, b, Resampling.from_settings(settings), groups, members)
+    if any(half is None or objective not in half.scores for half in halves):
+        return None
+    one, two = (half.scores[objective] for half in halves if half is not None)
+    found = means(np.stack([a, b], axis=1), members)
+    all_sides = next(half.sides for half in halves if half is not None)
+    return difference_interval(
+        float(found[0] - found[1]), one - two, all_sides, settings.evaluation.confidence
+    )
 
 
 def _lift(scores: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:
@@ -147,7 +191,9 @@ def with_exclusions(
     base = objective.removeprefix("macro_")
     change = None
     if base in ours.per_query and base in plain.per_query:
-        change = _paired(settings, task, objective, ours.per_query[base], plain.per_query[base])
+        without = halves_of(plain_task(settings.protocol, task), plain, settings.evaluation)
+        sides = ours.per_query[base], plain.per_query[base]
+        change = _paired(settings, task, sides, (evidence.halves, without))
     rows, _ = task.exclusions.pairs
     document = {
         "options": list(active(settings.protocol)),

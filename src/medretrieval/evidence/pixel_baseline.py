@@ -16,13 +16,15 @@ from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import identify
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
-from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate
+from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate, halves_of
+from medretrieval.evaluate.half_samples import SPLITS, HalfSamples
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 
 FILE = "per_query.npz"
+HALVES = "halves.npz"
 MAX_WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
 EXACT = IndexConfig(name="flat", factory=FLAT)
 
@@ -35,11 +37,13 @@ class BaselineScores:
         name: of the encoder.
         scores: as `Evaluation.scores`.
         per_query: as `Evaluation.per_query`, float64 [q] each.
+        halves: the scores in halves of the images, where the queries are the gallery.
     """
 
     name: str
     scores: Mapping[str, float]
     per_query: Mapping[str, NDArray[np.float64]]
+    halves: HalfSamples | None = None
 
 
 def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> BaselineScores | None:
@@ -79,6 +83,7 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         "ks": settings.evaluation.ks,
         "vote_k": settings.evaluation.vote_k,
         "size": size,
+        "splits": SPLITS if task.queries_are_gallery else None,
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
@@ -86,12 +91,16 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         found = _evaluated(settings, task, sides, depth, cache)
         with (folder / FILE).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **found.per_query)
+        if (halves := halves_of(task, found, settings.evaluation)) is not None:
+            halves.save(folder / HALVES)
         return {"scores": found.scores}
 
     entry = cache.get_or_make("baselines", parts, make)
     with np.load(entry.folder / FILE, allow_pickle=False) as npz:
         per_query = {score: npz[score] for score in npz.files}
-    return BaselineScores(str(name), entry.facts["scores"], per_query)
+    path = entry.folder / HALVES
+    halves = HalfSamples.load(path) if path.exists() else None
+    return BaselineScores(str(name), entry.facts["scores"], per_query, halves)
 
 
 def _evaluated(settings: Config, task: RetrievalTask, sides: Sides, depth: int, cache: Cache) -> Evaluation:

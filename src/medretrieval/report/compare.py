@@ -9,10 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
-from medretrieval.evidence.bootstrap import Resampling, bootstrap, holm, not_different, sign_flips
+from medretrieval.evaluate.half_samples import IN_BOTH_ROLES, MIN_UNITS, HalfSamples, PairedHalves
+from medretrieval.evidence.bootstrap import (
+    Flips,
+    Resamples,
+    Resampling,
+    bootstrap,
+    holm,
+    means,
+    not_different,
+    sign_flips,
+)
 from medretrieval.protocol.ranking import class_members
 from medretrieval.report.compare_tables import Comparison, Pair
-from medretrieval.runs.folder import GROUP, ID, LABEL, N_RELEVANT, PER_QUERY
+from medretrieval.runs.folder import GROUP, HALVES, ID, LABEL, N_RELEVANT, PER_QUERY
 from medretrieval.runs.report import ProtocolReport
 from medretrieval.runs.tables import differing
 from medretrieval.track.find_runs import Run, config_of
@@ -69,33 +79,40 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     _require_comparable(runs, score)
     runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
-    drawn = bootstrap(values, options.resampling, groups, members)
-    order = np.argsort(-drawn.means, kind="stable")
+    order = np.argsort(-means(values, members), kind="stable")
     runs, values = [runs[i] for i in order], values[:, order]
     names = _names(runs)
     reference = _baseline(options.baseline, names)
-    flips = sign_flips(values, options.permutations, options.seed, groups, members)
+    one_set = runs[0].report.resampled.endswith(IN_BOTH_ROLES)
+    drawn: PairedHalves | _Drawn
+    if one_set:
+        drawn = _halves(runs, score, means(values, members), options.confidence)
+    else:
+        flips = sign_flips(values, options.permutations, options.seed, groups, members)
+        drawn = _Drawn(bootstrap(values, options.resampling, groups, members), flips)
     tested = [(i, reference) for i in range(len(runs)) if i != reference]
     shown = len(tested)
     # The best is chosen on these same queries, so its comparisons are corrected as part of all pairs.
     if options.pairs == "all" or options.baseline is None:
         others = [i for i in range(len(runs)) if i != reference]
         tested += [(a, b) for b in others for a in others if a > b]
-    p = [flips.p(a, b) for a, b in tested]
+    p = [drawn.p(a, b) for a, b in tested]
     adjusted = holm(p)
     alike = not_different(adjusted, options.alpha)
     pairs = [
-        Pair(a, b, *drawn.difference(int(order[a]), int(order[b])), raw, corrected, same)
+        Pair(a, b, *drawn.difference(a, b), raw, corrected, same)
         for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
     ]
     corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
-    rows = [(float(drawn.means[i]), *drawn.interval(int(i))) for i in order]
-    units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
+    rows = [(float(mean), *(drawn.interval(i) or (None, None))) for i, mean in enumerate(drawn.means)]
+    units = ("images" if one_set else "queries") if groups is None else _groups_said(groups, one_set)
     without = int(np.isnan(values[:, 0]).sum())
     comparison = Comparison(
         score, options.confidence, names, [r.source for r in runs], rows, reference, pairs, []
     )
-    notes = _notes(comparison, options, _Tested(len(values) - without, without, units, corrected_for))
+    notes = _notes(
+        comparison, options, _Tested(len(values) - without, without, units, corrected_for, one_set)
+    )
     if any(run.report.encoder.random_weights for run in runs):
         notes.append("* RANDOM WEIGHTS: says nothing about the model")
     return replace(comparison, notes=notes)
@@ -103,12 +120,64 @@ def compare(runs: list[Run], options: Options) -> Comparison:
 
 @dataclass(frozen=True)
 class _Tested:
-    """What the tests rest on: queries with something to find and without, what is resampled, comparisons."""
+    """What the tests rest on: queries with something to find and without, what varies, comparisons."""
 
     queries: int
     without: int
     units: str
     comparisons: int
+    one_set: bool
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Bootstrap and sign flips of the queries, as `PairedHalves` answers."""
+
+    resamples: Resamples
+    flips: Flips
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        return self.resamples.means
+
+    def interval(self, run: int) -> tuple[float, float]:
+        return self.resamples.interval(run)
+
+    def difference(self, a: int, b: int) -> tuple[float, float, float]:
+        return self.resamples.difference(a, b)
+
+    def p(self, a: int, b: int) -> float:
+        return self.flips.p(a, b)
+
+
+def _halves(runs: list[Run], score: str, found: NDArray[np.float64], confidence: float) -> PairedHalves:
+    """The runs' scores in halves of their images; refused where a run has none of this score."""
+    columns, sides = [], None
+    for run in runs:
+        path = run.folder / HALVES
+        halves = HalfSamples.load(path) if path.exists() else None
+        if halves is None or score not in halves.scores:
+            raise UserError(
+                f"compare: {run.source}: {score} cannot be tested: the queries are the gallery, and {HALVES} does "
+                f"not have it (fewer than {MIN_UNITS} images or groups, too many images for this score, or a "
+                "graded score); give another score=, or compare runs of protocol=query_gallery"
+            )
+        if sides is not None and not np.array_equal(sides, halves.sides):
+            raise UserError(
+                f"compare: {runs[0].source} and {run.source} have other halves in {HALVES}; run "
+                "both with force=true"
+            )
+        sides = halves.sides
+        columns.append(halves.scores[score])
+    assert sides is not None
+    return PairedHalves(found, np.stack(columns, axis=1), sides, confidence)
+
+
+def _groups_said(groups: NDArray[np.str_], one_set: bool) -> str:
+    count = len(np.unique(groups))
+    return (
+        f"whole groups of images ({count} groups)" if one_set else f"whole groups of queries ({count} groups)"
+    )
 
 
 def _require_comparable(runs: list[Run], score: str) -> None:
@@ -233,11 +302,20 @@ def _notes(comparison: Comparison, options: Options, tested: _Tested) -> list[st
     alpha, least = options.alpha, pairs / (options.permutations + 1)
     role = "the best" if options.baseline is None else "the baseline"
     corrected = f"Holm's correction for {pairs} comparison{'s' if pairs > 1 else ''}"
+    if tested.one_set:
+        how = f"The queries are the gallery: what varies is {tested.units} {IN_BOTH_ROLES} (random halves)."
+        test = "Student's t over the same halves"
+        least = 0.0
+    else:
+        how = (
+            f"The gallery is held fixed and {tested.units} are resampled: BCa bootstrap, {options.resamples} "
+            f"resamples, seed {options.seed}."
+        )
+        test = f"sign-flip test, {options.permutations} permutations,"
     lines = [
-        f"{comparison.score} over {tested.queries} queries{left_out}. The gallery is held fixed and "
-        f"{tested.units} are resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
-        f"Differences are paired: run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
-        f"flip test, {options.permutations} permutations, with {corrected}.",
+        f"{comparison.score} over {tested.queries} queries{left_out}. {how}",
+        f"Differences are paired: run minus {role} (number {reference + 1}, {names[reference]}); p: {test} "
+        f"with {corrected}.",
         f"Not significantly different: corrected p >= {alpha:.3g}. That is no proof that two runs are equal.",
     ]
     if options.baseline is None and options.pairs == "best" and len(names) > 2:

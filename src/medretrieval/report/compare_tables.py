@@ -35,7 +35,7 @@ class Comparison:
     confidence: float
     names: list[str]
     sources: list[str]
-    rows: list[tuple[float, float, float]]
+    rows: list[tuple[float, float | None, float | None]]
     reference: int
     pairs: list[Pair]
     notes: list[str]
@@ -94,7 +94,9 @@ def _cells(pair: Pair) -> list[str]:
     return [*numbers, "yes" if pair.alike else "no"]
 
 
-def _range(low: float, high: float) -> str:
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:  # none is valid
+        return "-"
     return f"{low:.4f} to {high:.4f}"
 
 

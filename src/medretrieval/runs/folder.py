@@ -17,12 +17,13 @@ from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.typed_json import ContentError, from_json
 
-FORMAT = 6  # of a run's folder, raised when a file changes its keys: runs of another format are not read
+FORMAT = 7  # of a run's folder, raised when a file changes its keys: runs of another format are not read
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
 PER_QUERY = "per_query.parquet"
 RANKING = "ranking.npz"
+HALVES = "halves.npz"  # scores in halves of the images, where the queries are the gallery
 SKIPPED = "skipped.json"
 PROMPTS = "prompts.json"  # sentences of the queries, where these are sentences
 AUDIT_PAIRS = "audit.parquet"

@@ -33,6 +33,16 @@ ARRAYS = {
     "ids": ("int32 [q, depth]", "positions in the gallery; -1 where the index gave no more"),
     "distances": ("float32 [q, depth]", "never decreasing along a row; inf where ids is -1"),
 }
+# The arrays of halves.npz.
+HALVES = {
+    "scores": ("str [s]", "names of scores and of their means over classes (`macro_`)"),
+    "deviations": (
+        "float64 [splits, s]",
+        "half the difference of the score between the two halves; the mean square of a column is the squared "
+        "standard error of the score",
+    ),
+    "sides": ("bool [splits, n]", "which half each image is in, or each group in the order of sorted names"),
+}
 # What else a run's folder holds.
 OTHERS = {
     run_folder.CONFIG: "the configuration of the run as YAML, interpolations resolved",
@@ -78,6 +88,13 @@ def page() -> str:
         "The first `evaluation.save_depth` results of every query, nearest first; NumPy arrays, no pickle.",
         markdown(
             ["array", "dtype and shape", "meaning"], [[f"`{name}`", *said] for name, said in ARRAYS.items()]
+        ),
+        f"## {run_folder.HALVES}",
+        "Only where the queries are the gallery and there are enough of them: every score in both halves of "
+        "random splits of the images, each half its own queries and gallery. All runs over the same images have the "
+        "same halves, so a difference of two runs has the difference of their columns.",
+        markdown(
+            ["array", "dtype and shape", "meaning"], [[f"`{name}`", *said] for name, said in HALVES.items()]
         ),
         "## Other files",
         markdown(["file", "content"], [[f"`{name}`", said] for name, said in OTHERS.items()]),

@@ -178,7 +178,8 @@ class RunReport:
         lift: score -> `scores` over `chance`, where more is better and chance is above 0.
         intervals: score -> its interval, of the headline scores and the objective; empty where fewer than two
             queries or groups tell.
-        resampled: what the intervals draw again, the gallery held fixed: "queries" or "groups".
+        resampled: what varies: "queries" or "groups" (of queries) with the gallery held fixed, or where the
+            queries are the gallery "images in both roles" or "groups in both roles".
         left_out: what leaving out groups or copies changes; null where neither is left out.
         baseline: what the baseline scores; null where the run is the baseline, evaluation.baseline=none, or
             sentences are the queries.

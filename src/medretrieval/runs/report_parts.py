@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ScoreInterval:
-    """A bootstrap interval of `evaluation.confidence` (BCa, Efron 1987).
+    """An interval of `evaluation.confidence`: BCa bootstrap, or random halves where queries are the gallery.
 
     Attributes:
         low: its lower end.
@@ -23,7 +23,7 @@ class ScoreInterval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its bootstrap interval.
+    """A paired difference with its interval, made as that of a score.
 
     Attributes:
         value: the difference.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medretrieval.evaluate.half_samples import IN_BOTH_ROLES
 from medretrieval.evaluate.score_table import is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.runs.report import ProtocolReport, RunReport
@@ -18,9 +19,16 @@ def run_table(report: RunReport, folder: Path) -> str:
     lines += ["", f"queries {counts.queries}, gallery {counts.gallery}   index {report.index.factory}"]
     lines.append(f"seconds: {stages}{cached}")
     lines += _fidelity_lines(report.encoder) + _speed_lines(report) + _zero_shot_lines(report)
-    lines.append(f"intervals: {report.resampled} resampled, gallery held fixed; 'chance' is a random ranking")
+    lines.append(f"intervals: {what_varies(report)}; 'chance' is a random ranking")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, f"results: {folder}", ""])
+
+
+def what_varies(report: RunReport) -> str:
+    """What the intervals of a run say the luck of."""
+    if report.resampled.endswith(IN_BOTH_ROLES):
+        return f"of {report.resampled} (random halves)"
+    return f"{report.resampled} resampled, gallery held fixed"
 
 
 def _score_table(report: RunReport) -> list[str]:

@@ -150,7 +150,8 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
             if not _is_of(folder, run.info.run_id) or not all((folder / f).is_file() for f in files):
                 folder = aside / run.info.run_id
                 folder.mkdir(exist_ok=True)
-                for name in files:
+                there = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+                for name in (*files, *({run_folder.HALVES} & there)):
                     client.download_artifacts(run.info.run_id, name, str(folder))
             places.append((folder, f"{run_folder.MLFLOW_SOURCE}{run.info.run_id}"))
     return places

@@ -15,6 +15,7 @@ from medretrieval.runs.folder import (
     AUDIT_PICTURE,
     CONFIG,
     FIGURES,
+    HALVES,
     MANIFEST,
     PER_QUERY,
     PROMPTS,
@@ -223,7 +224,7 @@ def log_folder(
         for role, facts in about.inputs.items()
     ]
     client.log_inputs(run_id, inputs)
-    some = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE, PROMPTS) if (folder / name).exists())
+    some = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE, HALVES, PROMPTS) if (folder / name).exists())
     for name in ARTIFACTS + some + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
     for path in sorted((folder / FIGURES).glob("*")):
