@@ -1,5 +1,4 @@
 import pickle
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 from tests.refusals import refusal
 
 from medretrieval.config import root
-from medretrieval.datasets.medmnist_npz import SIZES, MedMNIST
+from medretrieval.datasets.medmnist_npz import SIDES_PIXELS, MedMNIST
 
 BREAST = {
     "name": "breastmnist",
@@ -85,7 +84,7 @@ def test_several_findings_an_image_are_read_as_booleans(write_npz, breast, dtype
     assert np.array_equal(labels, findings.astype(bool))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIDES_PIXELS)
 def test_the_size_is_part_of_the_file_name_but_for_28(breast, tmp_path, size):
     name = "breastmnist.npz" if size == 28 else f"breastmnist_{size}.npz"
     assert breast(size=size).path == tmp_path / "data" / name
@@ -260,13 +259,10 @@ def test_the_other_splits_of_a_file_are_not_held_against_it(write_npz, breast):
 # Download
 
 
-def test_a_missing_file_without_a_network_is_refused_at_once(breast, no_network):
-    import medmnist  # noqa: F401  its import is not what is timed
-
+def test_a_missing_file_without_a_network_is_refused_after_one_try(breast, no_network):
     dataset = breast()
-    start = time.monotonic()
     line = refusal(lambda: dataset.load("test"))
-    assert time.monotonic() - start < 3
+    assert len(no_network) == 1
     # medmnist's own message begins with an empty line.
     assert line.startswith(
         f"{dataset.path}: not there, and downloading it failed (Automatic download failed!"
@@ -330,4 +326,4 @@ def test_a_configuration_says_what_medmnist_says(flag):
     assert config["classes"] == [info["label"][str(number)] for number in range(len(info["label"]))]
     assert config["channels"] == info["n_channels"]
     assert config["label_type"] == TASKS.get(info["task"], "single")
-    assert all(f"url_{size}" in info for size in SIZES if size != 28)
+    assert all(f"url_{size}" in info for size in SIDES_PIXELS if size != 28)
