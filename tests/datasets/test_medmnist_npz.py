@@ -9,7 +9,7 @@ import yaml
 from tests.refusals import refusal
 
 from medretrieval.config import root
-from medretrieval.datasets.medmnist_npz import SIDES_PIXELS, MedMNIST
+from medretrieval.datasets.medmnist_npz import SIZES, MedMNIST
 
 BREAST = {
     "name": "breastmnist",
@@ -84,7 +84,7 @@ def test_several_findings_an_image_are_read_as_booleans(write_npz, breast, dtype
     assert np.array_equal(labels, findings.astype(bool))
 
 
-@pytest.mark.parametrize("size", SIDES_PIXELS)
+@pytest.mark.parametrize("size", SIZES)
 def test_the_size_is_part_of_the_file_name_but_for_28(breast, tmp_path, size):
     name = "breastmnist.npz" if size == 28 else f"breastmnist_{size}.npz"
     assert breast(size=size).path == tmp_path / "data" / name
@@ -326,4 +326,4 @@ def test_a_configuration_says_what_medmnist_says(flag):
     assert config["classes"] == [info["label"][str(number)] for number in range(len(info["label"]))]
     assert config["channels"] == info["n_channels"]
     assert config["label_type"] == TASKS.get(info["task"], "single")
-    assert all(f"url_{size}" in info for size in SIDES_PIXELS if size != 28)
+    assert all(f"url_{size}" in info for size in SIZES if size != 28)
