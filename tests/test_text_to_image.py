@@ -125,9 +125,9 @@ def test_an_untouched_run_is_as_saved_and_comes_out_again(config, write_npz, cen
     )
     result = run(config(*ASK, *settings))
     assert verify(result.folder) == []
-    new, differing = again(result.folder)
-    assert new != result.folder
-    assert differing == []
+    new = again(result.folder)
+    assert new.folder != result.folder
+    assert (new.results, new.surroundings) == ([], [])
     assert run(config(*ASK, *settings)).skipped
 
 

@@ -9,6 +9,7 @@ from medretrieval import cli, run
 from medretrieval.commands.again import VERB as AGAIN
 from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.errors import UserError
+from medretrieval.runs.manifest import differing
 from medretrieval.runs.reopen import saved_config
 from medretrieval.verify import again, verify
 
@@ -88,17 +89,42 @@ def test_files_that_are_gone_are_refused_with_the_way_out(done):
 
 def test_a_run_comes_out_again_from_its_manifest_alone(done, tmp_path):
     (done / "config.yaml").unlink()
-    new, differing = again(done, (f"paths.cache={tmp_path / 'empty'}",))
-    assert differing == []
-    assert new != done
-    assert (new / "ranking.npz").read_bytes() == (done / "ranking.npz").read_bytes()
+    new = again(done, (f"paths.cache={tmp_path / 'empty'}",))
+    assert (new.results, new.surroundings) == ([], [])
+    assert new.folder != done
+    assert (new.folder / "ranking.npz").read_bytes() == (done / "ranking.npz").read_bytes()
 
 
 def test_what_does_not_come_out_again_is_told(done, write_npz):
     write_npz(n=20, train_labels=np.zeros(20))
-    _, differing = again(done)
-    assert any(line.startswith("data was") for line in differing)
-    assert any(line.startswith("precision_at_1") for line in differing)
+    new = again(done)
+    assert any(line.startswith("data.gallery.labels_sha256 was") for line in new.surroundings)
+    assert any(line.startswith("precision_at_1") for line in new.results)
+
+
+def change_manifest(folder, change):
+    facts = json.loads((folder / "manifest.json").read_text())
+    change(facts)
+    (folder / "manifest.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_threads_of_what_ran_in_one_of_the_two_only_are_no_difference(done, capsys, threads):
+    change_manifest(done, lambda facts: facts["threads"].update(torch=threads, omp_num_threads=None))
+    facts = {"torch": 2 if threads is None else None, "omp_num_threads": "2"}
+    new = again(done).folder
+    change_manifest(new, lambda content: content["threads"].update(facts))
+    assert differing(done, new) == []
+    change_manifest(new, lambda content: content["threads"].update(faiss=64))
+    assert [line.split(" ")[0] for line in differing(done, new)] == ["threads.faiss"]
+
+
+def test_other_surroundings_of_equal_results_are_a_remark_and_no_failure(done, capsys):
+    change_manifest(done, lambda facts: facts["libraries"].update(numpy="0.1"))
+    assert AGAIN.main([str(done)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the same ranking and scores")
+    assert any(line.startswith("  libraries.numpy was 0.1, is ") for line in lines)
 
 
 def test_the_verbs_exit_with_one_where_something_differs(done, capsys):
@@ -110,7 +136,9 @@ def test_the_verbs_exit_with_one_where_something_differs(done, capsys):
     (done / "scores.json").write_text(json.dumps(report))
     assert VERIFY.main([str(done)]) == 1
     assert AGAIN.main([str(done)]) == 1
-    assert "map is" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "ranking and scores are not the same:" in lines
+    assert any("map is" in line for line in lines)
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["nowhere"]])
