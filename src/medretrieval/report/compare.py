@@ -14,7 +14,7 @@ from medretrieval.protocol.ranking import class_members
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.runs.folder import GROUP, ID, LABEL, N_RELEVANT, PER_QUERY
 from medretrieval.runs.report import ProtocolReport
-from medretrieval.runs.tables import differing
+from medretrieval.runs.tables import best_first, differing
 from medretrieval.track.find_runs import Run, config_of
 
 # Columns that runs must have in common, and what to call them in messages.
@@ -70,7 +70,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
     drawn = bootstrap(values, options.resampling, groups, members)
-    order = np.argsort(-drawn.means, kind="stable")
+    order = best_first([run.report for run in runs], [float(mean) for mean in drawn.means])
     runs, values = [runs[i] for i in order], values[:, order]
     names = _names(runs)
     reference = _baseline(options.baseline, names)
@@ -85,11 +85,11 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     adjusted = holm(p)
     alike = not_different(adjusted, options.alpha)
     pairs = [
-        Pair(a, b, *drawn.difference(int(order[a]), int(order[b])), raw, corrected, same)
+        Pair(a, b, *drawn.difference(order[a], order[b]), raw, corrected, same)
         for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
     ]
     corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
-    rows = [(float(drawn.means[i]), *drawn.interval(int(i))) for i in order]
+    rows = [(float(drawn.means[i]), *drawn.interval(i)) for i in order]
     units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
     without = int(np.isnan(values[:, 0]).sum())
     comparison = Comparison(

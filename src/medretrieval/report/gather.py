@@ -21,7 +21,7 @@ from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import numbers
-from medretrieval.runs.tables import AXES, differing
+from medretrieval.runs.tables import AXES, best_first, differing
 from medretrieval.runs.typed_json import to_json
 from medretrieval.track.find_runs import Run, config_of, place
 
@@ -112,7 +112,7 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         if len(ordered) < len(members):
             notes.append(f"{len(members) - len(ordered)} runs that repeat another exactly are left out.")
     else:
-        ordered = sorted(members, key=lambda run: -run.report.objective.value)
+        ordered = [members[i] for i in best_first([run.report for run in members])]
         names = [
             " ".join(AXES[axis](run.report) for axis in NAMES_FIRST if AXES[axis](run.report))
             for run in ordered
