@@ -269,8 +269,9 @@ def _tiny_clip(folder):
 def test_runs_with_and_without_centering_can_be_compared_and_other_queries_not(config, write_npz):
     write_npz(n=12)
     places = [run(config(*ASK, EACH, *more)).folder for more in ([], ["protocol.center=train"])]
-    options = options_of(VERB.parse([*map(str, places), "resamples=100", "permutations=100"]))
-    names = compare([load_run(folder, str(folder)) for folder in places], options).names
+    runs = [load_run(folder, str(folder)) for folder in places]
+    options = options_of(VERB.parse([*map(str, places), "resamples=100", "permutations=100"]), runs)
+    names = compare(runs, options).names
     assert len(set(names)) == 2
     other = run(config(*ASK)).folder
     with pytest.raises(UserError, match=r"protocol\.prompts is each"):

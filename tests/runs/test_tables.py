@@ -21,7 +21,7 @@ SCORE = "precision_at_3"
 
 @pytest.fixture(scope="module")
 def reports(finished_sweep):
-    """Of pixels with flat and with IVF, of random vectors with flat and with IVF: equals but for last bits."""
+    """Pixels with flat and with IVF, random vectors with both: equals but for last bits."""
     places = sorted((finished_sweep / "sweeps" / "s1").glob("[0-9]"))
     ends = (1e-16, 2e-16, 0.0, 3e-16)
     return [

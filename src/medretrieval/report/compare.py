@@ -19,6 +19,8 @@ from medretrieval.track.find_runs import Run, config_of
 
 # Columns that runs must have in common, and what to call them in messages.
 IN_COMMON = {ID: "query ids", LABEL: "labels", N_RELEVANT: "counts of relevant images"}
+# How intervals are made where runs made theirs in different ways.
+USUAL = Resampling(resamples=10_000, confidence=0.95, seed=0)
 PLACES = ("paths.", "tracking.", "force", "dataset.root")
 
 
@@ -53,6 +55,20 @@ class Options:
     def resampling(self) -> Resampling:
         """How intervals are made."""
         return Resampling(self.resamples, self.confidence, self.seed)
+
+
+def resampling_of(runs: Sequence[Run]) -> Resampling:
+    """How the runs made their own intervals, which a comparison repeats; the usual where they differ."""
+    how = [
+        Resampling(r.manifest.evaluation.resamples, r.manifest.evaluation.confidence, r.manifest.seed)
+        for r in runs
+    ]
+    agreed = {
+        field.name: values.pop()
+        for field in fields(Resampling)
+        if len(values := {getattr(one, field.name) for one in how}) == 1
+    }
+    return replace(USUAL, **agreed)
 
 
 def compare(runs: list[Run], options: Options) -> Comparison:
@@ -145,14 +161,17 @@ def _listed(sources: list[str]) -> str:
 def _matched(
     runs: list[Run], score: str
 ) -> tuple[list[Run], NDArray[np.float64], NDArray[Any], NDArray[np.str_] | None]:
-    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries ordered by id."""
+    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries as in the first."""
     from pyarrow import parquet
 
     column, first = score.removeprefix("macro_"), None
     kept: dict[tuple[str, bytes], tuple[Run, NDArray[np.float64]]] = {}
     for run in runs:
-        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column]).sort_by(ID)
-        first = first if first is not None else found
+        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column])
+        if first is None:
+            first = found
+        elif not found[ID].equals(first[ID]):
+            found = _in_order_of(first[ID], found)
         for name, what in IN_COMMON.items():
             if not found[name].equals(first[name]):
                 raise UserError(
@@ -172,15 +191,21 @@ def _matched(
     return list(kept_runs), np.stack(columns, axis=1), _label_array(first[LABEL]), _groups(kept_runs[0])
 
 
+def _in_order_of(ids: Any, table: Any) -> Any:
+    """The rows of a table in the order of other ids; as they are where the ids are not the same."""
+    rows = {query: row for row, query in enumerate(table[ID].to_pylist())}
+    wanted = ids.to_pylist()
+    return table.take([rows[query] for query in wanted]) if rows.keys() == set(wanted) else table
+
+
 def _groups(run: Run) -> NDArray[np.str_] | None:
-    """The queries' groups in the order of their ids, None where nobody says them."""
+    """The queries' groups in the order of its file, None where nobody says them."""
     from pyarrow import parquet
 
     path = run.folder / PER_QUERY
     if GROUP not in parquet.read_schema(path).names:
         return None
-    table = parquet.read_table(path, columns=[ID, GROUP]).sort_by(ID)
-    return np.array(table[GROUP].to_pylist())
+    return np.array(parquet.read_table(path, columns=[GROUP])[GROUP].to_pylist())
 
 
 def _label_array(column: Any) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from medretrieval.errors import UserError
 from medretrieval.protocol.ranking import Labels, Ranking
 from medretrieval.report import charts
-from medretrieval.report.compare import PLACES, Options, compare
+from medretrieval.report.compare import PLACES, Options, compare, resampling_of
 from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.report.views import Content, Group, RunView
@@ -155,11 +155,10 @@ def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
         return None, ["One run: there is nothing to compare it with here."]
     if len({run.report.fingerprint for run in members}) == 1:
         return None, ["The runs repeat each other: there is nothing to compare."]
-    manifest = members[0].manifest
-    how = manifest.evaluation
+    how = resampling_of(members)
     options = Options(
         score=None, baseline=None, pairs="all", resamples=how.resamples,
-        permutations=how.resamples, confidence=how.confidence, seed=manifest.seed,
+        permutations=how.resamples, confidence=how.confidence, seed=how.seed,
     )  # fmt: skip
     try:
         comparison = compare(members, options)
