@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medretrieval.config import leaves
-from medretrieval.evaluate.score_table import is_headline
+from medretrieval.evaluate.score_table import MAP_DEPTH, is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
@@ -88,6 +88,7 @@ def _interval(intervals: dict[str, ScoreInterval], name: str) -> str:
     return f"{intervals[name].low:.4f} .. {intervals[name].high:.4f}" if name in intervals else "-"
 
 
+MAP = f"map_at_{MAP_DEPTH}"  # which every index answers
 # What runs can differ in, and how their reports say it.
 AXES: dict[str, Callable[[RunReport], str]] = {
     "dataset": lambda r: r.dataset,
@@ -154,14 +155,14 @@ def _settings(report: RunReport) -> int:
 
 
 def sweep_table(reports: list[RunReport]) -> str:
-    """One line a run, best first: what differs between runs, objective, chance, map, seconds."""
+    """One line a run, best first: what differs between runs, objective, chance, mAP, seconds."""
     shown = differing(reports)
     rows = [
         [*(f(r) for f in shown.values()), r.objective.name, f"{r.objective.value:.4f}",
-         _number(r.chance, r.objective.name), _number(r.scores, "map"), f"{r.timings_s['total']:.1f}"]
+         _number(r.chance, r.objective.name), _number(r.scores, MAP), f"{r.timings_s['total']:.1f}"]
         for r in (reports[i] for i in best_first(reports))
     ]  # fmt: skip
-    lines = table([*shown, "score", "value", "chance", "map", "seconds"], rows)
+    lines = table([*shown, "score", "value", "chance", MAP, "seconds"], rows)
     if any(r.encoder.random_weights for r in reports):
         lines.append("* RANDOM WEIGHTS: says nothing about the model")
     return "\n".join(lines)
