@@ -129,9 +129,9 @@ def test_an_untouched_run_is_as_saved_and_comes_out_again(config, write_npz, cen
     )
     result = run(config(*ASK, *settings))
     assert verify(result.folder) == []
-    new, differing = again(result.folder)
-    assert new != result.folder
-    assert differing == []
+    new = again(result.folder)
+    assert new.folder != result.folder
+    assert (new.results, new.surroundings) == ([], [])
     assert run(config(*ASK, *settings)).skipped
 
 
@@ -263,8 +263,9 @@ def test_a_warm_run_of_a_clip_loads_no_torch(tmp_path, write_npz):
 def test_runs_with_and_without_centering_can_be_compared_and_other_queries_not(config, write_npz):
     write_npz(n=12)
     places = [run(config(*ASK, EACH, *more)).folder for more in ([], ["protocol.center=train"])]
-    options = options_of(VERB.parse([*map(str, places), "resamples=100", "permutations=100"]))
-    names = compare([load_run(folder, str(folder)) for folder in places], options).names
+    runs = [load_run(folder, str(folder)) for folder in places]
+    options = options_of(VERB.parse([*map(str, places), "resamples=100", "permutations=100"]), runs)
+    names = compare(runs, options).names
     assert len(set(names)) == 2
     other = run(config(*ASK)).folder
     with pytest.raises(UserError, match=r"protocol\.prompts is each"):
