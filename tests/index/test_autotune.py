@@ -253,6 +253,6 @@ def test_exact_search_has_nothing_to_tune_and_is_told_before_anything_is_embedde
     config, write_npz, monkeypatch
 ):
     write_npz(n=100)
-    monkeypatch.setattr("medretrieval.runner.embed", lambda *a: pytest.fail("embedded first"))
+    monkeypatch.setattr("medretrieval.runner.embed_sides", lambda *a: pytest.fail("embedded first"))
     with pytest.raises(UserError, match=r"index\.autotune=0\.9: index=flat has no search parameters"):
         run(config("dataset=breastmnist", "encoder=pixels", "index.autotune=0.9"))
