@@ -190,7 +190,7 @@ def test_what_needs_images_is_left_out_and_said(config, write_npz):
     notes = " ".join(result.report.notes)
     assert "No pixels baseline: raw pixels cannot answer sentences" in notes
     assert "only 2 sentences: intervals over so few" in notes
-    assert "Modality gap: the means" in notes
+    assert "Modality gap: the mean sentence and the mean image are" in notes
     assert "no independent queries" not in notes
     assert "no independent queries" in " ".join(run(config(*ASK, EACH)).report.notes)
     assert run(config("dataset=breastmnist", "encoder=pixels")).report.zero_shot is None
