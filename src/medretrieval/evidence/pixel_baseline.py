@@ -17,6 +17,7 @@ from medretrieval.embed.images import identify
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate
+from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.inputs import Inputs
@@ -65,7 +66,8 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
     identity = identify(encoder, cache)
     if identity == inputs.identity:
         return None
-    depth = task.max_depth if len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS else depth
+    whole = len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS
+    depth = task.max_depth if whole else min(task.max_depth, max(depth, MAP_DEPTH))
     parts = {
         "scoring_format": SCORING_FORMAT,
         "depth": depth,

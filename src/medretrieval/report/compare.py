@@ -14,11 +14,13 @@ from medretrieval.protocol.ranking import class_members
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.runs.folder import GROUP, ID, LABEL, N_RELEVANT, PER_QUERY
 from medretrieval.runs.report import ProtocolReport
-from medretrieval.runs.tables import differing
+from medretrieval.runs.tables import best_first, differing
 from medretrieval.track.find_runs import Run, config_of
 
 # Columns that runs must have in common, and what to call them in messages.
 IN_COMMON = {ID: "query ids", LABEL: "labels", N_RELEVANT: "counts of relevant images"}
+# How intervals are made where runs made theirs in different ways.
+USUAL = Resampling(resamples=10_000, confidence=0.95, seed=0)
 PLACES = ("paths.", "tracking.", "force", "dataset.root")
 
 
@@ -55,6 +57,20 @@ class Options:
         return Resampling(self.resamples, self.confidence, self.seed)
 
 
+def resampling_of(runs: Sequence[Run]) -> Resampling:
+    """How the runs made their own intervals, which a comparison repeats; the usual where they differ."""
+    how = [
+        Resampling(r.manifest.evaluation.resamples, r.manifest.evaluation.confidence, r.manifest.seed)
+        for r in runs
+    ]
+    agreed = {
+        field.name: values.pop()
+        for field in fields(Resampling)
+        if len(values := {getattr(one, field.name) for one in how}) == 1
+    }
+    return replace(USUAL, **agreed)
+
+
 def compare(runs: list[Run], options: Options) -> Comparison:
     """Test the differences between runs over the same queries.
 
@@ -70,7 +86,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
     drawn = bootstrap(values, options.resampling, groups, members)
-    order = np.argsort(-drawn.means, kind="stable")
+    order = best_first([run.report for run in runs], [float(mean) for mean in drawn.means])
     runs, values = [runs[i] for i in order], values[:, order]
     names = _names(runs)
     reference = _baseline(options.baseline, names)
@@ -85,11 +101,11 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     adjusted = holm(p)
     alike = not_different(adjusted, options.alpha)
     pairs = [
-        Pair(a, b, *drawn.difference(int(order[a]), int(order[b])), raw, corrected, same)
+        Pair(a, b, *drawn.difference(order[a], order[b]), raw, corrected, same)
         for (a, b), raw, corrected, same in zip(tested, p, adjusted, alike, strict=True)
     ]
     corrected_for, pairs = len(pairs), pairs if options.pairs == "all" else pairs[:shown]
-    rows = [(float(drawn.means[i]), *drawn.interval(int(i))) for i in order]
+    rows = [(float(drawn.means[i]), *drawn.interval(i)) for i in order]
     units = "queries" if groups is None else f"whole groups of queries ({len(np.unique(groups))} groups)"
     without = int(np.isnan(values[:, 0]).sum())
     comparison = Comparison(
@@ -145,14 +161,17 @@ def _listed(sources: list[str]) -> str:
 def _matched(
     runs: list[Run], score: str
 ) -> tuple[list[Run], NDArray[np.float64], NDArray[Any], NDArray[np.str_] | None]:
-    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries ordered by id."""
+    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries as in the first."""
     from pyarrow import parquet
 
     column, first = score.removeprefix("macro_"), None
     kept: dict[tuple[str, bytes], tuple[Run, NDArray[np.float64]]] = {}
     for run in runs:
-        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column]).sort_by(ID)
-        first = first if first is not None else found
+        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column])
+        if first is None:
+            first = found
+        elif not found[ID].equals(first[ID]):
+            found = _in_order_of(first[ID], found)
         for name, what in IN_COMMON.items():
             if not found[name].equals(first[name]):
                 raise UserError(
@@ -172,15 +191,21 @@ def _matched(
     return list(kept_runs), np.stack(columns, axis=1), _label_array(first[LABEL]), _groups(kept_runs[0])
 
 
+def _in_order_of(ids: Any, table: Any) -> Any:
+    """The rows of a table in the order of other ids; as they are where the ids are not the same."""
+    rows = {query: row for row, query in enumerate(table[ID].to_pylist())}
+    wanted = ids.to_pylist()
+    return table.take([rows[query] for query in wanted]) if rows.keys() == set(wanted) else table
+
+
 def _groups(run: Run) -> NDArray[np.str_] | None:
-    """The queries' groups in the order of their ids, None where they are not known."""
+    """The queries' groups in the order of its file, None where they are not known."""
     from pyarrow import parquet
 
     path = run.folder / PER_QUERY
     if GROUP not in parquet.read_schema(path).names:
         return None
-    table = parquet.read_table(path, columns=[ID, GROUP]).sort_by(ID)
-    return np.array(table[GROUP].to_pylist())
+    return np.array(parquet.read_table(path, columns=[GROUP])[GROUP].to_pylist())
 
 
 def _label_array(column: Any) -> NDArray[Any]:
