@@ -15,7 +15,7 @@ setup: $(STAMP) ## make .venv with everything in it (done by the others when nee
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo 'medretrieval wants Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
+	  { echo 'medretrieval needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
@@ -26,7 +26,7 @@ run: $(STAMP) ## one run on the embedded phantoms: embed, index, evaluate, track
 sweep: $(STAMP) ## 12 runs: 2 encoders x 3 index types x 2 metrics
 	$(BIN)/medretrieval --multirun encoder=efficientnet_lite0,pixels index=flat,ivf,hnsw metric=cosine,l2 $(ARGS)
 
-reproduce: $(STAMP) ## CLIP ViT-B/32 on PneumoniaMNIST, the system to reproduce (wants the hub once)
+reproduce: $(STAMP) ## CLIP ViT-B/32 on PneumoniaMNIST, the system to reproduce (needs the hub once)
 	$(BIN)/medretrieval experiments=clip_pneumonia $(ARGS)
 
 compare: $(STAMP) ## compare runs, a sweep or an experiment: RUNS="<run> <run> ..."
@@ -38,10 +38,10 @@ report: $(STAMP) ## one HTML file to send: SWEEP=<id>, or RUNS="<run> <run> ..."
 verify: $(STAMP) ## recompute the scores and the ranking of RUN=<folder or MLflow id>
 	$(BIN)/medretrieval verify run="$(RUN)" $(ARGS)
 
-again: $(STAMP) ## do RUN=<folder or MLflow id> again and say what differs
+again: $(STAMP) ## repeat RUN=<folder or MLflow id> and say what differs
 	$(BIN)/medretrieval again run="$(RUN)" $(ARGS)
 
-query: $(STAMP) ## ask RUN=<folder, id or sweep> what is like IMAGE=<file or folder> or fits TEXT="..."
+query: $(STAMP) ## search RUN=<folder, id or sweep> with IMAGE=<file or folder> or TEXT="..."
 	@$(BIN)/medretrieval query run="$(RUN)" $(if $(IMAGE),image="$(IMAGE)") $(if $(TEXT),text="$(TEXT)") $(ARGS)
 
 ui: $(STAMP) ## the MLflow UI on what has been run
@@ -55,14 +55,15 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## mend what ruff can mend
+format: $(STAMP) ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Pages that are made from the code are made first, a line each: $(BIN)/python -m <module>
+# Pages that are made from the code are made first, a line each.
 docs: $(STAMP) ## build the site of docs/ into build/site, with the API
 	$(BIN)/python -m medretrieval.evaluate.score_docs docs/scores.md README.md
 	$(BIN)/python -m medretrieval.runs.format_page docs/results-format.md
+	$(BIN)/python docs/verb_tables.py docs/verbs.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## time the stages side by side

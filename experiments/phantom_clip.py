@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from medretrieval.datasets.phantom import ChestPhantom
+from medretrieval.files import put_in_place
 
 CONTEXT = 32
 MODEL = {
@@ -155,13 +156,11 @@ def augmented(images: NDArray[np.uint8], rng: np.random.Generator) -> torch.Tens
 def write(model: CLIP, folder: Path) -> None:
     """Write the weights and open_clip's settings, each put in place whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{WEIGHTS}"
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside)
-    aside.replace(folder / WEIGHTS)
+    with put_in_place(folder / WEIGHTS) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside)
     settings: dict[str, Any] = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
-    aside = folder / f".{SETTINGS}"
-    aside.write_text(json.dumps(settings, indent=2) + "\n")
-    aside.replace(folder / SETTINGS)
+    with put_in_place(folder / SETTINGS) as aside:
+        aside.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from medretrieval import compose
+from medretrieval import cli, compose, run
 from medretrieval.cache.store import Cache
 from medretrieval.cli import VERBS
 
@@ -21,6 +21,9 @@ DATA_FOLDERS = [
     *(Path(value) for value in [os.environ.get("MEDRETRIEVAL_DATA")] if value),
     REPOSITORY.parent / "shared" / "data",
 ]
+SMALL_RUN = (
+    "dataset=breastmnist", "encoder=random", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100",
+)  # fmt: skip
 NO_PICTURES = "figures.enabled=false"  # where a test does not look at them; a later override wins
 
 
@@ -85,10 +88,47 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
+def small_run(config: Callable[..., DictConfig], write_npz: Callable[..., Path]) -> Path:
+    """The folder of a finished run of SMALL_RUN over 20 images a split."""
+    write_npz(n=20)
+    return run(config(*SMALL_RUN)).folder
+
+
+@pytest.fixture
+def say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`medretrieval ...` in tmp_path, in this process: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def said(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medretrieval", *map(str, arguments)])
+        capsys.readouterr()
+        code = cli.main()
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return said
+
+
+@pytest.fixture
+def refused(say: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """The one line that `medretrieval ...` answers a mistake with."""
+
+    def line(*arguments: object) -> str:
+        code, out, err = say(*arguments)
+        assert (code, out) == (1, "")
+        (only,) = err.splitlines()
+        return only.removeprefix("medretrieval: ")
+
+    return line
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in tmp_path, as a user would."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         if arguments[0] not in (*VERBS, "--help") and not any(a.startswith("figures.") for a in arguments):
             arguments = (*arguments, NO_PICTURES)
         return subprocess.run(
@@ -96,7 +136,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
-    return run
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +147,14 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path.read_bytes()
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database: bytes) -> str:
+    """The URI of an MLflow store that is a test's own, and empty."""
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_database)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(scope="session")

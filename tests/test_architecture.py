@@ -10,13 +10,13 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "medretrieval"
 # From the ground up: a room imports from itself and from what stands before it.
 LAYERS = (
-    "errors", "vectors", "config", "instantiate", "images", "datasets", "encoders", "cache", "protocol",
-    "embed", "index", "evaluate", "evidence", "explain", "runs", "track", "query", "figures", "report",
-    "load", "runner", "sweep", "verify", "commands", "cli", "__main__",
+    "errors", "files", "vectors", "config", "instantiate", "images", "datasets", "encoders", "cache",
+    "protocol", "embed", "index", "evaluate", "evidence", "explain", "runs", "track", "query", "figures",
+    "report", "load", "runner", "sweep", "verify", "commands", "cli", "__main__",
 )  # fmt: skip
 MOST_FILES = 12  # modules a folder
 MOST_LINES = 60  # of a function
-MOST_PARAMETERS = 10
+MOST_PARAMETERS = 6
 
 
 def modules():

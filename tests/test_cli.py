@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
+from tests.mlflow_store import all_runs
 
 from medretrieval import cli
 from medretrieval.config import root
@@ -75,8 +75,8 @@ def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz,
         (["index.nlist=many"], "index.nlist: Value 'many' of type 'str' could not be converted to Integer"),
         (["encoder=timm"], "encoder.model: a value is needed; give it as encoder.model=<value>"),
         (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),
-        (["compair"], "compair: no such verb, and no key=value; did you mean compare? choose from: again,"),
-        (["log"], "log: run= is missing; medretrieval log <folder> ... [key=value ...] (--help says more)"),
+        (["compair"], "compair: neither a verb nor key=value; did you mean compare? choose from: again,"),
+        (["log"], "log: run= is missing; medretrieval log <folder> ... [key=value ...] (see --help)"),
         (["log", "nowhere"], "log: run=nowhere: no such folder, and no sweep in outputs/sweeps"),
     ],
 )
@@ -123,7 +123,7 @@ def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "medretrieval: interrupted; start it again" in said
+    assert "medretrieval: interrupted; run the same command again" in said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("cache/embeddings/**/*.partial-*"))
     assert not list(tmp_path.glob("outputs/**/scores.json"))
@@ -147,8 +147,7 @@ def test_four_parallel_jobs_on_a_new_database_all_finish(command, write_npz, tmp
         OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    _, runs = all_runs(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     assert [r.info.status for r in runs] == ["FINISHED"] * 5
     assert sum("encoder" in r.data.tags for r in runs) == 4  # and one of the sweep itself
     assert len({r.data.tags["sweep"] for r in runs}) == 1
@@ -162,8 +161,7 @@ def test_a_sweep_shows_quality_against_cost_and_logs_it(command, write_npz, tmp_
     assert done.returncode == 0, done.stderr
     picture = Path(done.stdout.rsplit("picture: ", 1)[1].splitlines()[0])
     assert Image.open(tmp_path / picture).size[0] > 1000
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    client, runs = all_runs(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     (sweep,) = [r for r in runs if r.info.run_name.startswith("sweep ")]
     assert len(runs) == 5
     assert {r.data.tags["sweep"] for r in runs} == {sweep.data.tags["sweep"]}
@@ -202,7 +200,7 @@ def test_a_run_can_be_logged_later(command, write_npz, tmp_path):
     write_npz()
     done = command(*RUN, "tracking.uri=http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert "MLflow at http://127.0.0.1:9 is away" in done.stderr
+    assert "MLflow at http://127.0.0.1:9 cannot be reached" in done.stderr
     later = command("log", "outputs/runs", f"uri=sqlite:///{tmp_path / 'm.db'}")
     assert later.stdout.strip() == "1 runs logged", later.stderr
 
@@ -249,5 +247,5 @@ def test_a_file_that_is_no_yaml_is_named_with_its_line(command, tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text("templates:\n  - {}.\nclasses: {}\n")
     line = one_line(command("--config-dir", str(tmp_path / "mine"), "prompts=words", *UNTRACKED))
-    assert "words.yaml, line 2: no YAML (" in line
-    assert "into quotes" in line
+    assert "words.yaml, line 2: not valid YAML (" in line
+    assert "in quotes" in line

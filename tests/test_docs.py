@@ -1,3 +1,4 @@
+import importlib
 import re
 import shlex
 import subprocess
@@ -8,11 +9,12 @@ from importlib.resources import files
 import pytest
 import yaml
 from tests.pages import REPOSITORY, Page, overrides, words
+from tests.test_architecture import LAYERS
 
 from medretrieval.cli import VERBS
 from medretrieval.config import check, compose
+from medretrieval.evaluate.score_docs import with_tables
 
-GENERATED = {"docs/results-format.md"}  # made by `make docs`; may not be there
 DOCS = [Page(path) for path in sorted((REPOSITORY / "docs").glob("*.md"))]
 EXPERIMENTS = [Page(path) for path in sorted((REPOSITORY / "experiments").glob("*.md"))]
 TOP = [Page(REPOSITORY / name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -55,12 +57,9 @@ def test_every_link_leads_somewhere(name):
     for target in page.links:
         path, _, fragment = target.partition("#")
         file = (page.path.parent / path).resolve() if path else page.path
-        place = file.relative_to(REPOSITORY).as_posix()
-        if place in GENERATED and not file.exists():
-            continue
         assert file.exists(), f"{name}: {target}"
         if fragment:
-            assert fragment in PAGES[place].anchors, f"{name}: {target}"
+            assert fragment in PAGES[file.relative_to(REPOSITORY).as_posix()].anchors, f"{name}: {target}"
 
 
 def test_links_and_anchors_are_seen_as_readers_see_them(tmp_path, monkeypatch):
@@ -86,7 +85,9 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round():
     beside = [page.name for page in [*TOP, *EXPERIMENTS] if page.name != "README.md"]
     there = {page.name.removeprefix("docs/") for page in DOCS} | set(beside)
     assert len(named) == len(set(named))
-    assert set(named) == there | {name.removeprefix("docs/") for name in GENERATED}
+    assert set(named) == there
+    linked = {target.partition("#")[0].removeprefix("../") for target in PAGES["docs/index.md"].links}
+    assert linked == there - {"index.md"}
 
 
 def test_the_components_of_the_page_run(command, tmp_path):
@@ -97,11 +98,38 @@ def test_the_components_of_the_page_run(command, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     own = [shlex.split(line)[1:] for line in page.commands if OWN in line]
-    assert len(own) == 4
+    assert len(own) == 5
     together = {w.split("=")[0]: w for line in own for w in line if "=" in w and "pixels" not in w}
-    done = command("--config-dir", "my_conf", *together.values(), "tracking=none")
+    done = command("--config-dir", "my_conf", *together.values())
     assert done.returncode == 0, done.stderr
     assert "stripes · histogram · ivf_sq8" in done.stdout
+    assert "precision_at_5 " in (tmp_path / "diary.txt").read_text()
+
+
+def test_the_options_of_verbs_are_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    tables = importlib.import_module("verb_tables")
+    text = PAGES["docs/verbs.md"].text
+    assert with_tables(text, tables.TABLES) == text, "python docs/verb_tables.py docs/verbs.md"
+    for name in VERBS:
+        assert name in PAGES["docs/verbs.md"].anchors
+
+
+def test_the_page_of_the_architecture_names_every_module_and_layer():
+    text = PAGES["docs/architecture.md"].text
+    package = REPOSITORY / "src" / "medretrieval"
+    rows = {
+        folder: line
+        for line in text.splitlines()
+        for folder in re.findall(r"`(\w+/|\w+\.py)`", line.partition("|")[2].partition("|")[0])
+    }
+    for path in package.rglob("*.py"):
+        if path.parent == package and not path.stem.startswith("__"):
+            assert path.name in rows
+        elif path.parent != package and path.stem != "__init__":
+            assert f"`{path.stem}`" in rows[f"{path.parent.name}/"], path
+    (layers,) = [block for _, block in PAGES["docs/architecture.md"].blocks if block.startswith("errors")]
+    assert re.findall(r"\w+", layers) == [name for name in LAYERS if name != "__main__"]
 
 
 def test_the_lines_of_python_on_the_scores_page_run():
@@ -126,9 +154,6 @@ def test_readers_of_the_package_are_told_that_it_is_typed():
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    for name in GENERATED:
-        if not (REPOSITORY / name).exists():
-            pytest.skip(f"{name} is made by `make docs`")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=300,

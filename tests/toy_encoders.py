@@ -75,14 +75,6 @@ class Interrupted(Brightness):
         return super().encode(images)
 
 
-# open_clip's own models are of 100 MB and more; this one has its format and 20,000 parameters.
-TINY_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 1, "layers": 1},
-}
-
-
 class Neighborly(Brightness):
     """Vectors that depend, in their last bits, on the batch an image is in, as those of some runtimes do.
 

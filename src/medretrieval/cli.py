@@ -15,15 +15,15 @@ from medretrieval.errors import UserError, choices
 log = logging.getLogger(__name__)
 
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "tracking")
-# What the surroundings, not the program, are to blame for.
+# Errors whose cause is the machine, not the program.
 SURROUNDINGS = {
     errno.ENOSPC: "free some space or move it",
     errno.EDQUOT: "free some space or move it",
     errno.EACCES: "choose a folder of your own",
     errno.EPERM: "choose a folder of your own",
     errno.EROFS: "choose a folder of your own",
-    errno.ENOTDIR: "there is a file where a folder is wanted",
-    errno.EEXIST: "there is a file where a folder is wanted",
+    errno.ENOTDIR: "there is a file where a folder is needed",
+    errno.EEXIST: "there is a file where a folder is needed",
 }
 
 HELP = """medretrieval: which encoder, index and distance retrieve the right medical images?
@@ -35,13 +35,13 @@ A run (Hydra):
   medretrieval --cfg job                       the configuration, without running
   medretrieval --hydra-help                    Hydra's own options
 
-Verbs (medretrieval <verb> --help says more of each):
+Verbs (medretrieval <verb> --help explains each):
 {verbs}
 
 Choices:
 {choices}
 
-Keys worth knowing:
+Useful keys:
   evaluation.ks=[1,5,10]     index.nlist= index.nprobe= index.ef_search=
   encoder.checkpoint=<path>  device=auto  threads=  seed=0  force=true
   paths.data= (MEDRETRIEVAL_DATA)  paths.cache= (MEDRETRIEVAL_CACHE)  paths.outputs=
@@ -62,7 +62,7 @@ def main() -> int:
             return _verb(arguments[0], arguments[1:])
         if arguments and not arguments[0].startswith(("-", "+", "~")) and "=" not in arguments[0]:
             hint = suggestion(arguments[0], list(VERBS))
-            raise UserError(f"{arguments[0]}: no such verb, and no key=value; {hint}{choices(list(VERBS))}")
+            raise UserError(f"{arguments[0]}: neither a verb nor key=value; {hint}{choices(list(VERBS))}")
         return _hydra(arguments)
     except UserError as error:
         if not error.reported:
@@ -72,7 +72,10 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("medretrieval: interrupted; start it again to go on from what is in the cache", file=sys.stderr)
+        print(
+            "medretrieval: interrupted; run the same command again to continue from the cache",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -140,7 +143,7 @@ def _task(cfg: Any) -> float:
         line = explain(error)
         (folder / run_folder.FAILED).write_text(f"{line or repr(error)}\n")
         if line is None:
-            log.exception("medretrieval: a bug, please report it with the lines above")
+            log.exception("medretrieval: this is a bug; please report it with the lines above")
             raise
         if not line.reported:
             log.error("medretrieval: %s", line)
@@ -189,7 +192,9 @@ def _explain_config(error: BaseException) -> UserError | None:
     if (broken := next((e for e in chain if isinstance(e, MarkedYAMLError)), None)) is not None:
         mark = broken.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
-        return UserError(f"{where}: no YAML ({broken.problem}); put text with {{}}, : or # in it into quotes")
+        return UserError(
+            f"{where}: not valid YAML ({broken.problem}); put text that contains {{}}, : or # in quotes"
+        )
     config = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
     if config is not None:
         return UserError(_explain_key(config))

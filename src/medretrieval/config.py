@@ -312,14 +312,14 @@ def check(cfg: DictConfig) -> Config:
 
 
 def _check_words(settings: Config) -> None:
-    """What goes with queries in words, and what does not."""
+    """What goes with sentences as queries, and what does not."""
     protocol, index = settings.protocol, settings.index
     if protocol.prompts is None:
-        settings.prompts = None  # no part of a run that asks in images
+        settings.prompts = None  # no part of a run whose queries are images
         if protocol.query is None:
             raise UserError(
-                f"protocol.query=null: protocol={protocol.name} asks in images; give a split, or use "
-                "protocol=text_to_image"
+                f"protocol.query=null: the queries of protocol={protocol.name} are images; give a split, or "
+                "use protocol=text_to_image"
             )
         if protocol.center is not None:
             raise UserError(
@@ -329,18 +329,18 @@ def _check_words(settings: Config) -> None:
         return
     if protocol.query is not None:
         raise UserError(
-            f"protocol.query={protocol.query} and protocol.prompts={protocol.prompts}: images ask or "
-            "sentences do; set one of the two to null"
+            f"protocol.query={protocol.query} and protocol.prompts={protocol.prompts}: the queries are "
+            "images or sentences, not both; set one of the two to null"
         )
     for key, wanted in (("exclude_self", True), ("exclude_same_group", False)):
         if getattr(protocol, key) != wanted:
             raise UserError(
-                f"protocol.{key}={str(not wanted).lower()}: a sentence is no image and has no patient, so it "
-                f"changes nothing where sentences ask; set it to {str(wanted).lower()}"
+                f"protocol.{key}={str(not wanted).lower()}: has no effect where the queries are sentences; "
+                f"set it to {str(wanted).lower()}"
             )
     if protocol.center is not None and protocol.center.value == protocol.gallery.value:
         raise UserError(
-            f"protocol.center={protocol.center}: the means would be those of the images that are searched "
+            f"protocol.center={protocol.center}: the mean would be that of the searched images "
             f"(protocol.gallery={protocol.gallery}); search another split, or set it to null"
         )
     if index.autotune is not None:

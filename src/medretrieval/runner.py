@@ -43,9 +43,8 @@ from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
-from medretrieval.track.run_description import dataset_inputs, describe_run
+from medretrieval.track.run_description import dataset_inputs, describe_run, write_tracking
 from medretrieval.track.tracker import recorded, tracker_from_config
-from medretrieval.track.tracking_file import write_tracking
 
 log = logging.getLogger(__name__)
 

@@ -69,7 +69,7 @@ def reports_of(folder: Path) -> tuple[list[RunReport], list[str]]:
             if (earlier / run_folder.SCORES).exists():
                 reports.append(read_report(earlier))
             else:
-                failures.append(f"skipped: {job.name}: {earlier} had its results and is gone")
+                failures.append(f"skipped: {job.name}: its results were in {earlier}, which is gone")
         else:
             reason = (
                 (job / run_folder.FAILED).read_text()

@@ -28,8 +28,8 @@ def folder(tmp_path):
 @pytest.fixture
 def hashed(monkeypatch):
     """The names of the files that are hashed from now on."""
-    names, real = [], entry._sha256
-    monkeypatch.setattr(entry, "_sha256", lambda path: names.append(path.name) or real(path))
+    names, real = [], entry.file_sha256
+    monkeypatch.setattr(entry, "file_sha256", lambda path: names.append(path.name) or real(path))
     return names
 
 
@@ -145,7 +145,7 @@ def test_everything_is_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypat
 
 def test_new_folders_are_on_the_disk_too(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr(entry, "_flush", flushed.append)
+    monkeypatch.setattr(entry, "flush", flushed.append)
     entry.make_folder(tmp_path / "a" / "b" / "c")
     assert (tmp_path / "a" / "b" / "c").is_dir()
     assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]

@@ -38,7 +38,7 @@ def make(cache, name, size=1000, used=None):
 
 def unfinished(cache, monkeypatch, n=40):
     """The folder of the shards of a split whose embedding was interrupted."""
-    monkeypatch.setattr(shards, "SHARD_IMAGES", 8)
+    monkeypatch.setattr(shards, "MIN_SHARD_IMAGES", 8)
     encoder = Interrupted(at=5)
     split = Split("train", numbered(range(n)), np.zeros(n, np.int64))
     with pytest.raises(KeyboardInterrupt):
@@ -82,8 +82,8 @@ def test_the_command_has_the_verb(command, tmp_path):
         (["list", "--all"], "cache: --all: no such key; choose from: --json, --keep-gb, action, paths.cache"),
         (["verify", "x"], "cache: action=x: action= is given twice"),
         (["path", "cache=/tmp"], "cache: cache=/tmp: no such key; did you mean paths.cache? choose from:"),
-        (["list", "--keep-gb", "3"], "cache: --keep-gb: says what `prune` leaves"),
-        (["prune"], "cache: prune wants --keep-gb N"),
+        (["list", "--keep-gb", "3"], "cache: --keep-gb: only for prune"),
+        (["prune"], "cache: prune needs --keep-gb N"),
         (["prune", "--keep-gb"], "cache: --keep-gb=: give a value"),
         (["prune", "--keep", "3"], "cache: --keep: no such key; did you mean --keep-gb?"),
         (["prune", "--keep-gb", "3", "4"], "cache: action=4: action= is given twice"),
@@ -181,7 +181,7 @@ def test_a_damaged_file_is_named_although_its_size_and_time_are_as_they_were(cac
     code, text = said(capsys, "verify")
     assert code == 1
     assert text.splitlines()[0].startswith(f"{path.parent}: ")
-    assert text.splitlines()[0].endswith("is damaged; a run that wants it makes it again")
+    assert text.splitlines()[0].endswith("is damaged; the next run that needs it makes it again")
     assert text.splitlines()[1] == f"1 entry whole, 1 damaged, in {cache.root}"
 
 
@@ -198,8 +198,8 @@ def test_verifying_hashes_what_this_process_has_hashed_before(cache, capsys, mon
     for path in folder.iterdir():
         os.utime(path, (100, 100))
     entry.read(folder)
-    hashed, real = [], entry._sha256
-    monkeypatch.setattr(entry, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    hashed, real = [], entry.file_sha256
+    monkeypatch.setattr(entry, "file_sha256", lambda path: hashed.append(path.name) or real(path))
     entry.read(folder)
     assert hashed == []
     said(capsys, "verify")
@@ -275,7 +275,7 @@ def test_what_another_process_makes_stays_with_all_that_belongs_to_it(cache, cap
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
         text = said(capsys, "prune", "--keep-gb", "0")[1]
-        assert "1 entry stayed: another process is making them" in text
+        assert "1 entry kept: another process is making them" in text
         assert folder.exists()
         assert partial.exists()
         assert Path(f"{place}.lock").exists()

@@ -1,9 +1,9 @@
 """The verb `query` on finished runs: what it answers, what it says of strangers, what it refuses."""
 
+import functools
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import cdist
 from tests.conftest import painted
+from tests.tiny_models import TINY_READER, add_clip
 
-from medretrieval import cli, compose, run
+from medretrieval import compose, run
 from medretrieval.cache.store import Cache
 from medretrieval.commands.cache import VERB as CACHE
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.images.fit import Fit, as_in_dataset
-from medretrieval.index.exact_search import pair_distances
+from medretrieval.index.distance import pair_distances
 from medretrieval.query.novelty import KIND, SAMPLE, judging_metric, novelty, own_nearest
 from medretrieval.verify import verify
 
@@ -34,18 +35,15 @@ IP = MetricConfig("ip", FaissMetric.inner_product, False)
 
 
 @pytest.fixture
-def ask(monkeypatch, capsys, tmp_path):
+def ask(say):
     """`medretrieval query ...` in tmp_path: exit code, what it printed, what it said beside."""
-    monkeypatch.chdir(tmp_path)
+    return functools.partial(say, "query")
 
-    def asked(*words):
-        monkeypatch.setattr(sys, "argv", ["medretrieval", "query", *map(str, words)])
-        capsys.readouterr()
-        code = cli.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
 
-    return asked
+@pytest.fixture
+def refused(refused):
+    """The one line that `medretrieval query ...` answers a mistake with."""
+    return functools.partial(refused, "query")
 
 
 @pytest.fixture
@@ -56,17 +54,6 @@ def answer(ask):
         return json.loads(out)
 
     return answered
-
-
-@pytest.fixture
-def refused(ask):
-    def line(*words):
-        code, out, err = ask(*words)
-        assert (code, out) == (1, "")
-        (only,) = err.splitlines()
-        return only.removeprefix("medretrieval: ")
-
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +161,9 @@ def test_a_picture_of_another_is_never_written_over(done, split, ask, refused, t
     theirs = png(tmp_path / "query_a.png", split[0]).read_bytes()
     _, out, err = ask(done, "image=a.png")
     assert "picture: query_a_2.png" in out
-    assert "query_a.png: is there already" in err
+    assert "query_a.png: exists already" in err
     assert "picture: query_a_2.png" in ask(done, "image=a.png")[1]  # its own is written over
-    assert "no picture of medretrieval query" in refused(done, "image=a.png", "out=query_a.png")
+    assert "was not written by medretrieval query" in refused(done, "image=a.png", "out=query_a.png")
     assert (tmp_path / "query_a.png").read_bytes() == theirs
     assert answer_paths(tmp_path) == ["a.png", "query_a.png", "query_a_2.png"]
 
@@ -310,17 +297,14 @@ def test_an_mlflow_run_is_asked_by_its_id(config, write_npz, split, answer, refu
     words = (f"run={run_id}", f"tracking.uri={uri}", f"image={png(tmp_path / 'a.png', split[0])}")
     assert answer(*words)["run"] == str(folder)
     shutil.rmtree(folder)
-    assert "folder is not on this machine" in refused(*words)
+    assert "is not on this machine" in refused(*words)
 
 
 def test_sentences_are_asked_of_an_open_clip_run(
     config, write_npz, split, answer, ask, refused, monkeypatch, tmp_path
 ):
     write_npz(n=20)
-    import open_clip.factory
-    from tests.encoders.test_text_tower import TINY
-
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    add_clip(monkeypatch, config=TINY_READER)
     tiny = ("encoder=open_clip", "encoder.model=tiny", "metric=cosine", "encoder.runtime=torch")
     folder = run(config(*ALONE, *tiny)).folder
     found = answer(folder, "text=a chest X-ray", "text=lungs")
@@ -337,8 +321,8 @@ def test_sentences_are_asked_of_an_open_clip_run(
 REFUSED = [
     (["k=1"], "query: run= is missing; medretrieval query run=<run> image=<picture>"),
     (["run=nowhere", "image=a.png"], "nowhere: no folder, no sweep in outputs/sweeps"),
-    (["run={done}"], "query: something to ask is missing"),
-    (["run={done}", "image=a.png", "text=x"], "query: image= and text= are two questions"),
+    (["run={done}"], "query: no query; give"),
+    (["run={done}", "image=a.png", "text=x"], "query: image= and text= cannot be combined"),
     (["run={done}", "{done}", "image=a.png"], "query: run={done}: run= is given twice"),
     (["run={done}", "image=gone.png"], "image=gone.png: there is no such file"),
     (["run={done}", "image=note.txt"], "image=note.txt: not a picture; give PNG"),
@@ -355,11 +339,14 @@ REFUSED = [
     (["run={done}", "image=a.png", "metric=ip"], "query: metric=ip: no such key"),
     (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key; did you mean --json?"),
     (["run={done}", "image=a.png", "fit=x"], "query: fit=x: choose from: crop, pad, stretch"),
-    (["run={done}", "text=x", "fit=pad"], "query: fit=pad: says how pictures become squares"),
+    (["run={done}", "text=x", "fit=pad"], "query: fit=pad: only for image=, not for text="),
     (["run={done}", "text=a lung"], "encoder=pixels: has no text tower; encoders that have one:"),
     (["run={done}", "image=a.png", "out=a.jpg"], "query: out=a.jpg: give a name that ends in .png"),
     (["run={done}", "image=a.png", "out=x/a.png"], "query: out=x/a.png: there is no folder x"),
-    (["run={done}", "image=a.png", "out=a.png"], "out=a.png: is there already and no picture of"),
+    (
+        ["run={done}", "image=a.png", "out=a.png"],
+        "out=a.png: exists already and was not written by",
+    ),
     (["run={done}", "image=a.png", "encoder.side=14"], "encoder=pixels: its side is 14, was 28;"),
     (["run={done}", "image=a.png", "encoder.sides=1"], "encoder.sides: "),
     (["run={done}", "image="], "query: image=: give a value"),
@@ -406,7 +393,7 @@ def test_a_device_given_later_reaches_the_encoder(config, write_npz, refused, sp
     timm = ("encoder=timm", "encoder.model=resnet10t", "encoder.pretrained=null", "encoder.runtime=torch")
     folder = run(config(*ALONE, *timm, "evaluation.baseline=none", "audit.enabled=false")).folder
     png(tmp_path / "a.png", split[0])
-    assert "device=nonsense: not to be had here" in refused(folder, "image=a.png", "device=nonsense")
+    assert "device=nonsense: not available here" in refused(folder, "image=a.png", "device=nonsense")
 
 
 def vectors(n, d=8, seed=0):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
+from tests.files import raise_score
 
-from medretrieval import cli, compose, run
+from medretrieval import compose, run
 from medretrieval.cli import VERBS
 from medretrieval.commands import compare, query, words
 from medretrieval.commands.words import ANY_KEY, IN_CONFIG, JSON, OUTPUTS, URI, Option, Verb
@@ -37,34 +38,6 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def say(monkeypatch, capsys, tmp_path):
-    """`medretrieval ...` in tmp_path: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def said(*arguments):
-        monkeypatch.setattr(sys, "argv", ["medretrieval", *map(str, arguments)])
-        capsys.readouterr()
-        code = cli.main()
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return said
-
-
-@pytest.fixture
-def refused(say):
-    """The one line that a mistake is answered with."""
-
-    def line(*arguments):
-        code, out, err = say(*arguments)
-        assert (code, out) == (1, "")
-        (only,) = err.splitlines()
-        return only.removeprefix("medretrieval: ")
-
-    return line
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """A sweep `s1` of two runs that could not be logged to MLflow."""
@@ -78,12 +51,6 @@ def outputs(tmp_path_factory):
         run(cfg, folder, "s1")
     (folder.parent / "multirun.yaml").write_text("")
     return place / "outputs"
-
-
-@pytest.fixture
-def store(tmp_path, empty_database):
-    (tmp_path / "mlflow.db").write_bytes(empty_database)
-    return f"uri=sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 def words_of(name, runs):
@@ -220,7 +187,7 @@ def test_a_value_of_another_type_or_choice_is_refused(refused, name):
 def test_what_is_missing_is_named_with_the_usage(refused, name):
     first = next(option for option in TABLES[name].options if option.needed)
     assert refused(name) == (
-        f"{name}: {first.key} is missing; medretrieval {name} {TABLES[name].usage[0]} (--help says more)"
+        f"{name}: {first.key} is missing; medretrieval {name} {TABLES[name].usage[0]} (see --help)"
     )
 
 
@@ -242,7 +209,7 @@ def test_a_long_word_of_many_lines_is_refused_in_one(refused):
 
 
 def test_a_key_of_an_earlier_version_is_refused_with_its_name_now(refused, outputs):
-    assert refused("report", "s1", "log=false") == "report: log=false: log= is called track= now"
+    assert refused("report", "s1", "log=false") == "report: log=false: log= is now called track="
     done = outputs / "sweeps" / "s1" / "0"
     assert "report.queries is now figures.queries" in refused("again", done, "report.queries=3")
 
@@ -280,7 +247,7 @@ def test_two_names_of_one_thing_have_one_value(name):
             found = verb.parse([*needed, *given_words])
             assert str(getattr(found, own)) == "a/b"
             assert found.overrides == (f"{key}=a/b",)
-        with pytest.raises(UserError, match=f"{own}=a and {key}=b: two names of one thing"):
+        with pytest.raises(UserError, match=f"{own}=a and {key}=b: two names for the same setting"):
             verb.parse([*needed, f"{own}=a", f"{key}=b"])
     assert verb.parse(needed).overrides == ()
 
@@ -336,10 +303,10 @@ def test_the_store_is_the_one_that_is_given_else_that_of_the_environment_else_th
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_json_is_all_of_stdout(say, outputs, store, tmp_path, name):
+def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
     shutil.copytree(outputs, tmp_path / "outputs", symlinks=True)
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "a.png")
-    extra = [] if name == "cache" else [store]
+    extra = [] if name == "cache" else [f"uri={database}"]
     code, out, err = say(*words_of(name, tmp_path / "outputs"), *extra, "--json")
     assert code == 0, err
     content = json.loads(out)
@@ -389,10 +356,7 @@ def test_two_formats_on_stdout_are_refused(refused):
 def test_what_differs_is_json_and_exit_code_1(say, outputs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(outputs / "sweeps" / "s1" / "0", folder, symlinks=True)
-    path = folder / "scores.json"
-    text = json.loads(path.read_text())
-    text["scores"]["map"] += 0.01
-    path.write_text(json.dumps(text))
+    raise_score(folder)
     code, out, _ = say("verify", folder, "--json")
     assert code == 1
     assert any("map is" in line for line in json.loads(out)["differences"])

@@ -40,9 +40,9 @@ def test_groups_are_read_by_split_and_position(write_groups, encoding):
     [
         (["test,0,a"], r"1 of the 2 images of split 'test' have no row \(first test/1\)"),
         (["test,0,a", "test,1,b", "test,1,c"], r"line 4: a second row for image test/1"),
-        (["test,0,a", "test,2,b"], r"line 3: index '2' is no image of split 'test'; .* 0 to 1"),
-        (["test,0,a", "test,-1,b"], r"line 3: index '-1' is no image"),
-        (["test,0,a", "test,1_0,b"], r"line 3: index '1_0' is no image"),
+        (["test,0,a", "test,2,b"], r"line 3: index '2' is not an image of split 'test'; .* 0 to 1"),
+        (["test,0,a", "test,-1,b"], r"line 3: index '-1' is not an image"),
+        (["test,0,a", "test,1_0,b"], r"line 3: index '1_0' is not an image"),
         (["test,0,a", "test,1,"], r"line 3: image test/1 has an empty group"),
         (["tset,0,a"], r"line 2: no split 'tset'; choose from: train, val, test"),
         (["test,0,a,x"], r"line 2 has 4 fields, the header 3"),

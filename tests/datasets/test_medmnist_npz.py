@@ -1,5 +1,4 @@
 import pickle
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -222,13 +221,13 @@ def test_pickled_objects_are_refused_and_never_unpickled(write_npz, breast, tmp_
         ({"test_labels": None}, "no array 'test_labels'"),
         (NOTHING, "split 'test' is empty"),
         ({"test_images": np.zeros((12, 64, 64), np.uint8)}, "uint8 [12, 64, 64], but dataset=breastmnist"),
-        ({"test_images": np.zeros((12, 28, 28, 3), np.uint8)}, "wants uint8 [n, 28, 28]"),
+        ({"test_images": np.zeros((12, 28, 28, 3), np.uint8)}, "needs uint8 [n, 28, 28]"),
         ({"test_images": np.zeros((12, 28, 28))}, "test_images is float64"),
         ({"test_labels": np.full(12, 2)}, "holds class 2, but dataset.classes names 2 (0 to 1)"),
         ({"test_labels": np.full(12, -1)}, "holds class -1"),
         ({"test_labels": np.full(12, 0.5)}, "class numbers must be whole numbers"),
         ({"test_labels": np.full(12, np.nan)}, "class numbers must be whole numbers"),
-        ({"test_labels": np.zeros((12, 2))}, "one class number an image is wanted"),
+        ({"test_labels": np.zeros((12, 2))}, "one class number per image is needed"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_refused(write_npz, breast, arrays, said):
@@ -260,13 +259,10 @@ def test_the_other_splits_of_a_file_are_not_held_against_it(write_npz, breast):
 # Download
 
 
-def test_a_missing_file_without_a_network_is_refused_at_once(breast, no_network):
-    import medmnist  # noqa: F401  its import is not what is timed
-
+def test_a_missing_file_without_a_network_is_refused_after_one_try(breast, no_network):
     dataset = breast()
-    start = time.monotonic()
     line = refusal(lambda: dataset.load("test"))
-    assert time.monotonic() - start < 3
+    assert len(no_network) == 1
     # medmnist's own message begins with an empty line.
     assert line.startswith(
         f"{dataset.path}: not there, and downloading it failed (Automatic download failed!"

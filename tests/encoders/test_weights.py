@@ -1,6 +1,5 @@
 import hashlib
 import io
-import json
 import pickle
 import socket
 import time
@@ -11,39 +10,21 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tests import tiny_models
 from tests.refusals import refusal
-from tests.toy_encoders import TINY_CLIP
+from tests.tiny_models import clip_state, images, timm_encoder, write_clip_config
 
 from medretrieval.encoders import weights
-from medretrieval.encoders.open_clip_models import OpenClipEncoder
-from medretrieval.encoders.timm_models import TimmEncoder
 from medretrieval.encoders.weights import match_state, package_file, read_state
 from medretrieval.errors import UserError
 
-TORCH = {
-    "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
-}  # fmt: skip
-IMAGES = np.random.default_rng(5).integers(0, 256, (3, 28, 28)).astype(np.uint8)
+IMAGES = images(3)
 TIMM_REPO = "timm/test_resnet.r160_in1k"
-
-
-def timm_encoder(checkpoint=None, **changes):
-    changes["checkpoint"] = checkpoint and str(checkpoint)
-    return TimmEncoder(**(TORCH | {"model": "test_resnet"} | changes))
 
 
 def clip_encoder(checkpoint=None, **changes):
     """The model of the open_clip_config.json that is beside the checkpoint."""
-    changes["checkpoint"] = checkpoint and str(checkpoint)
-    return OpenClipEncoder(**(TORCH | {"model": "hf-hub:nobody/tiny", "revision": None} | changes))
-
-
-def write_clip_config(folder, mean=0.5):
-    config = {"model_cfg": TINY_CLIP, "preprocess_cfg": {"mean": [mean] * 3, "std": [0.5] * 3}}
-    path = folder / "open_clip_config.json"
-    path.write_text(json.dumps(config))
-    return path
+    return tiny_models.clip_encoder(checkpoint, **({"model": "hf-hub:nobody/tiny"} | changes))
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +71,9 @@ def vectors(resnet):
 @pytest.fixture
 def tiny(tmp_path):
     """A folder with a checkpoint of the tiny CLIP, and its state."""
-    import open_clip
-
-    config = write_clip_config(tmp_path)
-    state = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False).state_dict()
+    write_clip_config(tmp_path)
+    state = clip_state(tmp_path)
     torch.save(state, tmp_path / "clip.pth")
-    assert config.exists()
     return tmp_path / "clip.pth", state
 
 
@@ -222,10 +200,9 @@ def test_safetensors_are_preferred_to_a_pickle(hub, resnet):
     assert timm_encoder(pretrained="hub").identity()["random_weights"] is False
 
 
-def test_a_tag_of_open_clip_brings_its_own_preprocessing(hub, tiny, monkeypatch):
+def test_a_tag_of_open_clip_brings_its_own_preprocessing(hub, tiny, tiny_clip, monkeypatch):
     import open_clip
 
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY_CLIP)
     tag = {
         "hf_hub": "nobody/tiny/", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.4, 0.4),
         "interpolation": "bilinear", "resize_mode": "squash",
@@ -487,7 +464,7 @@ def offline(request, monkeypatch):
             yield "Connection refused"
         else:
             server.listen()
-            monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
+            monkeypatch.setattr(weights, "PROBE_TIMEOUT_S", 0.2)
             yield "timed out"
 
 
@@ -505,7 +482,7 @@ def test_missing_weights_without_a_network_are_refused_and_the_hub_is_not_asked_
 
 
 def test_the_probe_of_the_network_takes_no_more_than_five_seconds():
-    assert weights.PROBE_SECONDS <= 5
+    assert weights.PROBE_TIMEOUT_S <= 5
 
 
 @pytest.mark.parametrize("name", ["a/b/c", ""])

@@ -10,7 +10,7 @@ from medretrieval.datasets.base import Split
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.evaluate import evaluate
-from medretrieval.evaluate.score_table import reported_scores
+from medretrieval.evaluate.score_table import MACRO, find, reported_scores
 from medretrieval.protocol.relevance import Relevance
 
 # k = 1, inside, at and beyond the largest gallery below.
@@ -116,7 +116,7 @@ def test_votes_of_random_rankings_are_what_drawing_expects():
     runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
     task, first = runs[0]
     drawn = chance.by_drawing(task, first.vote_distances, OPTIONS, 0)
-    assert drawn.keys() == {name for name in first.scores if "vote" in name}
+    assert drawn.keys() == {name for name in first.scores if find(name.removeprefix(MACRO)).is_drawn}
     for name, value in drawn.items():
         means = np.array([found.scores[name] for _, found in runs])
         # Both are means of random rankings: 60 here and 50 there.
@@ -142,6 +142,8 @@ def test_chance_by_depth_is_that_of_each_depth():
         np.testing.assert_array_equal(chance.by_depth(score, [1, 2, 3], relevant, size), wanted)
 
 
-def test_multi_label_data_has_nothing_to_draw():
+def test_multi_label_data_has_no_votes_to_draw():
     task, found = random_evaluation(np.random.default_rng(3).random((40, 4)) < 0.35)
-    assert chance.by_drawing(task, found.vote_distances, OPTIONS, 0) == {}
+    drawn = chance.by_drawing(task, found.vote_distances, OPTIONS, 0)
+    assert drawn.keys() == {name for name in found.scores if find(name.removeprefix(MACRO)).is_drawn}
+    assert not any("vote" in name for name in drawn)

@@ -12,9 +12,10 @@ from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.embed.sides import Sides
 from medretrieval.evidence.ann_loss import measure
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import build
-from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.index.recall import neighbor_recall
 from medretrieval.index.speed import speed
 from medretrieval.runs.tables import run_table
 
@@ -151,7 +152,7 @@ def test_results_that_are_there_are_not_searched_again(measured, tmp_path):
 
 
 def test_timing_stops_when_its_time_is_up(measured, monkeypatch):
-    monkeypatch.setattr("medretrieval.index.speed.SECONDS", 0.0)
+    monkeypatch.setattr("medretrieval.index.speed.TIMING_BUDGET_S", 0.0)
     _, rate = measured("index=hnsw")
     assert rate.latency_ms["p50"] > 0
 
@@ -185,14 +186,14 @@ def test_ties_count_and_missing_results_do_not():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_exact_distances_are_those_of_exact_search(tmp_path, metric):
+def test_pair_distances_are_those_of_exact_search(tmp_path, metric):
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal((n, 8)).astype(np.float32) for n in (5, 40))
     settings = check(compose(f"metric={metric}"))
     embedded = Embeddings(b, tmp_path / "none.npy", "b", False, 0.0)
     ids, distances = build(settings.index, settings.metric, embedded, 7, 0, Cache(tmp_path)).search(a, 7)
     ids[0, 3] = -1
-    again = exact_distances(a, b, ids, settings.metric)
+    again = pair_distances(a, b, ids, settings.metric)
     assert again[0, 3] == np.inf
     distances[0, 3] = np.inf
     assert np.allclose(again, distances, atol=1e-5)
@@ -201,7 +202,7 @@ def test_exact_distances_are_those_of_exact_search(tmp_path, metric):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block", [7, 64, 1000])
 def test_exact_search_in_blocks_finds_what_a_flat_index_finds(tmp_path, monkeypatch, metric, block):
-    monkeypatch.setattr("medretrieval.index.exact_search.BLOCK", block)
+    monkeypatch.setattr("medretrieval.index.exact_search.BLOCK_VECTORS", block)
     rng = np.random.default_rng(4)
     a, b = (rng.standard_normal((n, 8)).astype(np.float32) for n in (5, 64))
     b[40] = b[3]  # a tie across blocks

@@ -1,11 +1,11 @@
 """The small CLIP of drawn phantoms: what the script writes is a model that can be loaded and asked."""
 
 import importlib.util
-import json
 import shutil
 
 import numpy as np
 import pytest
+from tests.files import edit_json
 
 from medretrieval import compose, run
 from medretrieval.config import root
@@ -62,10 +62,8 @@ def test_a_model_is_known_by_its_files_not_by_its_folder(untrained, tmp_path):
     first = encoder_of(untrained)
     assert first.signature() == encoder_of(moved).signature()
     assert first.identity() == encoder_of(moved).identity()
-    path = moved / "open_clip_config.json"
-    settings = json.loads(path.read_text())
-    settings["model_cfg"]["quick_gelu"] = True  # changes vectors, and neither weights nor preprocessing
-    path.write_text(json.dumps(settings))
+    # changes vectors, and neither weights nor preprocessing
+    edit_json(moved / "open_clip_config.json", lambda c: c["model_cfg"].update(quick_gelu=True))
     assert first.signature() != encoder_of(moved).signature()
     assert first.identity() != encoder_of(moved).identity()
 

@@ -5,13 +5,15 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from tests.tiny_models import TINY_READER, add_clip
 from torch import nn
 from torchvision import transforms as tv
 
 from medretrieval import compose
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.torch_model import TorchEncoder
+from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain import faithfulness as faithful
@@ -21,7 +23,6 @@ from medretrieval.figures.saliency import explanations, scaled
 from medretrieval.instantiate import instantiate
 from medretrieval.vectors import l2_normalize
 
-TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 TINY = {
     "tiny-vit": {"image_size": 64, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
     "tiny-rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
@@ -39,11 +40,8 @@ LAYERS = {
 @pytest.fixture
 def build(monkeypatch):
     """An encoder by its model's name, with random weights."""
-    import open_clip.factory
-
     for name, vision in TINY.items():
-        config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+        add_clip(monkeypatch, name, TINY_READER | {"vision_cfg": vision})
 
     def built(model):
         library = "open_clip" if model in TINY else "timm"
@@ -202,7 +200,7 @@ def test_an_image_of_few_pixels_has_a_map_too(build):
 @pytest.mark.parametrize("name", ["pixels", "random"])
 def test_an_encoder_that_is_no_model_is_refused(name):
     encoder = instantiate(compose(f"encoder={name}").encoder, Encoder, "encoder")
-    with pytest.raises(UserError, match=f"encoder={name}: explain wants a model on torch"):
+    with pytest.raises(UserError, match=f"encoder={name}: explain needs a model on torch"):
         Explainer(encoder)
 
 

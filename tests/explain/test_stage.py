@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tests.tiny_models import TINY_READER, add_clip
 
 from medretrieval import cli, compose, run
 from medretrieval.commands.explain import VERB
@@ -105,7 +106,7 @@ def test_maps_of_real_weights_find_what_the_similarity_rests_on(config):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("encoder=pixels",), "encoder=pixels: explain wants a model on torch"),
+        (("encoder=pixels",), "encoder=pixels: explain needs a model on torch"),
         ((*PHANTOMS, "explain.pairs=0"), "explain.pairs=0: must be 1 or more"),
         ((*PHANTOMS, "explain.steps=1"), "explain.steps=1: must be 2 or more"),
         ((*PHANTOMS, "protocol=text_to_image"), "explain.enabled=true: draws maps of image queries"),
@@ -142,10 +143,7 @@ def test_the_verb_explains_any_two_images_in_a_table(done, monkeypatch, tmp_path
 
 
 def test_the_verb_explains_a_sentence_on_an_image(config, monkeypatch, tmp_path, capsys):
-    import open_clip.factory
-    from tests.encoders.test_text_tower import TINY
-
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    add_clip(monkeypatch, config=TINY_READER)
     folder = run(config(*PHANTOMS[:4], "encoder=open_clip", "encoder.model=tiny", *PHANTOMS[7:])).folder
     words = ("query=test/3", "text=a large heart", f"out={tmp_path / 'text.png'}", "explain.steps=3")
     assert verb(folder, *words, "--json") == 0

@@ -40,7 +40,7 @@ BASE = (
 SIZES = {"train": 60, "val": 4, "test": 36}
 PICTURES = {
     "gallery.png", "failures_worst.png", "failures_confident.png", "failures_hubs.png", "confusion.png",
-    "per_class.png", "precision_recall.png", "vote.png",
+    "per_class.png", "precision_recall_by_k.png", "vote.png",
 }  # fmt: skip
 DATA = {"examples.json", "curves.json", "embedding_map.html"}
 KEYS = {

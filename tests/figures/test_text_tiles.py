@@ -85,7 +85,7 @@ def test_a_run_of_sentences_is_asked_unless_its_images_are_centered(config, writ
         code, _, printed = say(*words)
         assert code == 1
         assert len(printed.strip().splitlines()) == 1
-        assert "freed of their mean (protocol.center=train)" in printed
+        assert "the mean embedding is subtracted from its images (protocol.center=train)" in printed
 
 
 def test_a_report_shows_runs_of_sentences_centered_or_not_in_one_table(config, write_npz, say, tmp_path):

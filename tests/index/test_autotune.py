@@ -9,7 +9,7 @@ from medretrieval import run
 from medretrieval.config import MetricConfig
 from medretrieval.errors import UserError
 from medretrieval.index import autotune as tuning
-from medretrieval.index.autotune import sample_gallery
+from medretrieval.index.autotune import ValidationSample, sample_gallery
 from medretrieval.index.faiss_index import IndexSpec, VectorIndex
 from medretrieval.runs.tables import run_table
 from medretrieval.verify import verify
@@ -24,7 +24,12 @@ def autotune(index, exact, validation, own, k, target):
     metric = MetricConfig(kind, {"ip": "inner_product"}.get(kind, kind), normalize=False)
     wrapped = VectorIndex(index, IndexSpec("", "", "", {}), metric, Path(), 0.0, False, False)
     vectors = exact.reconstruct_n(0, exact.ntotal)
-    return tuning.autotune(wrapped, vectors, validation, own, k, target)
+    return tuning.autotune(wrapped, vectors, ValidationSample(validation, own), k, target)
+
+
+def drawn(gallery, size, seed):
+    sample = sample_gallery(gallery, size, seed)
+    return sample.vectors, sample.positions
 
 
 def normal(n, d=16, seed=0):
@@ -116,7 +121,7 @@ def test_what_is_chosen_does_not_depend_on_what_was_set_before_or_on_the_clock(g
 
 
 def test_a_sample_of_the_gallery_does_not_find_itself(gallery):
-    sample, own = sample_gallery(gallery, 100, seed=3)
+    sample, own = drawn(gallery, 100, seed=3)
     index, exact = made("IVF40,Flat", gallery), made("Flat", gallery)
     curve = autotune(index, exact, sample, own, 1, 1.0).curve
     # With nprobe=1 each vector finds itself: were it counted, recall at 1 would be 1.
@@ -129,7 +134,7 @@ def test_a_sample_of_the_gallery_does_not_find_itself(gallery):
 
 
 def test_queries_in_and_outside_the_gallery_can_be_mixed(gallery, asked):
-    sample, own = sample_gallery(gallery, 100, seed=3)
+    sample, own = drawn(gallery, 100, seed=3)
     index, exact = made("IVF40,Flat", gallery), made("Flat", gallery)
     both = autotune(
         index, exact, np.concatenate([sample, asked]), np.concatenate([own, NOBODY]), 5, 1.0
@@ -142,7 +147,7 @@ def test_duplicates_of_the_last_neighbor_count():
     # Every vector four times: which of the equals comes first is no matter of recall.
     gallery = np.repeat(normal(100), 4, axis=0)
     index, exact = made("IVF4,Flat", gallery), made("Flat", gallery)
-    sample, own = sample_gallery(gallery, 100, seed=0)
+    sample, own = drawn(gallery, 100, seed=0)
     assert autotune(index, exact, sample, own, k=1, target=1.0).parameters == "nprobe=1"
 
 
@@ -183,19 +188,19 @@ def test_a_graph_is_not_tried_narrower_than_it_is_asked_deep(gallery, asked):
 
 
 def test_the_sample_is_drawn_by_its_seed_and_knows_where_it_came_from(gallery):
-    (a, own), (again, _), (other, _) = (sample_gallery(gallery, 50, seed) for seed in (0, 0, 1))
+    (a, own), (again, _), (other, _) = (drawn(gallery, 50, seed) for seed in (0, 0, 1))
     assert np.array_equal(a, again)
     assert not np.array_equal(a, other)
     assert np.array_equal(a, gallery[own])
     assert len(set(own.tolist())) == 50
     assert own.dtype == np.int64
-    assert len(sample_gallery(gallery[:20], 50, 0)[0]) == 20
+    assert len(drawn(gallery[:20], 50, 0)[0]) == 20
 
 
 @pytest.mark.parametrize("target", [0, -0.1, 1.01, "nan"])
 def test_a_target_that_is_no_recall_is_refused(config, write_npz, target):
     write_npz()
-    with pytest.raises(UserError, match=r"index\.autotune=.*: a recall above 0 and at most 1 is wanted"):
+    with pytest.raises(UserError, match=r"index\.autotune=.*: must be a recall above 0 and at most 1"):
         run(config("dataset=breastmnist", "encoder=pixels", "index=ivf", f"index.autotune={target}"))
 
 
@@ -207,7 +212,7 @@ def test_an_index_without_search_parameters_is_refused(gallery, asked):
 @pytest.mark.parametrize("k", [0, 20, 21])
 def test_more_neighbors_than_there_are_cannot_be_recalled(k):
     few = normal(20)
-    with pytest.raises(UserError, match=rf"recall at k={k} is wanted, and a query can find 19 images"):
+    with pytest.raises(UserError, match=rf"recall at k={k} needs {k} images, and a query can find 19"):
         autotune(made("HNSW8,Flat", few), made("Flat", few), few, np.arange(20), k, 0.9)
 
 
@@ -226,14 +231,14 @@ def test_a_run_tunes_its_index_without_the_test_queries(config, write_npz, monke
     monkeypatch.setattr(tuning, "autotune", lambda *a: asked.append(a) or inner(*a))
     overrides = (f"protocol={protocol}", f"index={index}", "index.autotune=0.9", "evaluation.ks=[1,5]")
     result = run(config("dataset=breastmnist", "encoder=pixels", "evaluation.resamples=100", *overrides))
-    _, gallery, validation, own, k, target = asked[0]
+    _, gallery, sample, k, target = asked[0]
     assert (k, target) == (5, 0.9)
     if protocol == "leave_one_out":
-        assert np.array_equal(validation, gallery[own])
+        assert np.array_equal(sample.vectors, gallery[sample.positions])
     else:
         queries = np.load(result.folder / "embeddings_query.npy")
-        assert (own == -1).all()
-        assert not (validation[:, None] == queries[None, :50]).all(axis=2).any()
+        assert (sample.positions == -1).all()
+        assert not (sample.vectors[:, None] == queries[None, :50]).all(axis=2).any()
     report = result.report
     assert report.autotune.recall >= 0.9
     assert report.index.search == report.autotune.parameters
@@ -253,6 +258,6 @@ def test_exact_search_has_nothing_to_tune_and_is_told_before_anything_is_embedde
     config, write_npz, monkeypatch
 ):
     write_npz(n=100)
-    monkeypatch.setattr("medretrieval.runner.embed_sides", lambda *a: pytest.fail("embedded first"))
+    monkeypatch.setattr("medretrieval.embed.sides.embed", lambda *a: pytest.fail("embedded first"))
     with pytest.raises(UserError, match=r"index\.autotune=0\.9: index=flat has no search parameters"):
         run(config("dataset=breastmnist", "encoder=pixels", "index.autotune=0.9"))

@@ -409,12 +409,10 @@ def test_the_threads_come_back_when_a_build_fails(built):
         faiss.omp_set_num_threads(before)
 
 
-def test_a_build_can_be_asked_to_be_deterministic_by_keyword(built, tmp_path):
-    gallery, (config, metric) = embeddings(normal(60)), configured("hnsw")
-    asked = [config, metric, gallery, 10, 0, Cache(tmp_path / "keyword")]
-    assert not build(*asked, deterministic=True).cached
-    assert build(replace(config, deterministic=True), *asked[1:]).cached
-    assert not build(replace(config, deterministic=True), *asked[1:], deterministic=False).cached
+def test_a_deterministic_build_has_a_key_of_its_own(built):
+    assert not built(normal(60), "hnsw", deterministic=True).cached
+    assert not built(normal(60), "hnsw", deterministic=False).cached
+    assert built(normal(60), "hnsw", deterministic=True).cached
 
 
 @given(seed=st.integers(0, 10**6), depth=st.integers(0, 8))
@@ -493,7 +491,7 @@ def test_ties_come_in_the_order_of_the_gallery_and_nothing_else_moves(rows, seed
 
 @pytest.mark.parametrize("index", ["flat", "ivf", "ivfpq", "hnsw"])
 def test_a_gallery_added_in_blocks_is_found_whole(tmp_path, monkeypatch, index):
-    monkeypatch.setattr("medretrieval.index.faiss_index.BLOCK", 70)
+    monkeypatch.setattr("medretrieval.index.faiss_index.BLOCK_VECTORS", 70)
     vectors = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
     settings = check(compose(f"index={index}", "metric=cosine"))
     embedded = Embeddings(vectors, tmp_path / "none.npy", "g", False, 0.0)
@@ -506,7 +504,7 @@ def test_a_gallery_added_in_blocks_is_found_whole(tmp_path, monkeypatch, index):
 
 
 def test_a_zero_vector_in_a_later_block_is_named_by_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("medretrieval.index.faiss_index.BLOCK", 70)
+    monkeypatch.setattr("medretrieval.index.faiss_index.BLOCK_VECTORS", 70)
     vectors = np.ones((300, 4), np.float32)
     vectors[215] = 0
     settings = check(compose("metric=cosine"))
@@ -516,7 +514,7 @@ def test_a_zero_vector_in_a_later_block_is_named_by_its_row(tmp_path, monkeypatc
 
 
 def test_a_large_gallery_is_trained_on_a_seeded_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr("medretrieval.index.faiss_index.TRAINED", 200)
+    monkeypatch.setattr("medretrieval.index.faiss_index.MAX_TRAINING_VECTORS", 200)
     vectors = np.random.default_rng(0).standard_normal((600, 8)).astype(np.float32)
     settings = check(compose("index=ivf", "index.nlist=4"))
     embedded = Embeddings(vectors, tmp_path / "none.npy", "g", False, 0.0)
@@ -526,5 +524,5 @@ def test_a_large_gallery_is_trained_on_a_seeded_sample(tmp_path, monkeypatch):
         return faiss.downcast_index(found.index.quantizer).reconstruct_n(0, 4)
 
     assert np.array_equal(cells("a", 0), cells("b", 0))
-    monkeypatch.setattr("medretrieval.index.faiss_index.TRAINED", 600)
+    monkeypatch.setattr("medretrieval.index.faiss_index.MAX_TRAINING_VECTORS", 600)
     assert not np.array_equal(cells("c", 0), cells("a", 0))

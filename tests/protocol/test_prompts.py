@@ -85,8 +85,8 @@ def test_a_finding_is_one_of_many():
     ("overrides", "line"),
     [
         (["prompts.templates=[]"], "prompts of dataset=breastmnist: templates is empty"),
-        (["prompts.templates=['{}','an ultrasound']"], r"template 'an ultrasound' wants \{\} once"),
-        (["prompts.templates=['{} and {}']"], r"template '\{\} and \{\}' wants \{\} once"),
+        (["prompts.templates=['{}','an ultrasound']"], r"template 'an ultrasound' needs \{\} once"),
+        (["prompts.templates=['{} and {}']"], r"template '\{\} and \{\}' needs \{\} once"),
         (["~prompts.classes.malignant"], "class 'malignant' has no words"),
         (["prompts.classes.malignant=[]"], "class 'malignant' has no words"),
         (["prompts.classes.malignant=['']"], "class 'malignant' has no words, or empty ones"),
@@ -97,7 +97,7 @@ def test_a_finding_is_one_of_many():
             ["prompts.classes.malignant=['normal breast tissue without a mass']"],
             "is said for",
         ),
-        (["prompts.templates=[{}]"], "is no text to YAML; put it in quotes"),
+        (["prompts.templates=[{}]"], "is not read as text by YAML; put it in quotes"),
         (["~prompts"], r"has no prompts .* write prompts/breastmnist.yaml \(templates and classes\)"),
     ],
 )
@@ -109,17 +109,23 @@ def test_words_that_do_not_fit_are_refused_by_name(overrides, line):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ([TEXT, "protocol.query=test"], "images ask or sentences do"),
-        ([TEXT, "protocol.exclude_self=false"], "protocol.exclude_self=false: a sentence is no image"),
-        ([TEXT, "protocol.exclude_same_group=true"], "protocol.exclude_same_group=true: a sentence is no"),
+        ([TEXT, "protocol.query=test"], "images or sentences, not both"),
+        (
+            [TEXT, "protocol.exclude_self=false"],
+            "exclude_self=false: has no effect where the queries",
+        ),
+        (
+            [TEXT, "protocol.exclude_same_group=true"],
+            "exclude_same_group=true: has no effect where the queries",
+        ),
         ([TEXT, "index=ivf", "index.autotune=0.9"], "index.autotune=0.9: tunes on images"),
         (
             [TEXT, "protocol.center=train", "protocol.gallery=train"],
-            "would be those of the images that are searched",
+            "the mean would be that of the searched",
         ),
         (["protocol.center=train"], "protocol=query_gallery has no sentences"),
-        (["protocol.query=null"], "protocol=query_gallery asks in images"),
-        ([TEXT, "protocol.prompts=null"], "protocol=text_to_image asks in images"),
+        (["protocol.query=null"], "the queries of protocol=query_gallery are images"),
+        ([TEXT, "protocol.prompts=null"], "the queries of protocol=text_to_image are images"),
     ],
 )
 def test_options_that_would_change_nothing_are_refused(overrides, line):

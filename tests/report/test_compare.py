@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 from pyarrow import parquet
+from tests.files import edit_json
 from tests.refusals import refusal
 
 from medretrieval import run
@@ -59,12 +60,6 @@ def rewrite(folder, **columns):
     for name, values in columns.items():
         found = found.set_column(found.schema.get_field_index(name), name, pa.array(values))
     parquet.write_table(found, folder / "per_query.parquet")
-
-
-def edit_json(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def copy_of(folder, name, values, label=None):
@@ -182,7 +177,7 @@ def test_the_terminal_says_what_was_resampled_counted_and_corrected(good, bad, c
     assert "run minus the best (number 1, pixels)" in out
     assert "Holm's correction for 3 comparisons" in out
     assert "The best was chosen on these same queries" in out
-    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d$", out, re.M)
+    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d +no$", out, re.M)
     main([str(good), str(bad), "score=precision_at_3", "confidence=0.999", "permutations=500", "track=false"])
     assert "no corrected p can be below 0.002; give permutations=1001" in capsys.readouterr().out
 
@@ -191,7 +186,7 @@ def test_a_run_that_does_not_differ_is_marked(good, bad, capsys):
     close = copy_of(good, "close", np.r_[0.9, np.ones(23)])
     main([str(good), str(bad), str(close), "score=precision_at_3", *FEW])
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[1]: line.endswith("=") for line in lines[2:5]} == {
+    assert {line.split()[1]: line.endswith(" yes") for line in lines[2:5]} == {
         "pixels": False, "close": True, "random": False
     }  # fmt: skip
 
@@ -327,7 +322,9 @@ def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys, caplog):
     assert main([str(good), str(bad), blocked, *FEW[1:]]) == 0
     assert "pixels" in capsys.readouterr().out
     (line,) = caplog.messages
-    assert re.fullmatch(r"MLflow at sqlite.* is away \(.*\); this comparison is not logged there", line)
+    assert re.fullmatch(
+        r"MLflow at sqlite.* cannot be reached \(.*\); this comparison is not logged there", line
+    )
 
 
 def test_another_protocol_and_another_split_are_refused(make, good, bad):
@@ -376,9 +373,9 @@ def test_a_damaged_run_is_refused(good, bad):
     rewrite(bad, precision_at_3=np.r_[np.nan, np.ones(23)])
     assert "precision_at_3 is missing for some queries" in refused(good, bad, "score=precision_at_3", *FEW)
     edit_json(bad / "scores.json", lambda c: c.pop("protocol"))
-    assert f"{bad}: scores.json: protocol is missing; make it anew with" in refused(good, bad, *FEW)
+    assert f"{bad}: scores.json: protocol is missing; repeat the run with" in refused(good, bad, *FEW)
     (bad / "scores.json").write_text("{")
-    assert f"{bad}: scores.json: damaged, no JSON" in refused(good, bad, *FEW)
+    assert f"{bad}: scores.json: damaged, not valid JSON" in refused(good, bad, *FEW)
 
 
 @pytest.mark.parametrize(

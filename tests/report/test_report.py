@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
-from tests.figure_files import write_figures
+from tests.files import edit_json
+from tests.mlflow_store import only_run
 from tests.refusals import refusal
-from tests.report_runs import FAST, numbered_images
+from tests.report_runs import FAST
 
 from medretrieval import run
 from medretrieval.cli import VERBS
 from medretrieval.commands import compare as compare_verb
 from medretrieval.commands.report import VERB
 from medretrieval.evidence.pareto import pareto_front
+from medretrieval.figures.examples import thumbnail
 from medretrieval.figures.labels import overlap
 from medretrieval.report import charts, pictures
 from medretrieval.report.charts import Scale
@@ -73,15 +74,9 @@ def runs_of(sweep):
     return [load_run(p.parent, str(p.parent)) for p in sorted(sweep.rglob("scores.json"))]
 
 
-def edit_json(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def illustrate(sweep):
-    for place in sorted(sweep.glob("[0-9]")):
-        write_figures(place, numbered_images())
+def thumbnails_of(text):
+    """The data URIs that a page holds."""
+    return json.loads(text.split('id="thumbs">')[1].split("</script>")[0])
 
 
 def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
@@ -118,7 +113,6 @@ def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
 
 
 def test_the_page_asks_for_nothing_from_outside(sweep):
-    illustrate(sweep)
     text = page_of(sweep)
     for tag, attributes in Page(text).tags:
         assert "srcset" not in attributes
@@ -136,13 +130,9 @@ def test_the_page_asks_for_nothing_from_outside(sweep):
 def test_text_of_files_is_shown_and_never_run(config, write_npz, tmp_path):
     write_npz(n=24)
     odd = "<script>alert(1)</script>"
-    done = run(
-        config(
-            "dataset=breastmnist", "encoder=pixels", "figures.enabled=false", f"dataset.classes=['{odd}',b]"
-        )
-    )
+    words = ("dataset=breastmnist", "encoder=pixels", f"dataset.classes=['{odd}',b]")
+    done = run(config(*words, "figures.enabled=true", "evaluation.resamples=100"))
     edit_json(done.folder / "scores.json", lambda c: c["notes"].append(odd))
-    write_figures(done.folder, numbered_images(28))
     report(done.folder, f"out={tmp_path / 'r.html'}")
     text = (tmp_path / "r.html").read_text()
     assert odd not in text
@@ -191,16 +181,16 @@ def test_the_same_run_counts_once(sweep):
     assert len(Page(Path("twice.html").read_text()).rows) == 4
 
 
-def test_runs_without_pictures_say_so(sweep):
-    text = page_of(sweep)
-    assert text.count("This run has no pictures of its results") == 4
+def test_a_run_without_pictures_says_so(sweep):
+    report(sweep.parents[1] / "other", "out=other.html")
+    text = Path("other.html").read_text()
+    assert text.count("This run has no pictures of its results") == 1
     assert "data-thumb" not in text.split("<script")[0]
 
 
 def test_pictures_are_stored_once_and_every_reference_is_to_one(sweep):
-    illustrate(sweep)
     text = page_of(sweep)
-    stored = json.loads(text.split('id="thumbs">')[1].split("</script>")[0])
+    stored = thumbnails_of(text)
     assert len(stored) == len(set(stored)) > 10
     shown = {int(found["data-thumb"]) for found in Page(text).all("img") if "data-thumb" in found}
     assert shown == set(range(len(stored)))
@@ -210,60 +200,76 @@ def test_pictures_are_stored_once_and_every_reference_is_to_one(sweep):
 
 
 def test_a_run_that_is_not_the_best_shows_fewer_and_says_how_many_more(sweep):
-    write_figures(sweep / "0", numbered_images(), rows=6)
     folder, album = sweep / "0", Album()
+    written = json.loads((folder / "figures" / "examples.json").read_text())
+    rows = {kind: len(written[kind]) for kind in (*pictures.KINDS, "hubs")}
+    assert min(rows.values()) > pictures.FEW_ROWS
     whole, few = (read_pictures(folder, "here", album, whole) for whole in (True, False))
-    assert [len(rows) for rows in whole.galleries.values()] == [6, 6, 6]
+    assert {kind: len(shown) for kind, shown in whole.galleries.items()} | {"hubs": len(whole.hubs)} == rows
     assert whole.left_out == 0
-    assert [len(rows) for rows in few.galleries.values()] == [pictures.FEW_ROWS] * 3
-    assert few.left_out == 18 - 3 * pictures.FEW_ROWS
+    assert [len(shown) for shown in (*few.galleries.values(), few.hubs)] == [pictures.FEW_ROWS] * 4
+    assert few.left_out == sum(rows.values()) - 4 * pictures.FEW_ROWS
 
 
 def test_thumbnails_stay_within_their_room(sweep, monkeypatch):
-    illustrate(sweep)
     monkeypatch.setattr(pictures, "MAX_ALBUM_CHARACTERS", 20_000)
     text = page_of(sweep)
-    stored = json.loads(text.split('id="thumbs">')[1].split("</script>")[0])
+    stored = thumbnails_of(text)
     assert 5_000 < sum(map(len, stored)) <= 20_000
     assert "more rows are in" in text
 
 
 def test_twenty_four_runs_with_large_thumbnails_stay_small_enough_for_mail(sweep):
-    noisy = {
-        name: np.random.default_rng(i).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-        for i, name in enumerate(numbered_images())
-    }
-    for i in range(4, 24):
-        shutil.copytree(sweep / str(i % 4), sweep / str(i), symlinks=True)
-        edit_json(sweep / str(i) / "scores.json", lambda c, i=i: c.update(fingerprint=str(i)))
-    for place in sorted(sweep.iterdir()):
-        if place.is_dir():
-            write_figures(place, noisy, rows=8)
+    """Each with images of its own that PNG cannot compress, together more than the page has room for."""
+
+    def enlarge(examples, number):
+        for name in examples["thumbnails"]:
+            rng = np.random.default_rng([number, *name.encode()])
+            noise = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+            examples["thumbnails"][name] = thumbnail(noise, 64)
+
+    for i in range(24):
+        place = sweep / str(i)
+        if i >= 4:
+            shutil.copytree(sweep / str(i % 4), place, symlinks=True)
+            edit_json(place / "scores.json", lambda c, i=i: c.update(fingerprint=str(i)))
+        edit_json(place / "figures" / "examples.json", lambda c, i=i: enlarge(c, i))
     report(sweep)
     assert len(Page((sweep / "report.html").read_text()).rows) == 24
-    assert (sweep / "report.html").stat().st_size < 5_000_000
+    assert pictures.MAX_ALBUM_CHARACTERS < (sweep / "report.html").stat().st_size < 5_000_000
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c["thumbnails"].pop("test/0"), "no thumbnail of test/0"),
-        (lambda c: c["thumbnails"].update({"test/0": "https://example.org/a.png"}), "test/0 is no PNG"),
-        (lambda c: c["thumbnails"].update({"test/0": "data:image/png;base64,AAAA"}), "test/0 is no PNG"),
-        (lambda c: c["retrieval"][0].update(score="good"), "the score of test/0 is no number"),
-        (lambda c: c["retrieval"][0]["results"][0].update(relevant=1), "is not true or false"),
-        (lambda c: c.pop("hubs"), "'hubs' is missing"),
-        (lambda c: c["confusion"]["share"].pop(), "confusion.share is not square"),
-        (lambda c: c.update(worst=3), "not as it should be"),
+        (lambda c, first: c["thumbnails"].pop(first), "no thumbnail of {first}"),
+        (
+            lambda c, first: c["thumbnails"].update({first: "https://example.org/a.png"}),
+            "the thumbnail of {first} is no PNG",
+        ),
+        (
+            lambda c, first: c["thumbnails"].update({first: "data:image/png;base64,AAAA"}),
+            "the thumbnail of {first} is no PNG",
+        ),
+        (
+            lambda c, first: c["thumbnails"].update({first: thumbnail(np.zeros((65, 65), np.uint8), 65)}),
+            "the thumbnail of {first} is 65 x 65, more than 64 a side",
+        ),
+        (lambda c, first: c["retrieval"][0].update(score="good"), "the score of {first} is no number"),
+        (lambda c, first: c["retrieval"][0]["results"][0].update(relevant=1), "is not true or false"),
+        (lambda c, first: c.pop("hubs"), "'hubs' is missing"),
+        (lambda c, first: c["confusion"]["share"].pop(), "confusion.share is not square"),
+        (lambda c, first: c.update(worst=3), "not as it should be"),
     ],
 )
 def test_a_file_that_breaks_the_contract_is_named_and_costs_only_its_part(sweep, change, said):
-    illustrate(sweep)
-    edit_json(sweep / "0" / "figures" / "examples.json", change)
+    path = sweep / "0" / "figures" / "examples.json"
+    first = json.loads(path.read_text())["retrieval"][0]["id"]
+    edit_json(path, lambda c: change(c, first))
     found = read_pictures(sweep / "0", "the run", Album(), whole=True)
     (problem,) = found.problems
     assert problem.startswith("the run/figures/examples.json: ")
-    assert said in problem
+    assert said.format(first=first) in problem
     assert found.examples is None
     assert found.curves is not None
     assert "figures/examples.json: " in page_of(sweep)
@@ -271,17 +277,10 @@ def test_a_file_that_breaks_the_contract_is_named_and_costs_only_its_part(sweep,
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"ks": [2, 1]}', '{"ks": [1], "precision": {"mean": [1, 2]}}'])
 def test_curves_that_break_the_contract_are_named(sweep, text):
-    illustrate(sweep)
     (sweep / "0" / "figures" / "curves.json").write_text(text)
     found = read_pictures(sweep / "0", "the run", Album(), whole=True)
     assert [p.split(":")[0] for p in found.problems] == ["the run/figures/curves.json"]
     assert found.examples is not None
-
-
-def test_too_large_a_thumbnail_is_refused(sweep):
-    write_figures(sweep / "0", numbered_images(65))
-    (problem,) = read_pictures(sweep / "0", "the run", Album(), whole=True).problems
-    assert "is 65 x 65, more than 64 a side" in problem
 
 
 def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
@@ -293,7 +292,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line(sweep, tmp_path):
         sweep, "format=pdf"
     )
     assert "track=maybe: choose from: false, true" in refused(sweep, "track=maybe")
-    assert refused(sweep, "log=true") == "report: log=true: log= is called track= now"
+    assert refused(sweep, "log=true") == "report: log=true: log= is now called track="
     assert "a folder; give the name of a file" in refused(sweep, "out=empty")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(sweep, "out=file/r.html", "track=false")
@@ -332,44 +331,35 @@ def test_it_says_how_to_do_it_again(sweep):
     assert "/somewhere" not in text
 
 
-@pytest.fixture
-def store(tmp_path, empty_database):
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(empty_database)
-    return f"sqlite:///{path}"
+def artifacts_of(client, found):
+    return {file.path for file in client.list_artifacts(found.info.run_id)}
 
 
-def only_run(store):
-    client = MlflowClient(tracking_uri=store)
-    (found,) = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
-    return found, {f.path for f in client.list_artifacts(found.info.run_id)}
-
-
-def test_it_is_logged_with_its_sweep_and_linked_there(sweep, store, capsys):
-    mlflow_at(store).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
-    assert main(["s1", f"uri={store}"]) == 0
-    assert main(["s1", f"uri={store}"]) == 0
-    found, artifacts = only_run(store)
-    assert artifacts == {"sweep.txt", "report.html"}
+def test_it_is_logged_with_its_sweep_and_linked_there(sweep, database, capsys):
+    mlflow_at(database).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
+    assert main(["s1", f"uri={database}"]) == 0
+    assert main(["s1", f"uri={database}"]) == 0
+    client, found = only_run(database)
+    assert artifacts_of(client, found) == {"sweep.txt", "report.html"}
     note = found.data.tags["mlflow.note.content"]
     assert note.count("/artifacts/report.html)") == 1
     assert "| pixels | " in note
     assert f"run {found.info.run_id}" in capsys.readouterr().err
 
 
-def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep, store):
-    assert main([str(sweep / "0"), str(sweep / "1"), "out=two.html", f"uri={store}"]) == 0
-    found, artifacts = only_run(store)
+def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep, database):
+    assert main([str(sweep / "0"), str(sweep / "1"), "out=two.html", f"uri={database}"]) == 0
+    client, found = only_run(database)
     assert found.info.run_name == "report of 2 runs"
     assert found.info.status == "FINISHED"
-    assert artifacts == {"report.html"}
+    assert artifacts_of(client, found) == {"report.html"}
     assert "sweep s1" not in Path("two.html").read_text()
 
 
 def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, caplog):
     (tmp_path / "blocked").write_text("")
     assert main([str(sweep), "uri=sqlite:///blocked/mlflow.db"]) == 0
-    assert "is away" in caplog.text
+    assert "cannot be reached" in caplog.text
     assert "this report is not logged there" in caplog.text
     assert (sweep / "report.html").exists()
 
@@ -417,11 +407,14 @@ def test_words_of_prompts_are_not_what_image_runs_vary_in(sweep):
 def test_runs_that_repeat_each_other_are_said_to(sweep, tmp_path):
     shutil.copytree(sweep / "0", tmp_path / "twin", symlinks=True)
     report(sweep / "0", tmp_path / "twin", f"out={tmp_path / 'r.html'}")
-    assert "The runs repeat each other: there is nothing to compare." in (tmp_path / "r.html").read_text()
+    assert (
+        "The runs are repetitions of one another: there is nothing to compare."
+        in (tmp_path / "r.html").read_text()
+    )
 
 
 def test_a_skipped_run_whose_results_are_gone_is_said_and_costs_only_itself(sweep, caplog):
     (sweep / "9").mkdir()
     (sweep / "9" / "skipped.json").write_text(json.dumps({"run": "../../gone"}))
     assert "4 runs" in page_of(sweep)
-    assert "gone; it had the results of a run that was skipped" in caplog.text
+    assert "gone; it held the results of a run that was skipped" in caplog.text

@@ -1,37 +1,24 @@
 """manifest.json as a type, and what an older run's folder still tells."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
+from tests.conftest import SMALL_RUN
+from tests.files import edit_json, raise_score
 
-from medretrieval import cli, run
+from medretrieval import run
 from medretrieval.config import renamed
 from medretrieval.errors import UserError
 from medretrieval.runs.manifest import SideFacts, git_state, manifest, read_manifest
 from medretrieval.runs.reopen import config_of_any_format, saved_config
 from medretrieval.verify import again
 
-RUN = (
-    "dataset=breastmnist",
-    "encoder=random",
-    "metric=l2",
-    "evaluation.ks=[1,3]",
-    "evaluation.resamples=100",
-)
-
 
 @pytest.fixture
-def done(config, write_npz):
-    write_npz(n=20)
-    return run(config(*RUN)).folder
-
-
-@pytest.fixture
-def old(done):
+def old(small_run):
     """The same run as a version of results format 5 left it, in the keys of that time."""
-    scores, facts = (json.loads((done / f"{name}.json").read_text()) for name in ("scores", "manifest"))
+    scores, facts = (json.loads((small_run / f"{name}.json").read_text()) for name in ("scores", "manifest"))
     scores |= {"format": 5, "intervals": {n: [e["low"], e["high"]] for n, e in scores["intervals"].items()}}
     for name in ("explain", "autotune"):
         del scores[name]
@@ -44,14 +31,14 @@ def old(done):
         "figures": "none", "queries": figures["queries"], "results": figures["results"], "map": "umap",
     }  # fmt: skip
     facts["config"]["dataset"]["task"] = facts["config"]["dataset"].pop("label_type")
-    (done / "scores.json").write_text(json.dumps(scores))
-    (done / "manifest.json").write_text(json.dumps(facts))
-    return done
+    (small_run / "scores.json").write_text(json.dumps(scores))
+    (small_run / "manifest.json").write_text(json.dumps(facts))
+    return small_run
 
 
-def test_it_says_what_a_run_stood_on(done):
-    found = read_manifest(done)
-    with np.load(done.parents[2] / "data" / "breastmnist.npz") as npz:
+def test_it_says_what_a_run_stood_on(small_run):
+    found = read_manifest(small_run)
+    with np.load(small_run.parents[2] / "data" / "breastmnist.npz") as npz:
         assert len(npz["test_images"]) == found.data["query"].count == 20
     assert found.data["query"].kind == "images"
     assert found.data["gallery"].split == "train"
@@ -59,7 +46,7 @@ def test_it_says_what_a_run_stood_on(done):
     assert found.evaluation.ks == [1, 3]
     assert found.git == git_state()
     assert found.seed == found.config["seed"] == 0
-    assert found.to_text() == (done / "manifest.json").read_text()
+    assert found.to_text() == (small_run / "manifest.json").read_text()
 
 
 def test_a_side_of_prompts_is_no_side_of_images():
@@ -77,14 +64,12 @@ def test_a_side_of_prompts_is_no_side_of_images():
     assert (found.weights_sha256, found.seed) == ("w", 4)
 
 
-def test_a_key_that_is_missing_is_named(done):
-    content = json.loads((done / "manifest.json").read_text())
-    del content["data"]["gallery"]["labels_sha256"]
-    (done / "manifest.json").write_text(json.dumps(content))
+def test_a_key_that_is_missing_is_named(small_run):
+    edit_json(small_run / "manifest.json", lambda c: c["data"]["gallery"].pop("labels_sha256"))
     with pytest.raises(
-        UserError, match=r"manifest\.json: data\.gallery\.labels_sha256 is missing; make it anew"
+        UserError, match=r"manifest\.json: data\.gallery\.labels_sha256 is missing; repeat the run"
     ):
-        read_manifest(done)
+        read_manifest(small_run)
 
 
 @pytest.mark.parametrize(
@@ -99,18 +84,15 @@ def test_a_key_that_is_missing_is_named(done):
     ],
     ids=lambda words: words[0],
 )
-def test_every_verb_refuses_an_older_run_by_its_format(old, monkeypatch, capsys, words):
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["medretrieval", *(word.format(old=old) for word in words)])
-    assert cli.main() == 1
-    assert capsys.readouterr().err == (
-        f"medretrieval: {old}: a run of results format 5, and this version reads 6; make it anew with: "
-        f"medretrieval again {old}\n"
+def test_every_verb_refuses_an_older_run_by_its_format(old, refused, words):
+    assert refused(*(word.format(old=old) for word in words)) == (
+        f"{old}: a run of results format 5, and this version reads 6; repeat the run with: "
+        f"medretrieval again {old}"
     )
 
 
 def test_an_older_run_does_not_count_as_finished(config, old):
-    assert not run(config(*RUN)).skipped
+    assert not run(config(*SMALL_RUN)).skipped
 
 
 def test_an_older_run_is_done_again_from_its_own_words(old):
@@ -124,21 +106,15 @@ def test_an_older_run_is_done_again_from_its_own_words(old):
 
 
 def test_what_does_not_come_out_again_of_an_older_run_is_told(old):
-    facts = json.loads((old / "manifest.json").read_text())
-    facts["libraries"]["numpy"] = "0.1"
-    (old / "manifest.json").write_text(json.dumps(facts))
-    scores = json.loads((old / "scores.json").read_text())
-    scores["scores"]["map"] += 0.01
-    (old / "scores.json").write_text(json.dumps(scores))
+    edit_json(old / "manifest.json", lambda c: c["libraries"].update(numpy="0.1"))
+    raise_score(old)
     new = again(old)
     assert [line.split(" ")[0] for line in new.surroundings] == ["libraries.numpy"]
     assert [line.split(" ")[0] for line in new.results] == ["map"]
 
 
 def test_a_manifest_without_a_configuration_is_refused(old):
-    facts = json.loads((old / "manifest.json").read_text())
-    del facts["config"]
-    (old / "manifest.json").write_text(json.dumps(facts))
+    edit_json(old / "manifest.json", lambda c: c.pop("config"))
     with pytest.raises(UserError, match=r"manifest\.json: holds no configuration"):
         again(old)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
+from tests.files import edit_json
 
 from medretrieval import run
 from medretrieval.errors import UserError
@@ -145,19 +146,13 @@ def done(config, write_npz):
     return run(config(*PIXELS))
 
 
-def edited(folder, change, name=run_folder.SCORES):
-    content = json.loads((folder / name).read_text())
-    change(content)
-    (folder / name).write_text(json.dumps(content))
-
-
 def test_what_is_read_is_what_was_written(done):
     assert read_report(done.folder) == done.report
     assert from_json(RunReport, json.loads(done.report.to_text())) == done.report
 
 
 def test_a_number_may_be_written_without_its_point(done):
-    edited(done.folder, lambda c: c["scores"].update(map=1))
+    edit_json(done.folder / "scores.json", lambda c: c["scores"].update(map=1))
     read = read_report(done.folder).scores["map"]
     assert read == 1.0
     assert isinstance(read, float)
@@ -168,31 +163,31 @@ def test_a_number_may_be_written_without_its_point(done):
     [
         (lambda c: c.update(extra=1), "extra is no key of it"),
         (lambda c: c["speed"]["latency_ms"].pop("p95"), "speed.latency_ms.p95 is missing"),
-        (lambda c: c["counts"].update(depth=True), "counts.depth is True, where a whole number is wanted"),
-        (lambda c: c["counts"].update(depth=1.5), "counts.depth is 1.5, where a whole number is wanted"),
-        (lambda c: c["scores"].update(map="0.9"), "scores.map is '0.9', where a number is wanted"),
-        (lambda c: c["scores"].update(map=None), "scores.map is None, where a number is wanted"),
+        (lambda c: c["counts"].update(depth=True), "counts.depth is True, where a whole number is needed"),
+        (lambda c: c["counts"].update(depth=1.5), "counts.depth is 1.5, where a whole number is needed"),
+        (lambda c: c["scores"].update(map="0.9"), "scores.map is '0.9', where a number is needed"),
+        (lambda c: c["scores"].update(map=None), "scores.map is None, where a number is needed"),
         (lambda c: c["protocol"].update(exclude_self=1), "protocol.exclude_self is 1, where true or false"),
-        (lambda c: c.update(title=None), "title is None, where a text is wanted"),
-        (lambda c: c["notes"].append(3), "notes[0] is 3, where a text is wanted"),
-        (lambda c: c.update(notes={}), "notes is {}, where a list is wanted"),
-        (lambda c: c.update(speed=[]), "speed is [], where an object is wanted"),
-        (lambda c: c["intervals"].update(map=[0, 1]), "intervals.map is [0, 1], where an object is wanted"),
+        (lambda c: c.update(title=None), "title is None, where a text is needed"),
+        (lambda c: c["notes"].append(3), "notes[0] is 3, where a text is needed"),
+        (lambda c: c.update(notes={}), "notes is {}, where a list is needed"),
+        (lambda c: c.update(speed=[]), "speed is [], where an object is needed"),
+        (lambda c: c["intervals"].update(map=[0, 1]), "intervals.map is [0, 1], where an object is needed"),
     ],
 )
 def test_a_file_that_is_not_of_its_type_is_refused_by_its_key(done, change, says):
-    edited(done.folder, lambda c: c.update(notes=[]))
-    edited(done.folder, change)
+    edit_json(done.folder / "scores.json", lambda c: c.update(notes=[]))
+    edit_json(done.folder / "scores.json", change)
     with pytest.raises(UserError) as caught:
         read_report(done.folder)
     line = str(caught.value)
     assert line.startswith(f"{done.folder}: scores.json: {says}")
-    assert line.endswith(f"; make it anew with: medretrieval again {done.folder}")
+    assert line.endswith(f"; repeat the run with: medretrieval again {done.folder}")
 
 
 def test_depths_are_whole_numbers_and_stay_so():
     assert to_json(from_json(dict[int, float], {"5": 0.5, "10": 1.0})) == {"5": 0.5, "10": 1.0}
-    with pytest.raises(ValueError, match="recall has the key 'five', where a whole number is wanted"):
+    with pytest.raises(ValueError, match="recall has the key 'five', where a whole number is needed"):
         from_json(dict[int, float], {"five": 0.5}, "recall")
 
 
@@ -202,11 +197,11 @@ def test_a_run_of_another_format_is_refused_by_its_name_and_its_scores_can_be_re
         del content["format"]
         content.update({} if told is None else {"format": told}, other=1)
 
-    edited(done.folder, change)
+    edit_json(done.folder / "scores.json", change)
     with pytest.raises(UserError) as caught:
         read_report(done.folder, "MLflow run abc")
     assert str(caught.value) == (
-        f"MLflow run abc: a run of results format {found}, and this version reads 6; make it anew with: "
+        f"MLflow run abc: a run of results format {found}, and this version reads 6; repeat the run with: "
         "medretrieval again abc"
     )
     assert scores_of_any_format(done.folder) == done.report.scores
@@ -214,5 +209,5 @@ def test_a_run_of_another_format_is_refused_by_its_name_and_its_scores_can_be_re
 
 def test_a_finished_run_that_cannot_be_read_is_run_again(config, done):
     assert run(config(*PIXELS)).skipped
-    edited(done.folder, lambda c: c.pop("speed"))
+    edit_json(done.folder / "scores.json", lambda c: c.pop("speed"))
     assert not run(config(*PIXELS)).skipped

@@ -81,7 +81,7 @@ def finished(tmp_path, write_npz):
     return run(compose(*small, "tracking=jsonl", f"paths.outputs={tmp_path / 'outputs'}")).folder
 
 
-def test_the_verb_log_says_what_to_do_and_does_it(finished, tmp_path, empty_database, capsys):
+def test_the_verb_log_says_what_to_do_and_does_it(finished, database, capsys):
     with pytest.raises(UserError) as refused:
         log_later([finished], None)
     line = str(refused.value)
@@ -90,8 +90,6 @@ def test_the_verb_log_says_what_to_do_and_does_it(finished, tmp_path, empty_data
     )
     command, uri = line.rsplit("medretrieval log ", 1)[1].split(" uri=")
     assert (command, uri) == (str(finished), "sqlite:///outputs/mlflow.db")
-    (tmp_path / "mlflow.db").write_bytes(empty_database)
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert LOG.main([str(finished), f"uri={store}"]) == 0
+    assert LOG.main([str(finished), f"uri={database}"]) == 0
     assert capsys.readouterr().out == "1 runs logged\n"
     assert log_later([finished], None) == 0  # now it knows where

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
+from tests.mlflow_store import only_run
 
 from medretrieval.runs.report import BaselineReport, Objective, read_report
 from medretrieval.runs.report_parts import Difference, ScoreInterval
@@ -109,13 +109,10 @@ def test_the_objective_is_logged_first(random):
     assert next(iter(run_metrics(random))) == "precision_at_3"
 
 
-def test_a_sweep_is_logged_with_its_note_and_its_view(reports, empty_database, tmp_path):
-    (tmp_path / "mlflow.db").write_bytes(empty_database)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    mlflow_at(uri).log_sweep(Sweep(Path("s1"), reports))
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("medretrieval")
-    (found,) = client.search_runs([experiment.experiment_id])
+def test_a_sweep_is_logged_with_its_note_and_its_view(reports, database):
+    mlflow_at(database).log_sweep(Sweep(Path("s1"), reports))
+    client, found = only_run(database)
+    experiment = client.get_experiment(found.info.experiment_id)
     assert found.data.tags["mlflow.note.content"] == sweep_note("s1", experiment.experiment_id, reports)
     assert (
         experiment.tags["mlflow.sharedViewState.s1"] == sweep_view("s1", reports)["mlflow.sharedViewState.s1"]

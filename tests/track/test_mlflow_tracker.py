@@ -1,11 +1,12 @@
 import json
 import shutil
-import socket
 import threading
 import time
 
 import pytest
 from mlflow import MlflowClient
+from tests.files import edit_json
+from tests.mlflow_store import all_runs, closed_port, only_run
 
 from medretrieval import compose, run
 from medretrieval.commands.again import VERB as AGAIN
@@ -25,13 +26,6 @@ PIXELS = (
 
 
 @pytest.fixture
-def database(tmp_path, empty_database):
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(empty_database)
-    return f"sqlite:///{path}"
-
-
-@pytest.fixture
 def tracked(tmp_path, write_npz):
     write_npz(n=12)
 
@@ -40,18 +34,6 @@ def tracked(tmp_path, write_npz):
         return compose(*PIXELS, *places, *overrides)
 
     return config
-
-
-def only_run(uri, name="medretrieval"):
-    client = MlflowClient(tracking_uri=uri)
-    (found,) = client.search_runs([client.get_experiment_by_name(name).experiment_id])
-    return client, found
-
-
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked, database):
@@ -148,9 +130,9 @@ def test_without_the_server_results_are_kept_and_can_be_logged_later(tracked, da
     away = closed_port()
     result = run(tracked(away))
     assert (result.folder / "scores.json").exists()
-    assert f"MLflow at {away} is away" in caplog.text
+    assert f"MLflow at {away} cannot be reached" in caplog.text
     assert f"medretrieval log {result.folder}" in caplog.text
-    with pytest.raises(UserError, match="is away"):
+    with pytest.raises(UserError, match="cannot be reached"):
         log_later([result.folder], None)
     assert log_later([tmp_path / "outputs"], database) == 1
     _, found = only_run(database)
@@ -209,11 +191,9 @@ def test_an_id_that_mlflow_does_not_know_is_said_to_be_so(database):
 
 def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked, database):
     result = run(tracked(closed_port()))
-    report = json.loads((result.folder / "scores.json").read_text())
-    del report["format"]
-    (result.folder / "scores.json").write_text(json.dumps(report))
+    edit_json(result.folder / "scores.json", lambda c: c.pop("format"))
     with pytest.raises(
-        UserError, match=r"a run of results format 3 or before, and this version reads 6; make it anew with"
+        UserError, match=r"a run of results format 3 or before, and this version reads 6; repeat the run with"
     ):
         log_later([result.folder], database)
 
@@ -239,8 +219,7 @@ def test_lift_chance_speed_and_approximation_reach_mlflow(tracked, database):
 
 def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp_path, monkeypatch):
     first, second = (run(tracked(database, f"index={index}")) for index in ("flat", "ivf"))
-    client = MlflowClient(tracking_uri=database)
-    runs = client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id])
+    client, runs = all_runs(database)
     (flat,) = [r for r in runs if r.data.tags["index"] == "flat"]
     shutil.rmtree(first.folder)
     shutil.copytree(second.folder, first.folder, symlinks=True)
@@ -264,10 +243,9 @@ def test_pictures_reach_mlflow_and_a_pruned_map_does_not_stop_them(tracked, data
 
     assert logged(found.info.run_id) == drawn
     shutil.rmtree(tmp_path / "cache" / "maps")
-    note = json.loads((result.folder / "tracking.json").read_text())
-    (result.folder / "tracking.json").write_text(json.dumps(note | {"logged": False, "run_id": None}))
+    edit_json(result.folder / "tracking.json", lambda c: c.update(logged=False, run_id=None))
     log_later([result.folder], database)
-    runs = client.search_runs([found.info.experiment_id])
+    _, runs = all_runs(database)
     (later,) = [r.info.run_id for r in runs if r.info.run_id != found.info.run_id]
     assert logged(later) == drawn - {"embedding_map.html"}
 

@@ -1,14 +1,13 @@
 """What every tracker must do, over MLflow, JSON lines and none; and what the pipeline tells a tracker."""
 
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from mlflow import MlflowClient
 from omegaconf import OmegaConf
+from tests.mlflow_store import all_runs, closed_port
 
 from medretrieval import compose, run
 from medretrieval.commands.compare import VERB as COMPARE
@@ -68,8 +67,8 @@ class Kept:
 
 
 def _mlflow_records(uri):
-    client = MlflowClient(tracking_uri=uri)
-    for found in client.search_runs([client.get_experiment_by_name("medretrieval").experiment_id]):
+    _, runs = all_runs(uri)
+    for found in runs:
         tags = found.data.tags
         yield {
             "status": found.info.status, "name": found.info.run_name, "tags": tags,
@@ -171,22 +170,20 @@ def test_an_entry_is_kept_and_where_is_said(kept):
 
 
 def test_a_tracker_that_is_away_costs_a_line_and_no_run(kept, tmp_path, caplog):
-    away = {
-        "mlflow": (f"tracking.uri={closed_port()}",),
-        "jsonl": (f"tracking.path={tmp_path / 'data' / 'breastmnist.npz' / 'runs.jsonl'}",),
-    }
-    result = run(settings(kept, *away.get(kept.kind, ())))
+    away = unreachable(kept.kind, tmp_path)
+    result = run(settings(kept, *away))
     assert (result.folder / "scores.json").exists()
-    lines = [line for line in caplog.messages if " is away (" in line]
+    lines = [line for line in caplog.messages if " cannot be reached (" in line]
     assert len(lines) == (0 if kept.kind == "none" else 1)
     with pytest.raises(UserError, match=r"index.nlist=99"):
-        run(settings(kept, "index=ivf", "index.nlist=99", *away.get(kept.kind, ())))
+        run(settings(kept, "index=ivf", "index.nlist=99", *away))
 
 
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+def unreachable(kind, tmp_path):
+    """Overrides with which a tracker cannot reach what it writes to."""
+    below_a_file = tmp_path / "data" / "breastmnist.npz" / "runs"
+    places = {"mlflow": f"tracking.uri={closed_port()}", "jsonl": f"tracking.path={below_a_file}"}
+    return [places[kind]] if kind in places else []
 
 
 def test_another_tracker_makes_no_other_run_and_learns_of_the_skipped_one(kept):
@@ -270,9 +267,9 @@ def test_a_comparison_is_kept_with_its_runs(kept, monkeypatch, tmp_path, capsys)
     words = ("resamples=100", "permutations=100", f"uri=sqlite:///{store}")
     assert COMPARE.main([*folders, *words]) == 0
     # Of runs that nothing keeps, a comparison goes to MLflow.
-    where = "MLflow at" if kept.kind != "jsonl" else str(kept.outputs / "runs.jsonl")
-    assert f"in {where}" in capsys.readouterr().err
-    assert store.exists() == (kept.kind != "jsonl")
+    in_mlflow = kept.kind in ("mlflow", "none")
+    assert f"in {'MLflow at' if in_mlflow else kept.outputs}" in capsys.readouterr().err
+    assert store.exists() == in_mlflow
     if kept.kind != "none":
         (added,) = [r for r in kept.records() if "comparison" in r["tags"]]
         assert len(kept.records()) == before + 1
@@ -311,8 +308,11 @@ def test_only_what_is_away_is_forgiven(caplog):
     with unless_away("it", "so what") as attempt:
         raise OSError("first line\nsecond line")
     assert attempt.failed
-    assert caplog.messages == ["it is away (first line); so what"]
-    with pytest.raises(UserError, match=r"it is away \(x\); so what"), unless_away("it", "so what", True):
+    assert caplog.messages == ["it cannot be reached (first line); so what"]
+    with (
+        pytest.raises(UserError, match=r"it cannot be reached \(x\); so what"),
+        unless_away("it", "so what", True),
+    ):
         raise OSError("x")
 
 

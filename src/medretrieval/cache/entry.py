@@ -17,11 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from medretrieval.files import file_sha256, flush
+
 FORMAT_VERSION = 2  # raised when the same key would name other bytes
-ABOUT = "entry.json"
-SUMS = "checksums.json"
-FOLDER = ".shards"
-SETTLED_S = 1.0  # younger files are hashed again: a change within a clock tick leaves the same time behind
+ENTRY_FILE = "entry.json"
+CHECKSUMS_FILE = "checksums.json"
+SHARDS_SUFFIX = ".shards"
+SETTLED_AGE_S = (
+    1.0  # younger files are hashed again: a change within a clock tick leaves the same time behind
+)
 
 # path -> (its state when it was hashed, SHA-256): a sweep in one process hashes each file once.
 _hashed: dict[Path, tuple[tuple[int, ...], str]] = {}
@@ -63,17 +67,17 @@ def read(
         Damaged: a file is missing or not what was written, or the entry is another one's.
     """
     sums = _read_sums(folder)
-    for name in sums if files is None else (ABOUT, *files):
+    for name in sums if files is None else (ENTRY_FILE, *files):
         if name not in sums:
-            raise Damaged(SUMS)
+            raise Damaged(CHECKSUMS_FILE)
         _compare(folder / name, *sums[name], remember)
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_bytes())
+        about: dict[str, Any] = json.loads((folder / ENTRY_FILE).read_bytes())
         whole = content_key(about["made_from"]) == (key or folder.name) and "facts" in about
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise Damaged(ABOUT)
+        raise Damaged(ENTRY_FILE)
     return about
 
 
@@ -103,11 +107,11 @@ def write(
             "format": FORMAT_VERSION,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-        sums = {p.name: (p.stat().st_size, _sha256(p)) for p in sorted(partial.iterdir())}
-        (partial / SUMS).write_bytes(_sums_text(sums))
+        (partial / ENTRY_FILE).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+        sums = {p.name: (p.stat().st_size, file_sha256(p)) for p in sorted(partial.iterdir())}
+        (partial / CHECKSUMS_FILE).write_bytes(_sums_text(sums))
         for path in (*partial.iterdir(), partial):
-            _flush(path)
+            flush(path)
         partial.chmod(0o755)
         try:
             partial.replace(folder)
@@ -118,7 +122,7 @@ def write(
             shutil.rmtree(partial, ignore_errors=True)
             there: Mapping[str, Any] = read(folder)["facts"]
             return there
-        _flush(folder.parent)
+        flush(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -130,7 +134,7 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _flush(folder.parent)
+        flush(folder.parent)
 
 
 def set_aside(folder: Path, place: Path) -> None:
@@ -148,19 +152,19 @@ def remove(folder: Path, place: Path) -> None:
 def touch(folder: Path) -> None:
     """Note that an entry was used now: the time of its entry.json."""
     with contextlib.suppress(OSError):  # a read-only cache
-        os.utime(folder / ABOUT)
+        os.utime(folder / ENTRY_FILE)
 
 
 def _read_sums(folder: Path) -> dict[str, tuple[int, str]]:
     try:
-        raw = (folder / SUMS).read_bytes()
+        raw = (folder / CHECKSUMS_FILE).read_bytes()
         sums = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in json.loads(raw).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _raise_unless_damage(error)
-        raise Damaged(SUMS) from error
+        raise Damaged(CHECKSUMS_FILE) from error
     # Byte for byte, so that no flipped bit passes for another way to write the same JSON.
-    if raw != _sums_text(sums) or ABOUT not in sums:
-        raise Damaged(SUMS)
+    if raw != _sums_text(sums) or ENTRY_FILE not in sums:
+        raise Damaged(CHECKSUMS_FILE)
     return sums
 
 
@@ -189,8 +193,8 @@ def _hash(path: Path, remember: bool) -> str:
     state = _state(path)
     if remember and path in _hashed and _hashed[path][0] == state:
         return _hashed[path][1]
-    settled = time.time() - path.stat().st_mtime > SETTLED_S
-    digest = _sha256(path)
+    settled = time.time() - path.stat().st_mtime > SETTLED_AGE_S
+    digest = file_sha256(path)
     if settled and _state(path) == state:
         _hashed[path] = state, digest
     return digest
@@ -199,20 +203,3 @@ def _hash(path: Path, remember: bool) -> str:
 def _state(path: Path) -> tuple[int, ...]:
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold a file, or a folder's names, before what depends on it is written."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that flush no folders
-            raise
-    finally:
-        os.close(descriptor)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
-OWNER = ".owner"
-NAMED_S = 1.0  # how long the owner of a lock may take to write its name
+LOCK_SUFFIX = ".lock"
+OWNER_SUFFIX = ".owner"
+OWNER_NAME_TIMEOUT_S = 1.0  # how long the owner of a lock may take to write its name
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
     # Imported here: a run that finds everything in the cache, as on a read-only share, takes no lock.
     from filelock import FileLock, Timeout
 
-    lock, owner = FileLock(_beside(folder, LOCK)), _beside(folder, OWNER)
+    lock, owner = FileLock(_beside(folder, LOCK_SUFFIX)), _beside(folder, OWNER_SUFFIX)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -51,7 +51,7 @@ def locked_if_free(folder: Path) -> Iterator[bool]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(_beside(folder, LOCK))
+    lock = FileLock(_beside(folder, LOCK_SUFFIX))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -61,7 +61,7 @@ def locked_if_free(folder: Path) -> Iterator[bool]:
         yield True
     finally:
         # While it is held: a process that waits for the removed file sees that and locks the new one.
-        for suffix in (OWNER, LOCK):
+        for suffix in (OWNER_SUFFIX, LOCK_SUFFIX):
             _beside(folder, suffix).unlink(missing_ok=True)
         lock.release()
 
@@ -83,7 +83,7 @@ def _signed(owner: Path) -> Iterator[None]:
 
 
 def _named(owner: Path) -> str:
-    end = time.monotonic() + NAMED_S
+    end = time.monotonic() + OWNER_NAME_TIMEOUT_S
     while time.monotonic() < end:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if name := owner.read_text():

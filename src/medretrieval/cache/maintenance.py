@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.cache import entry
-from medretrieval.cache.entry import FOLDER
-from medretrieval.cache.lock import LOCK, OWNER, locked_if_free
+from medretrieval.cache.entry import SHARDS_SUFFIX
+from medretrieval.cache.lock import LOCK_SUFFIX, OWNER_SUFFIX, locked_if_free
 
 NAME = re.compile(r"(?P<key>[0-9a-f]{64})(?P<suffix>\..+)?")
 
@@ -38,12 +38,12 @@ class Kept:
     @property
     def unfinished(self) -> bool:
         """Whether it holds the shards of a split that is not whole yet."""
-        return self.path.suffix == FOLDER and not self.leftover
+        return self.path.suffix == SHARDS_SUFFIX and not self.leftover
 
     @property
     def outdated(self) -> bool:
         """Whether an older version made it, under a key that no run asks for."""
-        return not (self.path / entry.SUMS).exists() and "files" in about(self.path)
+        return not (self.path / entry.CHECKSUMS_FILE).exists() and "files" in about(self.path)
 
     @property
     def entries(self) -> list[Path]:
@@ -65,27 +65,29 @@ class Pruned:
 
 def contents(root: Path) -> list[Kept]:
     """Everything in a cache, the least recently used first."""
-    found = []
+    kept_things = []
     for path in root.glob("*/*/*"):
         name = NAME.fullmatch(path.name)
         if name is None:
             continue
         place, suffix = path.with_name(name["key"]), name["suffix"] or ""
-        if suffix not in ("", FOLDER, LOCK, OWNER) and not suffix.startswith((".partial-", ".damaged-")):
+        if suffix not in ("", SHARDS_SUFFIX, LOCK_SUFFIX, OWNER_SUFFIX) and not suffix.startswith(
+            (".partial-", ".damaged-")
+        ):
             continue
-        leftover = suffix not in ("", FOLDER) or (suffix == FOLDER and place.exists())
+        leftover = suffix not in ("", SHARDS_SUFFIX) or (suffix == SHARDS_SUFFIX and place.exists())
         size, used = _measure(path)
-        found.append(Kept(path.parts[-3], path, place, leftover, size, used))
-    return sorted(found, key=lambda kept: (kept.used, kept.path))
+        kept_things.append(Kept(path.parts[-3], path, place, leftover, size, used))
+    return sorted(kept_things, key=lambda kept: (kept.used, kept.path))
 
 
 def about(folder: Path) -> Mapping[str, Any]:
     """What entry.json says, unchecked; empty where it cannot be read."""
     try:
-        found = json.loads((folder / entry.ABOUT).read_bytes())
+        said = json.loads((folder / entry.ENTRY_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return said if isinstance(said, dict) else {}
 
 
 def damages(root: Path, report: Callable[[Path, str], None]) -> int:
@@ -135,11 +137,11 @@ def prune(root: Path, keep: int) -> Pruned:
 
 
 def _remove(kept: Kept) -> None:
-    if kept.path.suffix in (LOCK, OWNER):
+    if kept.path.suffix in (LOCK_SUFFIX, OWNER_SUFFIX):
         return  # goes with the lock itself
     if not kept.path.exists():  # its maker was quicker
         return
-    if kept.leftover and kept.path.suffix != FOLDER:
+    if kept.leftover and kept.path.suffix != SHARDS_SUFFIX:
         shutil.rmtree(kept.path)
     else:
         entry.remove(kept.path, kept.place)
@@ -154,7 +156,7 @@ def _measure(path: Path) -> tuple[int, float]:
         except FileNotFoundError:  # another process works here
             continue
         size += stat.st_size
-        if file.name == entry.ABOUT:
+        if file.name == entry.ENTRY_FILE:
             used = max(used, stat.st_mtime)
     return size, used
 

@@ -1,15 +1,15 @@
-"""The verbs of the command line: each module parses the words of one and prints what the other rooms found.
+"""The verbs of the command line: each module reads the words of one and prints what others computed.
 
 A verb is a module of its name here, which holds a `VERB` (see `words`), and an entry in `VERBS`.
 """
 
 VERBS = {
-    "compare": "which run is best, and is that more than luck of the queries",
-    "query": "what in a run's gallery is like a picture, or fits a sentence",
-    "report": "what runs found, as one HTML file to send to a colleague",
-    "verify": "recompute a run's scores and ranking from its files",
-    "again": "do a run again and say what differs",
+    "compare": "which run is best, and whether the difference is more than chance",
+    "query": "search a run's gallery with an image or a sentence",
+    "report": "write the results of runs as one HTML file to send to a colleague",
+    "verify": "recompute a run's scores and ranking from its files and compare them",
+    "again": "repeat a run and report what differs",
     "explain": "draw which regions make a query and its results similar",
     "log": "log finished runs that MLflow does not have yet",
-    "cache": "what is kept between runs, whether it is whole, and making room",
+    "cache": "list, check and prune what is kept between runs",
 }

@@ -40,7 +40,9 @@ def _run(given: Given) -> int:
 
 def _lines(done: "DoneAgain", kept: bool) -> list[str]:
     source = (
-        "embeddings from the cache (paths.cache=<empty folder> embeds anew)" if kept else "new embeddings"
+        "embeddings from the cache (paths.cache=<empty folder> computes them again)"
+        if kept
+        else "new embeddings"
     )
     lines = [f"the same ranking and scores; {source}"]
     if done.results:

@@ -19,15 +19,15 @@ SHORT_KEY = 12
 def _run(given: Given) -> int:
     place = _place(given)
     if given.action != "prune" and given.keep_gb is not None:
-        raise VERB.refusal(f"--keep-gb: says what `prune` leaves; {given.action} takes no such option")
+        raise VERB.refusal(f"--keep-gb: only for prune; {given.action} takes no such option")
     if given.action == "prune" and given.keep_gb is None:
-        raise VERB.refusal("prune wants --keep-gb N: how many GB (10^9 bytes) may stay")
+        raise VERB.refusal("prune needs --keep-gb N: how many GB (10^9 bytes) may stay")
     try:
         return ACTIONS[given.action](place, given)
     except OSError as error:
         where = error.filename or place
         raise UserError(
-            f"{where}: {error.strerror}; paths.cache=<folder> names a cache of your own"
+            f"{where}: {error.strerror}; choose another cache with paths.cache=<folder>"
         ) from error
 
 
@@ -73,7 +73,7 @@ def _verify(place: Path, given: Given) -> int:
     def report(folder: Path, file: str) -> None:
         damaged.append({"entry": str(folder), "file": file})
         if not given.json:  # hashing takes its time: each as it is found
-            print(f"{folder}: {file} is damaged; a run that wants it makes it again")
+            print(f"{folder}: {file} is damaged; the next run that needs it makes it again")
 
     whole = damages(place, report)
     line = f"{_count(whole, 'entry', 'entries')} whole, {len(damaged)} damaged, in {place}"
@@ -86,11 +86,11 @@ def _prune(place: Path, given: Given) -> int:
 
     done = prune(place, round(given.keep_gb * GB))
     lines = [
-        f"{_count(done.removed, 'thing', 'things')} removed, {_bytes(done.freed)} freed, "
+        f"{_count(done.removed, 'item', 'items')} removed, {_bytes(done.freed)} freed, "
         f"{_bytes(done.size)} left in {place}"
     ]
     if done.in_use:
-        lines.append(f"{_count(done.in_use, 'entry', 'entries')} stayed: another process is making them")
+        lines.append(f"{_count(done.in_use, 'entry', 'entries')} kept: another process is making them")
     content = {"cache": str(place), "removed": done.removed, "freed_bytes": done.freed}
     _print(given, content | {"left_bytes": done.size, "in_use": done.in_use}, lines)
     return 0
@@ -122,7 +122,7 @@ def _origin(kept: "Kept") -> str:
     from medretrieval.cache.maintenance import about as read_about
 
     if kept.outdated:
-        return "an older version; no run uses it"
+        return "made by an older version; no run uses it"
     try:
         entries = kept.entries
         about = read_about(entries[0])
@@ -162,7 +162,7 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "texts": lambda made, _: f"{_encoder(made['encoder'])} · {_count(len(made['texts']), 'text', 'texts')}",
     "queries": lambda made, _: f"prompts, {made['use']} · texts {made['texts'][:SHORT_KEY]}",
     "centered": lambda made, _: (
-        f"{' '.join(made['mean_of'])} {made['embeddings'][:SHORT_KEY]} less their mean"
+        f"{' '.join(made['mean_of'])} {made['embeddings'][:SHORT_KEY]} minus their mean"
     ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
@@ -193,15 +193,20 @@ VERB = Verb(
     options=(
         Option(
             "action",
-            "list: what is there, the least recently used first; verify: hash everything, exit code 1 where "
-            "something is damaged; prune: remove leftovers, then the least recently used beyond --keep-gb; "
-            "path: where it is. The word alone, without action=, will do",
+            "list: show the entries, the least recently used first; verify: compare files with their hashes, "
+            "exit code 1 if one is damaged; prune: remove leftovers, then the least recently used entries "
+            "until no more than --keep-gb are left; path: show where the cache is. The word alone, without "
+            "action=, is enough",
             choices=tuple(ACTIONS),
             needed=True,
         ),
         Option("--keep-gb", "for prune: how many GB (10^9 bytes) may stay", "N", float, unset="none"),
         Option(
-            "paths.cache", "the cache", "<folder>", Path, unset="MEDRETRIEVAL_CACHE, or ~/.cache/medretrieval"
+            "paths.cache",
+            "folder of the cache",
+            "<folder>",
+            Path,
+            unset="MEDRETRIEVAL_CACHE, or ~/.cache/medretrieval",
         ),
         JSON,
     ),

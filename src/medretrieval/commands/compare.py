@@ -29,7 +29,7 @@ def _run(given: Given) -> int:
     from medretrieval.track.tracker import tracker_of
 
     if given.json and given.format:
-        raise VERB.refusal(f"--json and format={given.format}: both go to stdout; give one of them")
+        raise VERB.refusal(f"--json and format={given.format}: both write to stdout; give one of them")
     with tempfile.TemporaryDirectory() as aside:
         places = all_runs(given, Path(aside))
         runs = [load_run(folder, source) for folder, source in places.items()]
@@ -99,19 +99,19 @@ VERB = Verb(
         RUNS,
         Option(
             "score",
-            "what they are compared by; macro_<score> for the mean over classes",
+            "the score to compare; macro_<score> for the mean over classes",
             "<score>",
             unset="the objective of the first run",
         ),
         Option(
             "baseline",
-            "compare with this run: its name, a part of it, or its number in the table",
+            "compare every run with this one: its name, a part of the name, or its number in the table",
             "<run>",
             unset="the best run",
         ),
         Option(
             "pairs",
-            "best: each run with the best or the baseline; all: every pair",
+            "best: compare each run with the best one or the baseline; all: compare every pair",
             choices=("best", "all"),
             default="best",
         ),

@@ -1,7 +1,6 @@
 """The verb `explain`: which regions of a finished run's query and results make them similar."""
 
 import json
-import os
 import re
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.named_runs import chosen_run
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
+from medretrieval.files import put_in_place
 
 if TYPE_CHECKING:
     from medretrieval.explain.pairs import Explained
@@ -52,12 +52,8 @@ def _out(given: Given) -> Path | None:
 def _draw(out: Path, found: list["Explained"], title: str) -> None:
     from medretrieval.figures import saliency as pictures
 
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with put_in_place(out) as aside:
         pictures.explanations(aside, found, title)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _table(found: list["Explained"]) -> list[str]:
@@ -83,10 +79,10 @@ VERB = Verb(
     usage=("<run> query=<image> [k=<n> | result=<image> | text=<sentence>] [key=value ...]",),
     options=(
         one_run(),
-        Option("query", "the image that is explained, by its id, such as test/3", "<image>", needed=True),
+        Option("query", "the query image to explain, by its id, such as test/3", "<image>", needed=True),
         Option(
             "k",
-            "explain the query with its first k results",
+            "explain the similarity of the query to each of its first k results",
             "<n>",
             int,
             least=1,
@@ -94,19 +90,19 @@ VERB = Verb(
         ),
         Option(
             "result",
-            "explain it with this image in place of its results: any id, such as train/7",
+            "explain its similarity to this image instead: any id, such as train/7",
             "<image>",
             unset="its results",
         ),
         Option(
             "text",
-            "explain it with a sentence in place of an image (encoders with a text tower)",
+            "explain its similarity to a sentence instead (encoders with a text tower)",
             "<sentence>",
             unset="its results",
         ),
         Option(
             "out",
-            "the picture to write, a .png, or none for no picture",
+            "the picture to write, a .png file; none writes no picture",
             "<file>",
             unset="explain_<query>.png in this folder; with --json none",
         ),

@@ -33,12 +33,12 @@ VERB = Verb(
         Option(
             "run",
             "a run's folder or its manifest.json, a folder of runs, or a sweep's id. May be given several "
-            "times; the words alone, without run=, will do",
+            "times; the words alone, without run=, are enough",
             "<folder>",
             needed=True,
             many=True,
         ),
-        Option("uri", URI.meaning, URI.value, unset="where each run was meant to go"),
+        Option("uri", URI.meaning, URI.value, unset="the store in each run's own configuration"),
         OUTPUTS,
         JSON,
     ),

@@ -43,7 +43,7 @@ def all_runs(given: Given, aside: Path) -> dict[Path, str]:
         aside: a folder for files from MLflow.
 
     Raises:
-        UserError: nothing of such a name, or MLflow is away.
+        UserError: nothing of such a name, or MLflow cannot be reached.
     """
     from medretrieval.track.find_runs import find_all
 

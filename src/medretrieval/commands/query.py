@@ -47,11 +47,11 @@ def _run(given: Given) -> int:
 
 def _check_asked(given: Given) -> None:
     if given.image and given.text:
-        raise VERB.refusal("image= and text= are two questions; give one of them, then ask with the other")
+        raise VERB.refusal("image= and text= cannot be combined; give one of them")
     if not given.image and not given.text:
-        raise VERB.refusal('something to ask is missing; give image=<picture> or text="..."')
+        raise VERB.refusal('no query; give image=<picture> or text="..."')
     if given.text and given.fit is not None:
-        raise VERB.refusal(f"fit={given.fit}: says how pictures become squares; text= has none")
+        raise VERB.refusal(f"fit={given.fit}: only for image=, not for text=")
 
 
 def _queries(given: Given, run: "SearchableRun") -> "list[Query]":
@@ -84,7 +84,7 @@ def _out(given: Given) -> Path | None:
         wanted = Path(f"query_{stem}{'_and_more' if more else ''}.png")
         found = free_name(wanted)
         if found != wanted:
-            _say(f"{wanted}: is there already and not of this command; the picture goes to {found}")
+            _say(f"{wanted}: exists already and was not written by this command; writing to {found}")
         return found
     path = picture_path(VERB.name, given.out)
     require_ours(path)
@@ -122,7 +122,7 @@ VERB = Verb(
         one_run(),
         Option(
             "image",
-            "a PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM file, or a folder of them (asked in one batch); "
+            "a PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM file, or a folder of them (searched in one batch); "
             "several: image=a.png,b.png or image=a.png image=b.png",
             "<picture>",
             unset="none; text= is needed then",
@@ -135,11 +135,11 @@ VERB = Verb(
             unset="none; image= is needed then",
             many=True,
         ),
-        Option("k", "results of a query", "<n>", int, least=1, default=5),
-        Option("fit", "how a picture that is no square becomes one", choices=FITS, unset=FITS[0]),
+        Option("k", "results per query", "<n>", int, least=1, default=5),
+        Option("fit", "how a picture that is not square is made square", choices=FITS, unset=FITS[0]),
         Option(
             "out",
-            "the picture of query and results to write, a .png, or none for no picture",
+            "the picture of query and results to write, a .png file; none writes no picture",
             "<file>",
             unset="query_<name>.png in this folder; with --json none",
         ),

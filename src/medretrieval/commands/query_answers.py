@@ -75,7 +75,7 @@ def text(run: SearchableRun, k: int, answers: Sequence[Answer], drawn: Path | No
         ]
         lines += table(["rank", "id", "class", "distance", "split"], rows)
         if len(rows) < k:
-            lines.append(f"the index found {len(rows)} of {k}; index=flat finds all")
+            lines.append(f"the index returned {len(rows)} of {k} results; a run with index=flat returns all")
         lines += _nearness_lines(answer)
     far = sum(answer.novelty is not None and answer.novelty.is_out_of_distribution for answer in answers)
     if len(answers) > 1 and answers[0].novelty is not None:

@@ -13,7 +13,7 @@ def _run(given: Given) -> int:
     from medretrieval.sweep import reports_of
 
     if given.out is not None and given.out.is_dir():
-        raise VERB.refusal(f"out={given.out}: a folder; give the name of a file: out={given.out / NAME}")
+        raise VERB.refusal(f"out={given.out}: is a folder; give the name of a file: out={given.out / NAME}")
     request = Request(given.run, uri_of(given), given.outputs)
     failures = reports_of(request.folder)[1] if request.folder else []
     written = write_report(request, given.out, failures)
@@ -46,7 +46,7 @@ VERB = Verb(
             Path,
             unset="report.html in the sweep's folder, else in <outputs>",
         ),
-        track("the page, with its sweep where it is on one,", formerly="log"),
+        track("the report", formerly="log"),
         URI,
         OUTPUTS,
         JSON,

@@ -106,12 +106,12 @@ class Option:
         return self.least <= number <= (sys.float_info.max if self.most is None else self.most)
 
 
-def one_run(of_a_sweep: str = "of a sweep its best run is taken") -> Option:
+def one_run(of_a_sweep: str = "of several runs the best is taken") -> Option:
     """The option of a verb that takes one run."""
     return Option(
         "run",
         "a run's folder, its manifest.json or its MLflow run id; or a sweep (its id or folder), a folder of "
-        f"runs or an MLflow experiment: {of_a_sweep}. The word alone, without run=, will do",
+        f"runs or an MLflow experiment: {of_a_sweep}. The word alone, without run=, is enough",
         "<run>",
         needed=True,
     )
@@ -120,19 +120,20 @@ def one_run(of_a_sweep: str = "of a sweep its best run is taken") -> Option:
 RUNS = Option(
     "run",
     "a run's folder, its manifest.json or its MLflow run id; a sweep (its id or folder), a folder of runs or "
-    "an MLflow experiment: all its runs. May be given several times; the words alone, without run=, will do",
+    "an MLflow experiment: all its runs. May be given several times; the words alone, without run=, are "
+    "enough",
     "<run>",
     needed=True,
     many=True,
 )
 OUTPUTS = Option("outputs", "the folder that holds runs and sweeps", "<folder>", Path, default="outputs")
 URI = Option("uri", "MLflow's store", "<uri>", unset="MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db")
-JSON = Option("--json", "JSON on stdout and nothing else there", type=bool, unset="text to read")
+JSON = Option("--json", "write JSON, and nothing else, to stdout", type=bool, unset="readable text")
 
 
 def track(what: str, formerly: str = "") -> Option:
-    """The option of a verb that logs what it makes to MLflow."""
-    meaning = f"log {what} to MLflow"
+    """The option of a verb that logs what it makes."""
+    meaning = f"log {what} with the tracker of its runs, or to MLflow where they have none"
     return Option("track", meaning, "true|false", bool, default="true", formerly=formerly)
 
 
@@ -195,7 +196,7 @@ class Verb:
         for option in self.options:
             if option.needed and option.name not in words:
                 usage = f"medretrieval {self.name} {self.usage[0]}"
-                raise UserError(f"{self.name}: {option.key} is missing; {usage} (--help says more)")
+                raise UserError(f"{self.name}: {option.key} is missing; {usage} (see --help)")
         return given
 
     def help(self) -> str:
@@ -253,7 +254,7 @@ class Verb:
             also = overrides.get(key, said)
             if said is not None and also != said:
                 raise self.refusal(
-                    f"{name}={said} and {key}={also}: two names of one thing; give one of them"
+                    f"{name}={said} and {key}={also}: two names for the same setting; give one of them"
                 )
             if also is not None:
                 words[name] = [also]
@@ -305,7 +306,7 @@ class Verb:
     def _unknown(self, word: str, key: str) -> UserError:
         for option in self.options:
             if option.formerly == key:
-                return self.refusal(f"{shown(word)}: {key}= is called {option.key} now")
+                return self.refusal(f"{shown(word)}: {key}= is now called {option.key}")
         names = [option.name for option in self.options]
         keys = sorted(_config_keys()) if ANY_KEY in self.overrides else list(self.overrides)
         meant = {other: name for name, other in IN_CONFIG.items() if name in names}.get(key)

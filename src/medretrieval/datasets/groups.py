@@ -35,7 +35,7 @@ def read_groups(path: Path, split: str, n: int) -> NDArray[np.str_]:
             two, or with an empty group; an index that is no position in the split.
     """
     where = f"dataset.groups={path}"
-    found: dict[int, str] = {}
+    groups: dict[int, str] = {}
     for line, row in _rows(path, where):
         name, text, group = row
         if name not in SPLITS:
@@ -46,23 +46,23 @@ def read_groups(path: Path, split: str, n: int) -> NDArray[np.str_]:
         plain = text.isascii() and text.isdecimal() and len(text) < 19
         if not plain or int(text) >= n:
             raise UserError(
-                f"{where}: line {line}: index {text[:20]!r} is no image of split {split!r}; "
-                f"write its position, 0 to {n - 1}"
+                f"{where}: line {line}: index {text[:20]!r} is not an image of split {split!r}; "
+                f"write the position of the image, 0 to {n - 1}"
             )
-        if int(text) in found:
+        if int(text) in groups:
             raise UserError(f"{where}: line {line}: a second row for image {split}/{text}; keep one")
         if not group:
             raise UserError(
                 f"{where}: line {line}: image {split}/{text} has an empty group; "
-                "give an image of unknown group a name of its own"
+                "give an image whose group is unknown a group name of its own"
             )
-        found[int(text)] = group
-    if missing := [i for i in range(n) if i not in found]:
+        groups[int(text)] = group
+    if missing := [i for i in range(n) if i not in groups]:
         raise UserError(
             f"{where}: {len(missing)} of the {n} images of split {split!r} have no row "
-            f"(first {split}/{missing[0]}); each wants exactly one"
+            f"(first {split}/{missing[0]}); each needs exactly one"
         )
-    return np.array([found[i] for i in range(n)], dtype=np.str_)
+    return np.array([groups[i] for i in range(n)], dtype=np.str_)
 
 
 def _rows(path: Path, where: str) -> Iterator[tuple[int, tuple[str, str, str]]]:

@@ -108,7 +108,7 @@ class MedMNIST(Dataset):
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise UserError(
                 f"{self.path}: {split}_images is {images.dtype} {list(images.shape)}, but "
-                f"dataset={self.name} dataset.size={self.size} wants uint8 [n, {', '.join(map(str, shape))}]"
+                f"dataset={self.name} dataset.size={self.size} needs uint8 [n, {', '.join(map(str, shape))}]"
             )
         if len(images) == 0:
             raise UserError(f"{self.path}: split {split!r} is empty; choose another split or another file")
@@ -129,7 +129,7 @@ class MedMNIST(Dataset):
             return labels.astype(np.bool_)
         # Files in the wild carry (n, 1) and (n,).
         if labels.size != n:
-            raise UserError(f"{where} is {list(labels.shape)}; one class number an image is wanted")
+            raise UserError(f"{where} is {list(labels.shape)}; one class number per image is needed")
         flat = labels.reshape(n).astype(np.int64)
         if flat.min() < 0 or flat.max() >= len(self.classes):
             raise UserError(
@@ -153,7 +153,9 @@ def download(flag: str, size: int, path: Path) -> None:
     import medmnist
 
     if flag not in medmnist.INFO:
-        raise UserError(f"{path}: not there, and dataset.name={flag} is no MedMNIST set; put the file there")
+        raise UserError(
+            f"{path}: not there, and dataset.name={flag} is not a MedMNIST set; put the file there"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
@@ -165,5 +167,5 @@ def download(flag: str, size: int, path: Path) -> None:
         raise UserError(
             f"{path}: not there, and downloading it failed ({first_line(error)}); "
             "put the file there, set paths.data (or MEDRETRIEVAL_DATA) to the folder that has it, "
-            "or try again with a network"
+            "or try again with a network connection"
         ) from error

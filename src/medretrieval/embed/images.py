@@ -20,9 +20,10 @@ from medretrieval.embed.shards import VECTORS, Shards, load, write_header
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
+from medretrieval.vectors import require_vectors
 
-SAMPLE = 32  # images whose vectors are compared with those of full precision
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
+FIDELITY_SAMPLE_IMAGES = 32  # images whose vectors are compared with those of full precision
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     try:
         entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         raise UserError(_full(error, split, shards, cache)) from error
     if shards is not None:
@@ -120,13 +121,13 @@ def _fidelity(
     """What the encoder says on the first images it ever embeds; once for all splits."""
 
     def make(folder: Path) -> Mapping[str, Any]:
-        return {"found": encoder.fidelity(split.images[:SAMPLE])}
+        return {"found": encoder.fidelity(split.images[:FIDELITY_SAMPLE_IMAGES])}
 
     # Not beside the vectors: these stay, while what is said of them may come to be said otherwise.
     parts = {"fidelity_format": FIDELITY_FORMAT, "encoder": dict(identity)}
     facts = cache.get_or_make("fidelities", parts, make).facts
-    found: Mapping[str, Any] | None = facts["found"]
-    return found
+    fidelity: Mapping[str, Any] | None = facts["found"]
+    return fidelity
 
 
 def _encode(encoder: Encoder, split: Split, shards: Shards) -> None:
@@ -135,30 +136,43 @@ def _encode(encoder: Encoder, split: Split, shards: Shards) -> None:
 
     total, done = len(shards.first), shards.done
     with tqdm(total=total, initial=done, unit="img", desc=f"embed {split.name}", leave=False) as bar:
+        work = _Work(encoder, split, shards, bar)
         for positions in shards.cut(encoder.batch_size):
-            shards.add(positions, functools.partial(_write, encoder, split, positions, shards.width, bar))
+            shards.add(positions, functools.partial(work.write, positions))
 
 
-def _write(
-    encoder: Encoder, split: Split, positions: NDArray[np.int64], width: int, bar: Any, path: Path
-) -> dict[str, Any]:
-    """Write the vectors of one shard; `width` is that of earlier ones, 0 where there are none."""
-    start, begin, n = time.perf_counter(), 0, len(positions)
-    # Plain writes: a full disk is an error here, where through a memory map it would kill the process.
-    with path.open("wb") as file:
-        for vectors in encoder.stream(_images(split, positions)):
-            batch = min(encoder.batch_size, n - begin)
-            width = width or vectors.shape[-1]
-            rows = _checked(encoder, vectors, split, positions[begin:], (batch, width))
-            if begin == 0:
-                write_header(file, (n, width))
-            file.write(rows.tobytes())
-            bar.update(batch)
-            begin += batch
-    if begin < n:
-        raise UserError(f"encoder={encoder.name}: gave vectors for {begin} of {n} images")
-    seconds = time.perf_counter() - start
-    return {"shape": [n, width], "seconds": seconds, "images_per_s": n / seconds}
+@dataclass(frozen=True)
+class _Work:
+    """A split that is being embedded: by what, into which shards, and its progress bar."""
+
+    encoder: Encoder
+    split: Split
+    shards: Shards
+    bar: Any
+
+    def write(self, positions: NDArray[np.int64], path: Path) -> dict[str, Any]:
+        """Write the vectors of one shard, the images at these positions; returns facts about them."""
+        encoder, width = self.encoder, self.shards.width or None
+        start, begin, n = time.perf_counter(), 0, len(positions)
+        # Plain writes: a full disk is an error here, where through a memory map it would kill the process.
+        with path.open("wb") as file:
+            for vectors in encoder.stream(_images(self.split, positions)):
+                batch = min(encoder.batch_size, n - begin)
+                name = functools.partial(self._name, positions[begin:])
+                rows = require_vectors(vectors, (batch, width), encoder.name, "image", name)
+                width = rows.shape[1]
+                if begin == 0:
+                    write_header(file, (n, width))
+                file.write(rows.tobytes())
+                self.bar.update(batch)
+                begin += batch
+        if begin < n:
+            raise UserError(f"encoder={encoder.name}: gave vectors for {begin} of {n} images")
+        seconds = time.perf_counter() - start
+        return {"shape": [n, width], "seconds": seconds, "images_per_s": n / seconds}
+
+    def _name(self, positions: NDArray[np.int64], row: int) -> str:
+        return str(self.split.ids[positions[row]])
 
 
 def _images(split: Split, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -166,31 +180,6 @@ def _images(split: Split, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     if last - first + 1 == len(positions):  # no duplicates among them, the usual case: no copy
         return split.images[first : last + 1]
     return split.images[positions]
-
-
-def _checked(
-    encoder: Encoder,
-    vectors: NDArray[np.float32],
-    split: Split,
-    positions: NDArray[np.int64],
-    shape: tuple[int, int],
-) -> NDArray[np.float32]:
-    n, width = shape
-    if vectors.shape != shape or width < 1:
-        plain = vectors.ndim == 2 and len(vectors) == n and vectors.shape[1] > 0
-        wanted = f"[{n}, {width}] as before" if plain else f"[{n}, d]"
-        raise UserError(f"encoder={encoder.name}: gave {list(vectors.shape)} for {n} images, not {wanted}")
-    # float64 can hold what float32 cannot.
-    with np.errstate(over="ignore"):
-        vectors = vectors.astype("<f4")
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        image = split.ids[positions[int(bad.argmax())]]
-        raise UserError(
-            f"encoder={encoder.name}: the embedding of image {image} is not "
-            "finite (NaN or infinite); check the weights, or try encoder.precision=fp32"
-        )
-    return vectors
 
 
 def _rate(shards: Shards) -> float:
@@ -207,6 +196,6 @@ def _full(error: OSError, split: Split, shards: Shards | None, cache: Cache) -> 
         kept = f"{shards.done} of {len(shards.first)} images of split {split.name} are embedded and kept; "
     where = error.filename or f"paths.cache={cache.root}"
     return (
-        f"{where}: {error.strerror}; {kept}make room (medretrieval cache prune --keep-gb N) or "
-        "set paths.cache to a folder with more, and start it again"
+        f"{where}: {error.strerror}; {kept}free some space (medretrieval cache prune --keep-gb N) or "
+        "set paths.cache to a folder with more, and run the same command again"
     )

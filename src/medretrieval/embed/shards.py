@@ -21,13 +21,13 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from medretrieval.cache import entry
-from medretrieval.cache.entry import FOLDER, content_key
+from medretrieval.cache.entry import SHARDS_SUFFIX, content_key
 
 log = logging.getLogger(__name__)
 
 VECTORS = "embeddings.npy"
 IMAGES = "images.npy"
-SHARD_IMAGES = 512  # at least: what a kill costs, half a minute where an encoder makes 20 images/s
+MIN_SHARD_IMAGES = 512  # at least: what a kill costs, half a minute where an encoder makes 20 images/s
 ASSEMBLED_IMAGES = 1024  # of a split that is put together: held in memory at a time
 
 
@@ -77,7 +77,7 @@ class Shards:
     """
 
     def __init__(self, images: NDArray[np.uint8], identity: Mapping[str, Any], place: Path) -> None:
-        self.folder = place.with_name(place.name + FOLDER)
+        self.folder = place.with_name(place.name + SHARDS_SUFFIX)
         self.width = 0
         self._place = place
         self._identity = identity
@@ -107,8 +107,8 @@ class Shards:
         return self._sources
 
     def cut(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
-        """The positions of each shard that is missing: whole batches, at least SHARD_IMAGES images."""
-        size = -(-SHARD_IMAGES // batch_size) * batch_size
+        """The positions of each shard that is missing: whole batches, at least MIN_SHARD_IMAGES images."""
+        size = -(-MIN_SHARD_IMAGES // batch_size) * batch_size
         missing = self.missing
         for begin in range(0, len(missing), size):
             yield missing[begin : begin + size]
@@ -178,7 +178,7 @@ class Shards:
     def _find_others(self) -> None:
         """Other splits, and shards of other unfinished ones, which may be pruned or removed at any time."""
         splits = [folder for folder in _entries(self._place.parent) if folder != self._place]
-        unfinished = sorted(f for f in self._place.parent.glob(f"*{FOLDER}") if f != self.folder)
+        unfinished = sorted(f for f in self._place.parent.glob(f"*{SHARDS_SUFFIX}") if f != self.folder)
         for folder in (*splits, *(shard for parent in unfinished for shard in _entries(parent))):
             if not (self._source < 0).any():
                 return

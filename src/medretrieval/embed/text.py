@@ -1,4 +1,4 @@
-"""Stage 1 of a run that asks in words: vectors of the sentences, and what frees both sides of their means.
+"""Stage 1 of a run whose queries are sentences: their vectors, and centering of both sides.
 
 All of it is kept in the cache, so that a warm run loads no model.
 """
@@ -16,15 +16,15 @@ from medretrieval.embed.shards import write_header
 from medretrieval.errors import UserError
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts
-from medretrieval.vectors import l2_normalize
+from medretrieval.vectors import l2_normalize, require_vectors
 
 FILE = "vectors.npy"
-BLOCK = 65_536  # vectors held in memory at a time
+BLOCK_VECTORS = 65_536  # vectors held in memory at a time
 Vectors = NDArray[np.float32]
 
 
 def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embeddings, Embeddings]:
-    """Queries in words and the gallery they search, centered where the run says so.
+    """Sentences as queries and the gallery they search, centered where the run says so.
 
     Args:
         inputs: encoder, dataset and task; `center` is the split that means are fitted to.
@@ -43,7 +43,7 @@ def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embed
     if texts.vectors.shape[1] != gallery.vectors.shape[1]:
         raise UserError(
             f"encoder={inputs.encoder.name}: gives sentences {texts.vectors.shape[1]} numbers and images "
-            f"{gallery.vectors.shape[1]}; the two towers must end in one space"
+            f"{gallery.vectors.shape[1]}; the image and text embeddings must have the same dimension"
         )
     if split is not None:
         fitted = embed(inputs.encoder, inputs.identity, split, size, cache)
@@ -74,8 +74,8 @@ def centered(
         taken = mean()
         with (folder / FILE).open("wb") as file:
             write_header(file, (len(side.vectors), side.vectors.shape[1]))
-            for begin in range(0, len(side.vectors), BLOCK):
-                block = l2_normalize(side.vectors[begin : begin + BLOCK])
+            for begin in range(0, len(side.vectors), BLOCK_VECTORS):
+                block = l2_normalize(side.vectors[begin : begin + BLOCK_VECTORS])
                 file.write(l2_normalize((block - taken).astype("<f4")).tobytes())
         return {"shape": list(side.vectors.shape), "mean_length": float(np.linalg.norm(taken))}
 
@@ -85,20 +85,20 @@ def centered(
 def mean_direction(vectors: Vectors) -> NDArray[np.float64]:
     """Mean of the vectors, each scaled to length 1 first (float64 [d])."""
     total = np.zeros(vectors.shape[1])
-    for begin in range(0, len(vectors), BLOCK):
-        total += l2_normalize(np.asarray(vectors[begin : begin + BLOCK])).sum(axis=0, dtype=np.float64)
+    for begin in range(0, len(vectors), BLOCK_VECTORS):
+        total += l2_normalize(np.asarray(vectors[begin : begin + BLOCK_VECTORS])).sum(
+            axis=0, dtype=np.float64
+        )
     return np.asarray(total / len(vectors))
 
 
 def _sentences(inputs: Inputs, texts: Sequence[str], cache: Cache) -> Embeddings:
     def make() -> Vectors:
-        vectors = inputs.encoder.encode_text(texts)
-        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
-            raise UserError(
-                f"encoder={inputs.encoder.name}: gave {list(vectors.shape)} for {len(texts)} sentences, or "
-                "numbers that are not finite; check the weights"
-            )
-        return vectors
+        encoder = inputs.encoder
+        vectors = encoder.encode_text(texts)
+        return require_vectors(
+            vectors, (len(texts), None), encoder.name, "sentence", lambda row: repr(texts[row])
+        )
 
     parts = {"encoder": inputs.identity, "texts": list(texts)}
     return _kept("texts", parts, make, None, cache)
@@ -114,10 +114,10 @@ def _kept(
     """Vectors that fit the memory, from the cache or made now."""
 
     def make(folder: Path) -> Mapping[str, Any]:
-        found = np.ascontiguousarray(vectors(), dtype=np.float32)
+        array = np.ascontiguousarray(vectors(), dtype=np.float32)
         with (folder / FILE).open("wb") as file:
-            np.save(file, found, allow_pickle=False)
-        return {"shape": list(found.shape)}
+            np.save(file, array, allow_pickle=False)
+        return {"shape": list(array.shape)}
 
     return _taken(kind, parts, make, source, cache)
 

@@ -1,4 +1,4 @@
-"""The two lines to beat: the image's own pixels, and random vectors."""
+"""The two baselines: the image's own pixels, and random vectors."""
 
 import hashlib
 from typing import Any

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIDELITY_FORMAT = 2  # raised when `compare` says something else of the same vectors
-CLOSE = 0.9999  # cosine from which a runtime counts as the same
-NEIGHBORS = 10
+MIN_SAME_COSINE = 0.9999  # cosine from which a runtime counts as the same
+COMPARED_NEIGHBORS = 10
 
 
 def compare(vectors: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def compare(vectors: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[st
     ours, theirs = (v.astype(np.float64) for v in (vectors, exact))
     ours, theirs = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-300) for v in (ours, theirs))
     cosines = np.einsum("nd,nd->n", ours, theirs)
-    k = min(NEIGHBORS, len(ours) - 1)
+    k = min(COMPARED_NEIGHBORS, len(ours) - 1)
     kept = [
         len(np.intersect1d(a, b)) / k
         for a, b in zip(_nearest(ours, k), _nearest(theirs, k), strict=True)

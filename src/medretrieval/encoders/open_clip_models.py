@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders.torch_model import Loaded, TorchEncoder
-from medretrieval.encoders.weights import file_sha256, hub_file, require_network
+from medretrieval.encoders.torch_model import TorchEncoder
+from medretrieval.encoders.torch_runtime import Loaded
+from medretrieval.encoders.weights import hub_file, require_network
 from medretrieval.errors import UserError, first_line
+from medretrieval.files import file_sha256
 from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 HUB = "hf-hub:"
 LOCAL = "local-dir:"  # a folder with open_clip_config.json, for an architecture of one's own
 SETTINGS = "open_clip_config.json"
-TEXTS = 256  # sentences at a time
+TEXT_BATCH_SENTENCES = 256  # sentences at a time
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -73,8 +75,8 @@ class OpenClipEncoder(TorchEncoder):
     def _settings_hash(self) -> dict[str, Any]:
         """The hash of the settings; of a local-dir: model it stands for the name, wherever the folder is."""
         settings = self._settings
-        found = {} if settings is None else {"settings_sha256": file_sha256(settings)}
-        return found | ({"model": LOCAL.rstrip(":")} if self.model.startswith(LOCAL) else {})
+        hashed = {} if settings is None else {"settings_sha256": file_sha256(settings)}
+        return hashed | ({"model": LOCAL.rstrip(":")} if self.model.startswith(LOCAL) else {})
 
     @property
     def _settings(self) -> Path | None:
@@ -133,8 +135,8 @@ class OpenClipEncoder(TorchEncoder):
         device, parts = self._resolve_device(), []
         # Of towers from Hugging Face the module says how many places there are, not how many were trained.
         context = min(n for n in (module.context_length, self._tokenizer.context_length) if n)
-        for begin in range(0, len(texts), TEXTS):
-            tokens = self._tokens(texts[begin : begin + TEXTS], context)
+        for begin in range(0, len(texts), TEXT_BATCH_SENTENCES):
+            tokens = self._tokens(texts[begin : begin + TEXT_BATCH_SENTENCES], context)
             with torch.inference_mode():
                 parts.append(module.encode_text(tokens.to(device)).float().cpu().numpy())
         vectors = np.concatenate(parts)
@@ -183,7 +185,7 @@ class OpenClipEncoder(TorchEncoder):
         if self.model not in open_clip.list_models():
             close = get_close_matches(self.model, open_clip.list_models(), n=4) or ["ViT-B-32", "RN50"]
             raise UserError(
-                f"encoder.model={self.model}: open_clip has no such model; near: {', '.join(close)}"
+                f"encoder.model={self.model}: open_clip has no such model; the closest: {', '.join(close)}"
             )
         if self.pretrained is None:
             return self.model, self.file, {}
@@ -230,7 +232,7 @@ class OpenClipEncoder(TorchEncoder):
             ) from error
         if "hf_model_name" in text and importlib.util.find_spec("transformers") is None:
             raise UserError(
-                f"encoder={self.name}: {self.model} wants the package transformers; "
+                f"encoder={self.name}: {self.model} needs the package transformers; "
                 "pip install 'medretrieval[biomedclip]'"
             )
         file = self.file

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from medretrieval.encoders import openvino_graph
 from medretrieval.encoders.preprocess import Preprocess
-from medretrieval.encoders.torch_runtime import convolutional
+from medretrieval.encoders.torch_runtime import Loaded, convolutional
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
 
 # Images a request. Fixed, and the last request filled up, so that no vector depends on its batch.
-CONVOLUTIONAL, TRANSFORMER = 4, 8  # measured: activations in the cache, against larger matrices
+CONVOLUTIONAL_REQUEST_IMAGES, TRANSFORMER_REQUEST_IMAGES = (
+    4,
+    8,
+)  # measured: activations in the cache, against larger matrices
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -42,7 +45,7 @@ def import_openvino() -> Any:
         import openvino.tools.ovc
     except ImportError as error:
         raise UserError(
-            f"encoder.runtime=openvino: not to be had here ({first_line(error)}); "
+            f"encoder.runtime=openvino: not available here ({first_line(error)}); "
             "pip install 'medretrieval[openvino]', or set encoder.runtime=torch"
         ) from error
     finally:
@@ -55,8 +58,7 @@ class OpenVinoRuntime:
     """Runs a model's features on OpenVINO.
 
     Args:
-        module: in evaluation mode, on the CPU; stays as it is.
-        features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
+        loaded: the model, on the CPU; stays as it is.
         preprocess: gives the batches; its normalization becomes part of the converted model.
         precision: "fp32", "bf16" or "fp16".
         threads: of the CPU.
@@ -67,8 +69,7 @@ class OpenVinoRuntime:
 
     def __init__(
         self,
-        module: "torch.nn.Module",
-        features: Callable[["torch.Tensor"], "torch.Tensor"],
+        loaded: Loaded,
         preprocess: Preprocess,
         precision: str,
         threads: int,
@@ -79,11 +80,13 @@ class OpenVinoRuntime:
         if precision.upper() not in able:
             has = [p for p in HINTS if p.upper() in able]
             raise UserError(
-                f"encoder.precision={precision}: OpenVINO lacks it on this CPU, which has {', '.join(has)}; "
-                "choose one of these, or encoder.runtime=torch"
+                f"encoder.precision={precision}: OpenVINO does not support it on this CPU, which "
+                f"supports {', '.join(has)}; choose one of these, or encoder.runtime=torch"
             )
         self.preprocess = preprocess
-        self.images = CONVOLUTIONAL if convolutional(module) else TRANSFORMER
+        self.images = (
+            CONVOLUTIONAL_REQUEST_IMAGES if convolutional(loaded.module) else TRANSFORMER_REQUEST_IMAGES
+        )
         self._core = core
         self._hints = {
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -94,7 +97,7 @@ class OpenVinoRuntime:
         }
         example = preprocess.normalize(preprocess(np.zeros((2, 32, 32), np.uint8)))
         with _refusing_model():
-            self._model = openvino_graph.converted(module, features, example, self.images)
+            self._model = openvino_graph.converted(loaded.module, loaded.features, example, self.images)
         self._channels = 0
         self._requests: list[Any] = []
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BATCHED = "uint8 batches, version 1"  # raised when the same images would come out otherwise
 SINGLE = "image by image"
-EXACT = 1e-5  # of normalized values, which are of the order of 1: rounding of float32
+MAX_ROUNDING = 1e-5  # of normalized values, which are of the order of 1: rounding of float32
 # Steps between geometry and normalization: images are RGB already, and `normalize` scales them to [0, 1].
 TO_RGB = ("MaybeConvertMode", "_convert_to_rgb")
 TO_TENSOR = ("MaybeToTensor", "ToTensor")
@@ -97,8 +97,8 @@ def single(transform: Transform, images: NDArray[np.uint8]) -> "torch.Tensor":
 
 def vectorize(transform: Transform) -> Preprocess:
     """The transform over batches where its steps are known and a trial agrees, else image by image."""
-    found = _known_steps(transform)
-    return found if found is not None and _agrees(found) else Preprocess(transform)
+    batched = _known_steps(transform)
+    return batched if batched is not None and _agrees(batched) else Preprocess(transform)
 
 
 def _known_steps(transform: Any) -> Preprocess | None:
@@ -130,7 +130,7 @@ def _agrees(preprocess: Preprocess) -> bool:
             theirs = single(preprocess.transform, images)
         except Exception:  # a step made for RGB raises anything on a gray image
             return False
-        if ours.shape[-2:] != theirs.shape[-2:] or (ours - theirs).abs().max() > EXACT:
+        if ours.shape[-2:] != theirs.shape[-2:] or (ours - theirs).abs().max() > MAX_ROUNDING:
             return False
     return True
 

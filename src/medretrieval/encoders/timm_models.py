@@ -4,7 +4,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.torch_model import TorchEncoder
+from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.encoders.weights import hub_file, match_state, read_state
 from medretrieval.errors import UserError, first_line
 
@@ -64,7 +65,9 @@ class TimmEncoder(TorchEncoder):
         if timm.is_model(name) and (not tag or self.model in tagged):
             return
         close = tagged or get_close_matches(name, timm.list_models(), n=4) or timm.list_models("resnet*")[:4]
-        raise UserError(f"encoder.model={self.model}: timm has no such model; near: {', '.join(close)}")
+        raise UserError(
+            f"encoder.model={self.model}: timm has no such model; the closest: {', '.join(close)}"
+        )
 
     def _create(self, **source: Any) -> Any:
         import timm

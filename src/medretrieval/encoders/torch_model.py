@@ -6,9 +6,8 @@ import os
 import platform
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from medretrieval.encoders import fidelity, openvino_runtime
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
-from medretrieval.encoders.preprocess import Preprocess, Transform, ahead, single, vectorize
-from medretrieval.encoders.torch_runtime import TorchRuntime
-from medretrieval.encoders.weights import file_sha256, hub_state, local_file, package_file, state_sha256
+from medretrieval.encoders.preprocess import Preprocess, ahead, single, vectorize
+from medretrieval.encoders.torch_runtime import Loaded, TorchRuntime
+from medretrieval.encoders.weights import hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
+from medretrieval.files import file_sha256
 from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:
@@ -31,29 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "openvino")
-GPU_FEEDERS = 4  # threads that prepare batches; on a CPU one is ahead of the model
-BATCH = {False: 16, True: 128}  # by whether there is a GPU; the first measured, the second not
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to embed.
-
-    Attributes:
-        module: in evaluation mode, on its device.
-        features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
-        transform: the checkpoint's own preprocessing of one RGB image.
-        preprocessing: the same in words, for the key of the embeddings.
-        pooling: how the model comes to one vector an image.
-        weights_sha256: of the file, or of the tensors where there is none.
-    """
-
-    module: "torch.nn.Module"
-    features: Callable[["torch.Tensor"], "torch.Tensor"]
-    transform: Transform
-    preprocessing: dict[str, Any]
-    pooling: str
-    weights_sha256: str
+GPU_FEEDER_THREADS = 4  # threads that prepare batches; on a CPU one is ahead of the model
+AUTO_BATCH_IMAGES = {False: 16, True: 128}  # by whether there is a GPU; the first measured, the second not
 
 
 class TorchEncoder(Encoder):
@@ -97,7 +76,9 @@ class TorchEncoder(Encoder):
         if isinstance(batch_size, str):
             if batch_size != "auto":
                 raise UserError(f"encoder.batch_size={batch_size}: give auto or a number")
-            batch_size = BATCH[device.startswith("cuda") or (device == "auto" and bool(accelerators()))]
+            batch_size = AUTO_BATCH_IMAGES[
+                device.startswith("cuda") or (device == "auto" and bool(accelerators()))
+            ]
         super().__init__(name, batch_size)
         _require_choices(runtime, precision, compile, device)
         if not isinstance(pretrained, str | None):
@@ -201,7 +182,7 @@ class TorchEncoder(Encoder):
         size = self.batch_size
         batches = (images[begin : begin + size] for begin in range(0, len(images), size))
         runtime = self._chosen[1]
-        threads = 1 if self._resolve_device().type == "cpu" else GPU_FEEDERS
+        threads = 1 if self._resolve_device().type == "cpu" else GPU_FEEDER_THREADS
         with closing(ahead(runtime.prepare, batches, threads)) as prepared:
             for vectors in runtime.run(prepared):
                 yield l2_normalize(vectors) if self.normalize else vectors
@@ -227,7 +208,7 @@ class TorchEncoder(Encoder):
             try:
                 runtime = self._on_openvino()
                 cosine = self._trial(runtime)
-                if self.precision != "fp32" or cosine >= fidelity.CLOSE:
+                if self.precision != "fp32" or cosine >= fidelity.MIN_SAME_COSINE:
                     return "openvino", runtime
                 line = f"OpenVINO's vectors are far from torch's (cosine {cosine:.6f})"
                 if self.runtime == "openvino":
@@ -247,18 +228,13 @@ class TorchEncoder(Encoder):
     def _on_openvino(self) -> OpenVinoRuntime:
         import torch
 
-        loaded, threads = self.loaded, torch.get_num_threads()
-        return openvino_runtime.OpenVinoRuntime(
-            loaded.module, loaded.features, self._preprocess, self.precision, threads
-        )
+        threads = torch.get_num_threads()
+        return openvino_runtime.OpenVinoRuntime(self.loaded, self._preprocess, self.precision, threads)
 
     def _on_torch(
         self, preprocess: Preprocess, precision: str = "fp32", compile: bool = False
     ) -> TorchRuntime:
-        loaded = self.loaded
-        return TorchRuntime(
-            loaded.module, loaded.features, preprocess, self._resolve_device(), precision, compile
-        )
+        return TorchRuntime(self.loaded, preprocess, self._resolve_device(), precision, compile)
 
     def _trial(self, runtime: OpenVinoRuntime) -> float:
         """The least cosine between this runtime's and torch's vectors of RGB and of gray images."""
@@ -280,7 +256,7 @@ class TorchEncoder(Encoder):
                 return torch.device(self.device)
             except (RuntimeError, AssertionError) as error:
                 raise UserError(
-                    f"device={self.device}: not to be had here ({first_line(error)}); use device=auto"
+                    f"device={self.device}: not available here ({first_line(error)}); use device=auto"
                 ) from error
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -295,16 +271,18 @@ def _version(name: str) -> str:
 def _require_choices(runtime: str, precision: str, compile: bool, device: str) -> None:
     if precision == "int8":
         raise UserError(
-            "encoder.precision=int8: not offered, for it wants calibration on images of your own; "
+            "encoder.precision=int8: not offered, because it needs calibration on images of your own; "
             "encoder.runtime=openvino encoder.precision=bf16 is the fastest there is"
         )
     for key, value, known in (("precision", precision, PRECISIONS), ("runtime", runtime, RUNTIMES)):
         if value not in known:
             raise UserError(f"encoder.{key}={value}: choose from: {', '.join(known)}")
     if compile and runtime != "torch":
-        raise UserError(f"encoder.compile=true: wants encoder.runtime=torch, not {runtime}")
+        raise UserError(f"encoder.compile=true: needs encoder.runtime=torch, not {runtime}")
     if runtime == "openvino" and device not in ("auto", "cpu"):
-        raise UserError(f"encoder.runtime=openvino: runs on the CPU, not on device={device}; set device=cpu")
+        raise UserError(
+            f"encoder.runtime=openvino: runs on the CPU only, not on device={device}; set device=cpu"
+        )
 
 
 def accelerators() -> list[str]:

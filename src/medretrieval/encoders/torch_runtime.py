@@ -2,34 +2,54 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders.preprocess import Preprocess
+from medretrieval.encoders.preprocess import Preprocess, Transform
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to embed.
+
+    Attributes:
+        module: in evaluation mode, on its device.
+        features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
+        transform: the checkpoint's own preprocessing of one RGB image.
+        preprocessing: the same in words, for the key of the embeddings.
+        pooling: how the model comes to one vector an image.
+        weights_sha256: of the file, or of the tensors where there is none.
+    """
+
+    module: "torch.nn.Module"
+    features: Callable[["torch.Tensor"], "torch.Tensor"]
+    transform: Transform
+    preprocessing: dict[str, Any]
+    pooling: str
+    weights_sha256: str
+
+
 class TorchRuntime:
     """Runs a model's features on torch.
 
     Args:
-        module: in evaluation mode, on its device.
-        features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
+        loaded: the model, on its device.
         preprocess: gives the batches and normalizes them on the device.
-        device: where the module is.
+        device: where the model is.
         precision: "fp32", or "bf16" or "fp16" (autocast; the weights stay as they are).
         compile: through torch.compile.
     """
 
     def __init__(
         self,
-        module: "torch.nn.Module",
-        features: Callable[["torch.Tensor"], "torch.Tensor"],
+        loaded: Loaded,
         preprocess: Preprocess,
         device: "torch.device",
         precision: str,
@@ -38,9 +58,9 @@ class TorchRuntime:
         import torch
 
         # NHWC is what convolutions are fastest in on CPUs and on tensor cores.
-        self.format = torch.channels_last if convolutional(module) else torch.contiguous_format
-        module.to(memory_format=self.format)
-        self.features = torch.compile(features) if compile else features
+        self.format = torch.channels_last if convolutional(loaded.module) else torch.contiguous_format
+        loaded.module.to(memory_format=self.format)
+        self.features = torch.compile(loaded.features) if compile else loaded.features
         self.preprocess = preprocess
         self.device = device
         self.precision = precision
@@ -77,7 +97,8 @@ class TorchRuntime:
                 vectors = self.features(pixels.contiguous(memory_format=self.format)).float()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"encoder.batch_size={len(batch)}: too much for the memory of {self.device}; make it smaller"
+                f"encoder.batch_size={len(batch)}: does not fit into the memory of {self.device}; "
+                "make it smaller"
             ) from error
         except Exception as error:
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):

@@ -17,14 +17,8 @@ from medretrieval.errors import UserError, first_line
 if TYPE_CHECKING:
     import torch
 
-PROBE_SECONDS = 5
-CLASSIFIER_TENSORS = 2  # weight and bias
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+PROBE_TIMEOUT_S = 5
+MAX_CLASSIFIER_TENSORS = 2  # weight and bias
 
 
 def state_sha256(state: Mapping[str, "torch.Tensor"]) -> str:
@@ -94,7 +88,9 @@ def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None
             if isinstance(cached, str):
                 return Path(cached)
     except ValueError as error:
-        raise UserError(f"encoder={encoder}: hf-hub:{repo} is no name of a repository; {error}") from error
+        raise UserError(
+            f"encoder={encoder}: hf-hub:{repo} is not the name of a repository; {error}"
+        ) from error
     # Asked first, because the hub's own client retries for about half a minute a file.
     require_network(encoder, f"{repo} ({names[0]})", hub_endpoint())
     try:
@@ -134,7 +130,7 @@ def require_network(encoder: str, what: str, address: str) -> None:
     try:
         if offline:
             raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS)
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_TIMEOUT_S)
     except urllib.error.HTTPError:
         return  # an answer, if not a kind one: the address is there
     except (OSError, ValueError) as error:
@@ -200,7 +196,7 @@ def match_state(
         same_kind = all(a.split(".")[-1] == b.split(".")[-1] for a, b in zip(target, state, strict=False))
         in_order = path.suffix != ".safetensors"  # those come sorted by name: layers.10 before layers.2
         beyond = len(state) - len(target)
-        if not in_order or not 0 <= beyond <= CLASSIFIER_TENSORS or not same_kind:
+        if not in_order or not 0 <= beyond <= MAX_CLASSIFIER_TENSORS or not same_kind:
             missing = next(name for name in target if name not in state)
             raise UserError(_foreign(path, model, f"it has no tensor {missing!r}"))
         state = renamed
@@ -212,7 +208,7 @@ def match_state(
     stacks = {stack for stack, _ in blocks if stack}
     for name in state:
         if name not in target and _block(name)[0] in stacks and _block(name) not in blocks:
-            raise UserError(_foreign(path, model, f"it has {name!r} besides"))
+            raise UserError(_foreign(path, model, f"it also has {name!r}"))
     return {name: state[name] for name in target}
 
 

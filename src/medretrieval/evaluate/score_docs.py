@@ -7,7 +7,7 @@ headline scores); files without markers stay as they are.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medretrieval.errors import UserError
@@ -49,13 +49,17 @@ def _table(columns: dict[str, Callable[[Score], str]], scores: Sequence[Score]) 
 TABLES: dict[str, Callable[[], str]] = {"scores": full_table, "scores-short": short_table}
 
 
-def with_tables(text: str) -> str:
-    """A Markdown page with its tables of scores written anew.
+def with_tables(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
+    """A Markdown page with its generated parts written again.
+
+    Args:
+        text: the page.
+        tables: name of the markers -> what stands between them.
 
     Raises:
         UserError: a marker without the other one of its pair.
     """
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if begin not in text and end not in text:
             continue
@@ -67,14 +71,18 @@ def with_tables(text: str) -> str:
     return text
 
 
-def rewrite(path: Path) -> bool:
-    """Write a page's tables of scores anew; whether that changed the page.
+def rewrite(path: Path, tables: Mapping[str, Callable[[], str]] = TABLES) -> bool:
+    """Write a page's generated parts again; whether that changed the page.
+
+    Args:
+        path: the page.
+        tables: as for `with_tables`.
 
     Raises:
         UserError: a marker without the other one of its pair.
     """
     before = path.read_text(encoding="utf-8")
-    after = with_tables(before)
+    after = with_tables(before, tables)
     if after != before:
         path.write_text(after, encoding="utf-8")
     return after != before

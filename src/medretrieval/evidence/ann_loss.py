@@ -15,9 +15,10 @@ from medretrieval.config import Config
 from medretrieval.embed.sides import Sides
 from medretrieval.evaluate import scores
 from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
-from medretrieval.index.exact_search import BLOCK, exact_search
+from medretrieval.index.distance import pair_distances
+from medretrieval.index.exact_search import BLOCK_VECTORS, exact_search
 from medretrieval.index.faiss_index import VectorIndex
-from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.index.recall import neighbor_recall
 from medretrieval.protocol.task import RetrievalTask
 
 MAX_SAMPLED_QUERIES = 1000  # that are compared with exact search
@@ -80,7 +81,7 @@ def measure(
     start = time.perf_counter()
     wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.overfetch))
     exact_s = time.perf_counter() - start
-    distances = exact_distances(vectors, gallery, ids, settings.metric)
+    distances = pair_distances(vectors, gallery, ids, settings.metric)
     ours, theirs = (_scores(side, task, rows, config.ks) for side in (ids, wanted[0]))
     return AnnLoss(
         queries=len(rows),
@@ -89,7 +90,7 @@ def measure(
             ours, theirs, Resampling.from_settings(settings), groups if groups is None else groups[rows]
         ),
         missing=int((ids < 0).sum()),
-        exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK else None,
+        exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK_VECTORS else None,
     )
 
 

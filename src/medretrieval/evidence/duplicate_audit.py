@@ -24,7 +24,7 @@ from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes
 from medretrieval.embed.images import Embeddings
 from medretrieval.protocol.task import RetrievalTask
-from medretrieval.vectors import l2_normalize
+from medretrieval.vectors import l2_normalize, unit_rows
 
 CHUNK_CELLS = 4_000_000  # of a chunk [queries, gallery], and of what is held of the embeddings
 MAX_COMPARED_PAIRS = 4_000_000_000  # queries times gallery items
@@ -191,11 +191,11 @@ class _Sides:
         """
         places, row = np.unique(rows, return_inverse=True)
         others, column = np.unique(columns, return_inverse=True)
-        unit = _unit(self.query[places])
+        unit = unit_rows(self.query[places])
         product = np.empty((len(places), len(others)))
         step = max(1, CHUNK_CELLS // unit.shape[1])
         for begin in range(0, len(others), step):
-            product[:, begin : begin + step] = unit @ _unit(self.gallery[others[begin : begin + step]]).T
+            product[:, begin : begin + step] = unit @ unit_rows(self.gallery[others[begin : begin + step]]).T
         return product[row, column]
 
 
@@ -216,13 +216,6 @@ class _Chunk:
     hash_distance: NDArray[np.uint8]
     other: NDArray[np.bool_]
     identical: NDArray[np.bool_]
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Rows of length 1 in float64; a zero row stays zero."""
-    rows = vectors.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
 
 
 def _near(sides: _Sides, chunk: _Chunk, threshold: float) -> NDArray[np.bool_]:

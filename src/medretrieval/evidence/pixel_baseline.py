@@ -1,4 +1,4 @@
-"""The line to beat: what raw pixels score on the same task, kept in the cache."""
+"""The baseline: what raw pixels score on the same task, kept in the cache."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What asking in words tells beside the rankings: zero-shot classification, and the gap of the two sides.
+"""What sentences as queries tell beside the rankings: zero-shot classification, and the gap of the two sides.
 
 Zero-shot: an image is given the class whose ensemble of prompts is nearest by cosine (Radford et al. 2021,
 arXiv:2103.00020). Modality gap: Liang et al. 2022, arXiv:2203.02053.
@@ -16,9 +16,10 @@ from medretrieval.embed.sides import Sides
 from medretrieval.embed.text import mean_direction
 from medretrieval.evaluate.knn_vote import auroc, balanced_accuracy
 from medretrieval.index.autotune import sample_gallery
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex
-from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.index.recall import neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
@@ -48,7 +49,7 @@ def text_evidence(
     sides: Sides,
     recall: Mapping[int, float] | None,
 ) -> TextEvidence | None:
-    """Zero-shot scores and modality gap of a run; None where images ask.
+    """Zero-shot scores and modality gap of a run; None where the queries are images.
 
     Args:
         settings: the run's configuration.
@@ -153,9 +154,10 @@ def image_recall(index: VectorIndex, gallery: Vectors, count: int, k: int, seed:
         k: depth.
         seed: of the drawing.
     """
-    vectors, own = sample_gallery(gallery, count, seed)
-    out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
+    sample = sample_gallery(gallery, count, seed)
+    everywhere, dropped = np.arange(len(gallery)), np.zeros(len(gallery), np.bool_)
+    vectors, out = sample.vectors, Exclusions(((sample.positions, everywhere),), dropped)
     depth = min(k, len(gallery) - 1)
     exact = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[1]
     ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
-    return neighbor_recall(exact_distances(vectors, gallery, ids, index.metric), exact, depth)
+    return neighbor_recall(pair_distances(vectors, gallery, ids, index.metric), exact, depth)

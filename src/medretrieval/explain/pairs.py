@@ -165,7 +165,7 @@ def explain_nearest(
         None where no query has a result.
     """
     queries, gallery, classes = inputs.task.queries.split, inputs.task.gallery, inputs.dataset.classes
-    assert queries is not None  # the configuration is refused where sentences ask
+    assert queries is not None  # the configuration is refused where the queries are sentences
     rng = np.random.default_rng(resampling.seed)
     # In the order of drawing, in which classes take turns: a picture shows the first ones.
     chosen = balanced_sample(queries.labels, nearest >= 0, config.pairs, resampling.seed).queries

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.preprocess import vectorize
-from medretrieval.encoders.torch_model import Loaded, TorchEncoder
+from medretrieval.encoders.torch_model import TorchEncoder
+from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.explain.geometry import Placement, placement
 from medretrieval.explain.layers import Layer, find_layer
@@ -59,11 +60,11 @@ def require_explainable(encoder: Encoder) -> TorchEncoder:
     """
     if not isinstance(encoder, TorchEncoder):
         raise UserError(
-            f"encoder={encoder.name}: explain wants a model on torch, for it asks gradients; "
+            f"encoder={encoder.name}: explain needs a model on torch, because it needs gradients; "
             "use an encoder of timm or open_clip (efficientnet_lite0, clip_vit_b32, ...)"
         )
     if importlib.util.find_spec("captum") is None:
-        raise UserError("explain wants the package captum; pip install 'medretrieval[explain]'")
+        raise UserError("explain needs the package captum; pip install 'medretrieval[explain]'")
     return encoder
 
 

@@ -65,7 +65,7 @@ def _of_scores(settings: Config, outputs: RunOutputs, parts: Breakdown, title: s
     name, config = outputs.evidence.baseline, settings.evaluation
     files = {
         "curves.json": as_json(asdict(parts.by_depth)).encode(),
-        "precision_recall.png": curves.depth_picture(parts.by_depth, name, config.confidence, title),
+        "precision_recall_by_k.png": curves.depth_picture(parts.by_depth, name, config.confidence, title),
         "per_class.png": per_class.per_class_picture(parts.by_class, name, config.confidence, title),
     }
     if parts.reliability is not None:

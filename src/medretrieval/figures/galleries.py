@@ -80,8 +80,8 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
             [
                 f"Hubs: gallery images among the first {k} of many queries they are not relevant to",
                 run,
-                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, most lists of one image {most}, "
-                f"never retrieved {100 * hubness['never_retrieved']:.0f} %; "
+                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, one image for at most {most} "
+                f"queries, never retrieved {100 * hubness['never_retrieved']:.0f} %; "
                 f"right of the line: queries they mislead",
             ],
             [_hub_row(shown, hub) for hub in document["hubs"]],
@@ -113,7 +113,7 @@ def _number(distance: float) -> str:
 
 
 def _hub_row(shown: Examples, hub: Mapping[str, Any]) -> list[Tile]:
-    about = (hub["id"], f"in {hub['lists']} lists", f"{hub['wrong_lists']} wrong")
+    about = (hub["id"], f"for {hub['lists']} queries", f"wrong for {hub['wrong_lists']}")
     queries = [Tile(shown.images[q], shown.labels[q], (f"query {q}",), False) for q in hub["queries"]]
     return [Tile(shown.images[hub["id"]], hub["class"], about), *queries]
 

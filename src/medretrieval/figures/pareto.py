@@ -87,7 +87,7 @@ def _check(rows: Sequence[Mapping[str, Any]]) -> None:
             if not np.isfinite(value) or (key != "score" and value <= 0):
                 wanted = "a finite number" if key == "score" else "a finite number above 0"
                 raise UserError(
-                    f"pareto: {key}={value} of {row['label']!r}: {wanted} is wanted; leave it out"
+                    f"pareto: {key}={value} of {row['label']!r}: must be {wanted}; leave the run out"
                 )
 
 

@@ -1,6 +1,5 @@
 """The picture of answers: each query and its neighbors in a row, small images large and unsmoothed."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
 from medretrieval.figures.style import OUT_OF_DISTRIBUTION, plain_words
+from medretrieval.files import put_in_place
 from medretrieval.query.search import Answer, Neighbor
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def require_ours(path: Path) -> None:
     """
     if (path.exists() or path.is_symlink()) and not _is_ours(path):
         raise UserError(
-            f"out={path}: is there already and no picture of medretrieval query; give another name"
+            f"out={path}: exists already and was not written by medretrieval query; give another name"
         )
 
 
@@ -93,13 +93,9 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
             axes = cell(row, lead + column)
             _show(axes, gallery.images[neighbor.position])
             _caption(axes, _said(column + 1, neighbor))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        plain_words(drawing)
+    plain_words(drawing)
+    with put_in_place(path) as aside:
         drawing.savefig(aside, format="png", dpi=DPI, metadata={"Software": MARK})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _was_changed(answer: Answer) -> bool:

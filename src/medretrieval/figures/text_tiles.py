@@ -1,4 +1,4 @@
-"""Queries in words, drawn as pictures, so that they can stand where images of queries stand."""
+"""Sentences drawn as pictures, so that they can stand where images of queries stand."""
 
 import functools
 import textwrap

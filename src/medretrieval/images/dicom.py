@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 from medretrieval.errors import UserError, first_line
 from medretrieval.images.rescale import to_8_bits
 
-MARK, MARK_AT = b"DICM", 128  # DICOM PS3.10, section 7.1
+MARK, MARK_OFFSET_BYTES = b"DICM", 128  # DICOM PS3.10, section 7.1
 SUFFIXES = (".dcm", ".dicom")
 # Transfer syntaxes that need no decoder: implicit and explicit little endian, explicit big endian, deflated.
-PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+UNCOMPRESSED_SYNTAXES = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
+)
 Seen = tuple[NDArray[np.uint8], tuple[str, ...]]
 
 
@@ -29,7 +34,7 @@ def is_dicom(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     with path.open("rb") as file:
-        return file.read(MARK_AT + len(MARK))[MARK_AT:] == MARK
+        return file.read(MARK_OFFSET_BYTES + len(MARK))[MARK_OFFSET_BYTES:] == MARK
 
 
 def has_picture(path: Path) -> bool:
@@ -64,7 +69,7 @@ def read(path: Path, max_pixels: int) -> Seen:
             max_pixels, or compressed in a way that nothing installed decodes.
     """
     if importlib.util.find_spec("pydicom") is None:
-        raise UserError(f"image={path}: DICOM wants the package pydicom; pip install 'medretrieval[dicom]'")
+        raise UserError(f"image={path}: DICOM needs the package pydicom; pip install 'medretrieval[dicom]'")
     with _quiet():
         return _read(path, max_pixels)
 
@@ -112,7 +117,7 @@ def _first_frame(path: Path, dataset: Any) -> NDArray[np.generic]:
         return pixel_array(dataset, index=0)
     except Exception as error:  # each decoder raises what it likes
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-        if syntax is None or syntax in PLAIN:
+        if syntax is None or syntax in UNCOMPRESSED_SYNTAXES:
             raise UserError(
                 f"image={path}: damaged, its pixels cannot be read ({first_line(error)})"
             ) from error

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 80_000_000  # of a picture; as RGB that is 240 MB
-WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's modes of one channel beyond 8 bits
-CLEAR = ("LA", "La", "PA", "RGBA", "RGBa")  # its modes with an alpha channel
-GRAY = ("1", "L", "LA", "La")
+MODES_BEYOND_8_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # of Pillow, one channel
+MODES_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # its modes with an alpha channel
+GRAY_MODES = ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Picture:
 def read(path: Path) -> Picture:
     """Read a picture: what Pillow opens (PNG, JPEG, TIFF, BMP, WebP, GIF, ...), or DICOM.
 
-    EXIF orientation is honoured, transparency laid on black (the background of radiographs), CMYK and
+    EXIF orientation is honored, transparency laid on black (the background of radiographs), CMYK and
     palettes become RGB, the first of several frames is taken. One channel of more than 8 bits goes from
     its least to its greatest value onto 0 to 255, for a 16-bit file does not say which of its values mean
     something. DICOM: see `dicom.read`.
@@ -92,11 +92,11 @@ def pictures_in(folder: Path) -> tuple[list[Path], int]:
         files = sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise UserError(f"image={folder}: cannot be read ({error.strerror})") from error
-    found = [path for path in files if is_picture(path)]
-    if not found:
+    pictures = [path for path in files if is_picture(path)]
+    if not pictures:
         what = f"none of its {len(files)} files is a picture" if files else "it has no files"
         raise UserError(f"image={folder}: {what}; give a picture, or a folder of pictures")
-    return found, len(files) - len(found)
+    return pictures, len(files) - len(pictures)
 
 
 def _read(path: Path) -> Picture:
@@ -122,16 +122,16 @@ def _read(path: Path) -> Picture:
         raise
     except Exception as error:  # damaged files make the decoders raise anything
         raise _damaged(path, error) from error
-    if picture.mode in WIDE:
+    if picture.mode in MODES_BEYOND_8_BITS:
         return _narrowed(path, np.asarray(picture), remarks)
-    if picture.mode in CLEAR or "transparency" in picture.info:
+    if picture.mode in MODES_WITH_ALPHA or "transparency" in picture.info:
         picture = _on_black(picture, remarks)
-    return Picture(np.array(picture.convert("L" if picture.mode in GRAY else "RGB")), tuple(remarks))
+    return Picture(np.array(picture.convert("L" if picture.mode in GRAY_MODES else "RGB")), tuple(remarks))
 
 
 def _narrowed(path: Path, values: NDArray[np.generic], remarks: list[str]) -> Picture:
     if not np.isfinite(values).all():
-        raise UserError(f"image={path}: holds values that are no numbers (NaN or infinite)")
+        raise UserError(f"image={path}: holds values that are not numbers (NaN or infinite)")
     low, high = float(values.min()), float(values.max())
     return Picture(to_8_bits(values, low, high), (*remarks, f"its values {low:g} to {high:g} as 0 to 255"))
 
@@ -139,7 +139,7 @@ def _narrowed(path: Path, values: NDArray[np.generic], remarks: list[str]) -> Pi
 def _on_black(picture: "Image", remarks: list[str]) -> "Image":
     from PIL import Image
 
-    gray = picture.mode in GRAY
+    gray = picture.mode in GRAY_MODES
     picture = picture.convert("RGBA")
     if picture.getchannel("A").getextrema() == (255, 255):
         return picture.convert("L" if gray else "RGB")

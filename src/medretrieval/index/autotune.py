@@ -20,16 +20,17 @@ from medretrieval.config import Config
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex, is_exhaustive, set_parameters
-from medretrieval.index.recall import exact_distances, neighbor_recall
+from medretrieval.index.recall import neighbor_recall
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
 
 KEY = "index.autotune"
-VALIDATION = "val"
-SAMPLE = 500  # validation vectors
-WIDEST = 1024  # efSearch beyond which a graph is no faster than exact search
+VALIDATION_SPLIT = "val"
+MAX_SAMPLED_VECTORS = 500  # validation vectors
+MAX_EF_SEARCH = 1024  # efSearch beyond which a graph is no faster than exact search
 NOT_TUNED = ("ht",)  # polysemous filtering: wants a training that the indexes here leave out
 
 
@@ -39,6 +40,20 @@ class Setting(TypedDict):
     parameters: str
     recall: float
     ms: float
+
+
+@dataclass(frozen=True)
+class ValidationSample:
+    """Vectors that recall is measured on; never those of the test queries.
+
+    Attributes:
+        vectors: float32 [v, d], as the encoder gives them.
+        positions: where they are in the gallery, -1 where they are not in it (int64 [v]); no vector finds
+            itself.
+    """
+
+    vectors: NDArray[np.float32]
+    positions: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -79,16 +94,16 @@ def tune(
     """
     task, target = inputs.task, settings.index.autotune
     assert target is not None
-    if task.queries_are_gallery or task.gallery.name == VALIDATION:
-        vectors, own = sample_gallery(gallery, SAMPLE, settings.seed)
+    if task.queries_are_gallery or task.gallery.name == VALIDATION_SPLIT:
+        sample = sample_gallery(gallery, MAX_SAMPLED_VECTORS, settings.seed)
     else:
-        split = load_split(inputs.dataset, VALIDATION)
+        split = load_split(inputs.dataset, VALIDATION_SPLIT)
         vectors = embed(inputs.encoder, inputs.identity, split, inputs.dataset.size, cache).vectors
-        own = np.full(len(vectors), -1)
-        if len(vectors) > SAMPLE:
-            drawn = np.random.default_rng(settings.seed).choice(len(vectors), SAMPLE, replace=False)
-            vectors, own = vectors[np.sort(drawn)], own[:SAMPLE]
-    tuned = autotune(index, gallery, vectors, own, max(settings.evaluation.ks), target)
+        if len(vectors) > MAX_SAMPLED_VECTORS:
+            rng = np.random.default_rng(settings.seed)
+            vectors = vectors[np.sort(rng.choice(len(vectors), MAX_SAMPLED_VECTORS, replace=False))]
+        sample = ValidationSample(vectors, np.full(len(vectors), -1))
+    tuned = autotune(index, gallery, sample, max(settings.evaluation.ks), target)
     chosen = dict(part.split("=") for part in tuned.parameters.split(","))
     names = {"nprobe": "nprobe", "efSearch": "ef_search"}
     parameters = dict(index.spec.parameters) | {names[n]: int(v) for n, v in chosen.items() if n in names}
@@ -96,9 +111,7 @@ def tune(
     return dataclasses.replace(index, spec=spec, exhaustive=is_exhaustive(index.index)), tuned
 
 
-def sample_gallery(
-    gallery: NDArray[np.float32], size: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def sample_gallery(gallery: NDArray[np.float32], size: int, seed: int) -> ValidationSample:
     """Draw a validation sample from the gallery itself, so that no test query has a say in the tuning.
 
     Right where the queries are in the gallery (leave_one_out). Where they are not, prefer the val split with
@@ -109,22 +122,14 @@ def sample_gallery(
         gallery: float32 [n, d].
         size: vectors wanted; all of the gallery where it has no more.
         seed: the same seed draws the same sample.
-
-    Returns:
-        vectors float32 [v, d] and their positions in the gallery, int64 [v], for `autotune` as `own`.
     """
     drawn = np.random.default_rng(seed).choice(len(gallery), min(size, len(gallery)), replace=False)
-    own = np.sort(drawn).astype(np.int64)
-    return np.ascontiguousarray(gallery[own]), own
+    positions = np.sort(drawn).astype(np.int64)
+    return ValidationSample(np.ascontiguousarray(gallery[positions]), positions)
 
 
 def autotune(
-    index: VectorIndex,
-    gallery: NDArray[np.float32],
-    validation: NDArray[np.float32],
-    own: NDArray[np.int64],
-    k: int,
-    target: float,
+    index: VectorIndex, gallery: NDArray[np.float32], sample: ValidationSample, k: int, target: float
 ) -> Tuned:
     """Set an index to the cheapest search parameters that reach a target recall.
 
@@ -136,9 +141,7 @@ def autotune(
     Args:
         index: the index to tune; left with the chosen parameters.
         gallery: its vectors, float32 [n, d], as the encoder gives them.
-        validation: float32 [v, d], as the encoder gives them; never the test queries.
-        own: int64 [v], their positions in the gallery, -1 where they are not in it; they do not find
-            themselves.
+        sample: what recall is measured on.
         k: neighbors a query whose recall is meant.
         target: recall to reach, above 0 and at most 1.
 
@@ -146,13 +149,13 @@ def autotune(
         UserError: a target that no setting reaches, an index without search parameters,
             no validation vectors, or fewer than k neighbors to find.
     """
-    where = f"{KEY}={target}"
+    where, validation = f"{KEY}={target}", sample.vectors
     if len(validation) == 0:
         raise UserError(f"{where}: there are no validation vectors to tune on")
-    out = Exclusions(((own, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
+    out = Exclusions(((sample.positions, np.arange(len(gallery))),), np.zeros(len(gallery), np.bool_))
     if not 1 <= k <= len(gallery) - out.overfetch:
         reach = len(gallery) - out.overfetch
-        raise UserError(f"{where}: recall at k={k} is wanted, and a query can find {reach} images")
+        raise UserError(f"{where}: recall at k={k} needs {k} images, and a query can find {reach}")
     ranges = _ranges(index.index, k + out.overfetch)
     if not ranges:
         raise UserError(
@@ -165,7 +168,7 @@ def autotune(
         return out.remove(*index.search(validation, k + out.overfetch))[0]
 
     def recall(ids: NDArray[np.int64]) -> float:
-        return neighbor_recall(exact_distances(validation, gallery, ids, index.metric), exact, k)
+        return neighbor_recall(pair_distances(validation, gallery, ids, index.metric), exact, k)
 
     curve, steps = _explore(index.index, ask, recall, len(validation), ranges)
     chosen = _choose(curve, steps, k, target)
@@ -192,19 +195,19 @@ def _ranges(index: faiss.Index, depth: int) -> dict[str, list[int]]:
     """
     space = faiss.ParameterSpace()
     space.initialize(index)
-    found = {}
+    ranges = {}
     for i in range(space.parameter_ranges.size()):
         one = space.parameter_ranges.at(i)
         # The values belong to the range: reading them needs both names alive.
         values = one.values
-        found[one.name] = faiss.vector_to_array(values).astype(int).tolist()
+        ranges[one.name] = faiss.vector_to_array(values).astype(int).tolist()
     for name in NOT_TUNED:
-        found.pop(name, None)
-    if "nprobe" in found:
-        found["nprobe"] = _steps(1, faiss.extract_index_ivf(index).nlist)
-    if "efSearch" in found:
-        found["efSearch"] = _steps(depth, max(depth, min(index.ntotal, WIDEST)))
-    return found
+        ranges.pop(name, None)
+    if "nprobe" in ranges:
+        ranges["nprobe"] = _steps(1, faiss.extract_index_ivf(index).nlist)
+    if "efSearch" in ranges:
+        ranges["efSearch"] = _steps(depth, max(depth, min(index.ntotal, MAX_EF_SEARCH)))
+    return ranges
 
 
 def _steps(least: int, most: int) -> list[int]:
@@ -245,9 +248,9 @@ def _explore(
         start = time.perf_counter()
         ids = ask()
         ms = (time.perf_counter() - start) * 1000 / queries
-        found = recall(ids)
-        curve.append({"parameters": space.combination_name(c), "recall": found, "ms": ms})
+        reached = recall(ids)
+        curve.append({"parameters": space.combination_name(c), "recall": reached, "ms": ms})
         steps.append(int(sum(place)))
-        if found == 1:
+        if reached == 1:
             perfect.append(c)
     return curve, steps

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.index.distance import FAISS_METRIC, as_distances, order_ties, prepare
 
-BLOCK = 65_536  # gallery vectors that are looked at together
+BLOCK_VECTORS = 65_536  # gallery vectors that are looked at together
 
 
 def exact_search(
@@ -26,44 +26,12 @@ def exact_search(
     """
     prepared, kind = prepare(queries, metric, "queries"), FAISS_METRIC[metric.faiss]
     heap = faiss.ResultHeap(len(queries), depth, keep_max=kind == faiss.METRIC_INNER_PRODUCT)
-    for begin in range(0, len(gallery), BLOCK):
-        block = prepare(gallery[begin : begin + BLOCK], metric, "gallery", begin)
+    for begin in range(0, len(gallery), BLOCK_VECTORS):
+        block = prepare(gallery[begin : begin + BLOCK_VECTORS], metric, "gallery", begin)
         raw, ids = faiss.knn(prepared, block, min(depth, len(block)), kind)
         heap.add_result(raw, ids + begin)
     heap.finalize()
     return order_ties(heap.I, as_distances(heap.D, heap.I, metric))
-
-
-def pair_distances(
-    queries: NDArray[np.float32], gallery: NDArray[np.float32], ids: NDArray[np.int64], metric: MetricConfig
-) -> NDArray[np.float64]:
-    """Distances of chosen pairs, from differences in float64: of equal vectors 0.
-
-    Searches take a product of the vectors, which leaves some 1e-3 of a distance where there is none.
-
-    Args:
-        queries: float32 [q, d], as the encoder gives them, none of them 0 but for l2.
-        gallery: float32 [n, d], the same; may be memory-mapped.
-        ids: int64 [q, depth] positions in the gallery; -1 for none.
-        metric: the distance.
-
-    Returns:
-        float64 [q, depth]; inf with id -1.
-    """
-    distances = np.full(ids.shape, np.inf)
-    for row, (query, found) in enumerate(zip(queries.astype(np.float64), ids, strict=True)):
-        there = found >= 0
-        others = gallery[found[there]].astype(np.float64)
-        if metric.normalize:
-            query = query / np.linalg.norm(query)
-            others = others / np.linalg.norm(others, axis=1, keepdims=True)
-        if metric.faiss == FaissMetric.inner_product and not metric.normalize:
-            distances[row, there] = -(others @ query)
-            continue
-        squares = ((others - query) ** 2).sum(axis=1)
-        # Of vectors of length 1: 1 - cosine is half the squared difference.
-        distances[row, there] = np.sqrt(squares) if metric.faiss == FaissMetric.l2 else squares / 2
-    return distances
 
 
 def rank_all(

@@ -22,17 +22,18 @@ from medretrieval.config import IndexConfig, MetricConfig
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.index.distance import FAISS_METRIC, as_distances, order_ties, prepare
-from medretrieval.index.exact_search import BLOCK, rank_all
+from medretrieval.index.exact_search import BLOCK_VECTORS, rank_all
 
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
 FLAT = "Flat"  # factory string of exact search
-TRAINED = 131_072  # vectors that k-means and codes are fitted to, or as many as the cells want
-WHOLE = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
-NO_TEMPLATE = ("name", "factory", "build", "search", "deterministic", "autotune")  # the keys that fill none
+MAX_TRAINING_VECTORS = 131_072  # vectors that k-means and codes are fitted to, or as many as the cells want
+SORTED_WHOLE_DIVISOR = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
+# The keys of an index configuration that fill no template.
+NOT_TEMPLATE_KEYS = ("name", "factory", "build", "search", "deterministic", "autotune")
 MAX_PQ_M = 32  # training takes seconds a codebook
-POINTS_A_CENTROID = 39  # below this FAISS's k-means calls a training set too small
+MIN_POINTS_PER_CENTROID = 39  # below this FAISS's k-means calls a training set too small
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class VectorIndex:
             never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
         """
         prepared = prepare(queries, self.metric, "queries")
-        if self.is_flat and depth * WHOLE > self.index.ntotal:
+        if self.is_flat and depth * SORTED_WHOLE_DIVISOR > self.index.ntotal:
             flat: Any = self.index
             vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
             return rank_all(prepared, vectors.reshape(-1, flat.d), self.metric, depth)
@@ -147,7 +148,7 @@ def require_parameters(config: IndexConfig, n: int) -> tuple[set[str], dict[str,
         UserError: a parameter that the templates do not use, or that does not fit the gallery.
     """
     used = set().union(*(_fields(t) for t in (config.factory, config.build, config.search)))
-    given = {k: v for k, v in asdict(config).items() if k not in NO_TEMPLATE}
+    given = {k: v for k, v in asdict(config).items() if k not in NOT_TEMPLATE_KEYS}
     for key, value in given.items():
         if value is not None and key not in used:
             raise UserError(
@@ -163,7 +164,7 @@ def _check_autotune(config: IndexConfig) -> None:
     if config.autotune is None:
         return
     if not 0 < config.autotune <= 1:
-        raise UserError(f"index.autotune={config.autotune}: a recall above 0 and at most 1 is wanted")
+        raise UserError(f"index.autotune={config.autotune}: must be a recall above 0 and at most 1")
     if not config.search:
         raise UserError(
             f"index.autotune={config.autotune}: index={config.name} has no search parameters to tune; use "
@@ -172,8 +173,8 @@ def _check_autotune(config: IndexConfig) -> None:
     for key in _fields(config.search):
         if (value := getattr(config, key)) is not None:
             raise UserError(
-                f"index.{key}={value} and index.autotune={config.autotune}: the one is chosen by the other; "
-                "set one of the two to null"
+                f"index.{key}={value} and index.autotune={config.autotune}: autotune chooses this value "
+                "itself; set one of the two to null"
             )
 
 
@@ -182,7 +183,7 @@ def _fields(template: str) -> set[str]:
 
 
 def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict[str, int]:
-    nlist = given["nlist"] or max(1, min(round(4 * math.sqrt(n)), n // POINTS_A_CENTROID))
+    nlist = given["nlist"] or max(1, min(round(4 * math.sqrt(n)), n // MIN_POINTS_PER_CENTROID))
     return {
         "nlist": nlist,
         "nprobe": min(nlist, max(math.ceil(nlist / 8), math.ceil(4 * depth * nlist / n))),
@@ -197,13 +198,14 @@ def _check_fit(parameters: Mapping[str, int], n: int) -> None:
     if nlist > n:
         raise UserError(
             f"index.nlist={nlist}: more cells than the gallery has vectors ({n}); at most {n}, "
-            f"better {max(1, n // POINTS_A_CENTROID)} ({POINTS_A_CENTROID} vectors a cell), or null to fit it"
+            f"better {max(1, n // MIN_POINTS_PER_CENTROID)} ({MIN_POINTS_PER_CENTROID} vectors a cell), or "
+            "null to fit it"
         )
     if "nlist" in parameters and parameters.get("nprobe", 1) > nlist:
         raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
     if 2 ** parameters.get("pq_bits", 0) > n:
         raise UserError(
-            f"index.pq_bits={parameters['pq_bits']}: wants at least {2 ** parameters['pq_bits']} vectors "
+            f"index.pq_bits={parameters['pq_bits']}: needs at least {2 ** parameters['pq_bits']} vectors "
             f"to train on, the gallery has {n}"
         )
 
@@ -215,42 +217,28 @@ def build(
     depth: int,
     seed: int,
     cache: Cache,
-    *,
-    deterministic: bool | None = None,
 ) -> VectorIndex:
     """Build the index of a gallery, or take it from the cache, and set its search parameters.
 
     One build serves every setting of the search parameters.
 
     Args:
-        config: the index as data.
+        config: the index as data. Where it says deterministic, the index is built on one thread, for before
+            FAISS 1.15 threads that add to a graph at once race for its links; searching keeps its threads.
         metric: the distance.
         gallery: the vectors, float32 [n, d].
         depth: results a query that will be asked for; fits the search parameters.
         seed: of k-means.
         cache: where built indexes are kept.
-        deterministic: build on one thread: before FAISS 1.15 threads that add to a graph at once race for
-            its links. Searching keeps its threads. None for what the configuration says.
 
     Raises:
         UserError: parameters that do not fit, or a factory string that FAISS refuses.
     """
     n, d = gallery.vectors.shape
     spec = fit(config, n, d, depth)
-    threads = 1 if (config.deterministic if deterministic is None else deterministic) else None
-    parts = {
-        "embeddings": gallery.key,
-        "factory": spec.factory,
-        "build": spec.build,
-        "metric": asdict(metric),
-        "seed": seed,
-        "faiss": faiss.__version__,
-    }
-    if threads is not None:  # not in every key, so that indexes built before this option are still found
-        parts["threads"] = threads
-    entry = cache.get_or_make(
-        "indexes", parts, lambda folder: _write(spec, metric, gallery.vectors, seed, threads, folder / FILE)
-    )
+    recipe = _Recipe(spec, metric, seed, 1 if config.deterministic else None)
+    parts = {"embeddings": gallery.key, **recipe.key_parts()}
+    entry = cache.get_or_make("indexes", parts, lambda folder: recipe.write(gallery.vectors, folder / FILE))
     index = faiss.read_index(str(entry.folder / FILE))
     set_parameters(index, spec.search, "index.search")
     return VectorIndex(
@@ -264,48 +252,60 @@ def build(
     )
 
 
-def _write(
-    spec: IndexSpec,
-    metric: MetricConfig,
-    vectors: NDArray[np.float32],
-    seed: int,
-    threads: int | None,
-    path: Path,
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    try:
-        index = faiss.index_factory(vectors.shape[1], spec.factory, FAISS_METRIC[metric.faiss])
-    except RuntimeError as error:
-        reason = str(error).rsplit("Error: ", 1)[-1]
-        raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
-    _seed(index, seed)
-    set_parameters(index, spec.build, "index.build")
-    with _threads(threads):
-        if not index.is_trained:  # an IVF over a graph of cells builds that graph here
-            index.train(_training_set(vectors, spec, metric, seed))
-        for begin in range(0, len(vectors), BLOCK):
-            index.add(prepare(vectors[begin : begin + BLOCK], metric, "gallery", begin))
-    build_s = time.perf_counter() - start
-    # Through Python, so that a full disk is an OSError and not FAISS's own exception.
-    io: Any = faiss
-    with path.open("wb") as file:
-        io.write_index(index, io.PyCallbackIOWriter(file.write))
-    return {"build_s": build_s, "vectors": index.ntotal}
+@dataclass(frozen=True)
+class _Recipe:
+    """All that an index is built from besides the vectors; `threads` is None for as many as there are."""
 
+    spec: IndexSpec
+    metric: MetricConfig
+    seed: int
+    threads: int | None
 
-def _training_set(
-    vectors: NDArray[np.float32], spec: IndexSpec, metric: MetricConfig, seed: int
-) -> NDArray[np.float32]:
-    """All vectors, or of a large gallery a seeded sample that is large enough for its cells, prepared."""
-    wanted = max(TRAINED, POINTS_A_CENTROID * spec.parameters.get("nlist", 1))
-    if len(vectors) <= wanted:
-        return prepare(vectors, metric, "gallery")
-    drawn = np.sort(np.random.default_rng(seed).choice(len(vectors), wanted, replace=False))
-    sample = np.empty((wanted, vectors.shape[1]), np.float32)
-    for begin in range(0, wanted, BLOCK):  # so that no second copy of it is held
-        rows = drawn[begin : begin + BLOCK]
-        sample[begin : begin + BLOCK] = prepare(vectors[rows], metric, "gallery")
-    return sample
+    def key_parts(self) -> dict[str, Any]:
+        """What determines the bytes of the index of given vectors."""
+        parts = {
+            "factory": self.spec.factory,
+            "build": self.spec.build,
+            "metric": asdict(self.metric),
+            "seed": self.seed,
+            "faiss": faiss.__version__,
+        }
+        # Not in every key, so that indexes built before this option are still found.
+        return parts if self.threads is None else parts | {"threads": self.threads}
+
+    def write(self, vectors: NDArray[np.float32], path: Path) -> dict[str, Any]:
+        """Build the index, write it to a file, and return facts about it."""
+        spec, start = self.spec, time.perf_counter()
+        try:
+            index = faiss.index_factory(vectors.shape[1], spec.factory, FAISS_METRIC[self.metric.faiss])
+        except RuntimeError as error:
+            reason = str(error).rsplit("Error: ", 1)[-1]
+            raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
+        _seed(index, self.seed)
+        set_parameters(index, spec.build, "index.build")
+        with _threads(self.threads):
+            if not index.is_trained:  # an IVF over a graph of cells builds that graph here
+                index.train(self._training_set(vectors))
+            for begin in range(0, len(vectors), BLOCK_VECTORS):
+                index.add(prepare(vectors[begin : begin + BLOCK_VECTORS], self.metric, "gallery", begin))
+        build_s = time.perf_counter() - start
+        # Through Python, so that a full disk is an OSError and not FAISS's own exception.
+        io: Any = faiss
+        with path.open("wb") as file:
+            io.write_index(index, io.PyCallbackIOWriter(file.write))
+        return {"build_s": build_s, "vectors": index.ntotal}
+
+    def _training_set(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All vectors, or of a large gallery a seeded sample that is large enough for its cells, prepared."""
+        wanted = max(MAX_TRAINING_VECTORS, MIN_POINTS_PER_CENTROID * self.spec.parameters.get("nlist", 1))
+        if len(vectors) <= wanted:
+            return prepare(vectors, self.metric, "gallery")
+        drawn = np.sort(np.random.default_rng(self.seed).choice(len(vectors), wanted, replace=False))
+        sample = np.empty((wanted, vectors.shape[1]), np.float32)
+        for begin in range(0, wanted, BLOCK_VECTORS):  # so that no second copy of it is held
+            rows = drawn[begin : begin + BLOCK_VECTORS]
+            sample[begin : begin + BLOCK_VECTORS] = prepare(vectors[rows], self.metric, "gallery")
+        return sample
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from medretrieval.index.faiss_index import VectorIndex
 
-TIMED = 200  # queries that are timed one by one
-WARM_UP = 10
-WARMING = 64  # queries at once that are not counted
-MOST_AT_ONCE = 1000  # queries that are timed at once
-SECONDS = 0.5  # that timing may take, one by one and at once
+TIMED_QUERIES = 200  # queries that are timed one by one
+WARM_UP_QUERIES = 10
+WARM_UP_BATCH_QUERIES = 64  # queries at once that are not counted
+MAX_BATCH_QUERIES = 1000  # queries that are timed at once
+TIMING_BUDGET_S = 0.5  # that timing may take, one by one and at once
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ def speed(index: VectorIndex, queries: NDArray[np.float32], gallery: int, depth:
 def _latencies(ask: Callable[[int], object], queries: int) -> NDArray[np.float64]:
     """Seconds of single queries, after some that are not counted."""
     seconds: list[float] = []
-    for i in range(WARM_UP + TIMED):
+    for i in range(WARM_UP_QUERIES + TIMED_QUERIES):
         start = time.perf_counter()
         ask(i % queries)
         seconds.append(time.perf_counter() - start)
-        if i > WARM_UP and sum(seconds) > SECONDS:
+        if i > WARM_UP_QUERIES and sum(seconds) > TIMING_BUDGET_S:
             break
-    return np.array(seconds[WARM_UP:])
+    return np.array(seconds[WARM_UP_QUERIES:])
 
 
 def _rate(ask: Callable[[int], object], queries: int, single: float) -> float:
     """Queries a second, asked at once: as many as there are or as fit the time, after a warm-up."""
-    n = int(np.clip(SECONDS / max(single, 1e-9), 1, min(queries, MOST_AT_ONCE)))
-    ask(min(n, WARMING))
+    n = int(np.clip(TIMING_BUDGET_S / max(single, 1e-9), 1, min(queries, MAX_BATCH_QUERIES)))
+    ask(min(n, WARM_UP_BATCH_QUERIES))
     start = time.perf_counter()
     ask(n)
     return n / (time.perf_counter() - start)

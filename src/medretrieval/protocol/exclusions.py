@@ -159,7 +159,7 @@ def _require_sense(protocol: ProtocolConfig, meets_itself: bool) -> None:
 def _groups_of(split: Queries) -> NDArray[np.str_]:
     if split.groups is None:
         raise UserError(
-            f"protocol.exclude_same_group=true: nobody says which images of split {split.name!r} belong "
+            f"protocol.exclude_same_group=true: it is not known which images of split {split.name!r} belong "
             "together; give dataset.groups=<CSV with the columns split,index,group>"
         )
     return split.groups

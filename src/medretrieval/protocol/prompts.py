@@ -24,7 +24,7 @@ PROMPT = "prompt/"  # what the ids of sentences begin with
 
 @dataclass(frozen=True)
 class Prompts:
-    """Queries in words; takes the place of a split on the query side of a task.
+    """Sentences as queries; takes the place of a split on the query side of a task.
 
     Attributes:
         classes: of the dataset, label i being classes[i].
@@ -133,10 +133,12 @@ def _texts(config: PromptsConfig, dataset: Dataset) -> tuple[tuple[str, ...], ND
         )
     for text in [*config.templates, *(phrase for words in config.classes.values() for phrase in words)]:
         if not isinstance(text, str):
-            raise UserError(f"{where}: {text!r} is no text to YAML; put it in quotes, such as '{GAP}.'")
+            raise UserError(
+                f"{where}: {text!r} is not read as text by YAML; put it in quotes, such as '{GAP}.'"
+            )
     for template in config.templates:
         if template.count(GAP) != 1:
-            raise UserError(f"{where}: template {template!r} wants {GAP} once, where the class's words go")
+            raise UserError(f"{where}: template {template!r} needs {GAP} once, where the class's words go")
     for name in config.classes:
         if name not in dataset.classes:
             raise UserError(f"{where}: no class {name!r}; {choices(dataset.classes)}")

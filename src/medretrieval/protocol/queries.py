@@ -16,7 +16,7 @@ class Queries(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the split; "prompts" where sentences ask."""
+        """Of the split; "prompts" where the queries are sentences."""
 
     @property
     def kind(self) -> str:

@@ -121,5 +121,5 @@ def _nearest(folder: Path, asked: Question) -> list[str]:
         )
     ids = ranking.ids[rows[0]]
     if asked.k > (most := int((ids >= 0).sum())):
-        raise UserError(f"k={asked.k}: the run kept {most} results of {asked.query}; ask for fewer")
+        raise UserError(f"k={asked.k}: the run kept {most} results of {asked.query}; give a smaller k")
     return [str(name) for name in ranking.gallery_ids[ids[: asked.k]]]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from medretrieval.cache.store import Cache
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.errors import UserError
-from medretrieval.index.exact_search import exact_search, pair_distances
+from medretrieval.index.distance import pair_distances
+from medretrieval.index.exact_search import exact_search
 
 KIND = "novelty"
 NOVELTY_FORMAT = 1  # raised when the same gallery would get other distances

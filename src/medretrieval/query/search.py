@@ -11,9 +11,9 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import Config, MetricConfig, check, expand
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.weights import file_sha256
 from medretrieval.errors import UserError
-from medretrieval.index.exact_search import pair_distances
+from medretrieval.files import file_sha256
+from medretrieval.index.distance import pair_distances
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import Ranking, class_name
@@ -31,6 +31,7 @@ from medretrieval.runs.reopen import (
     saved_vectors,
 )
 from medretrieval.runs.report import RunReport, read_report
+from medretrieval.vectors import require_vectors, zero_rows
 
 SPARE = 8  # results beyond k that are looked at, so that rounding does not decide which is the last
 GALLERY = "embeddings_gallery.npy"
@@ -111,7 +112,7 @@ class SearchableRun:
         if index.index.ntotal != len(ranking.gallery_ids):
             raise UserError(
                 f"{folder / INDEX}: has {index.index.ntotal} vectors, the run's gallery "
-                f"{len(ranking.gallery_ids)} images; make it anew with: medretrieval again {folder}"
+                f"{len(ranking.gallery_ids)} images; repeat the run with: medretrieval again {folder}"
             )
         dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
         return cls(folder, settings, report, ranking, dataset, index, Cache(expand(settings.paths.cache)))
@@ -223,18 +224,12 @@ def _embed(
         vectors = np.concatenate(list(encoder.stream(np.stack(images))))
     else:
         vectors = encoder.encode_text([query.name for query in queries])
-    if vectors.shape != (len(queries), dimension):
+    vectors = require_vectors(
+        vectors, (len(queries), dimension), encoder.name, "query", lambda row: queries[row].name
+    )
+    if metric.normalize and len(zero := zero_rows(vectors)):
         raise UserError(
-            f"encoder={encoder.name}: gave {list(vectors.shape)} for {len(queries)} queries; the run's index "
-            f"has vectors of {dimension}"
-        )
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        name = queries[int(bad.argmax())].name
-        raise UserError(f"encoder={encoder.name}: the embedding of {name} is not finite (NaN or infinite)")
-    if metric.normalize and not (some := vectors.any(axis=1)).all():
-        raise UserError(
-            f"{queries[int(some.argmin())].name}: encoder={encoder.name} sees nothing in it (its vector is "
+            f"{queries[int(zero[0])].name}: encoder={encoder.name} sees nothing in it (its vector is "
             f"all 0, as of a black picture), so it has no {metric.name} distance to anything; leave it out"
         )
-    return vectors.astype(np.float32)
+    return vectors

@@ -150,7 +150,7 @@ def _require_same(runs: list[Run], what: str, facts: Sequence[Any]) -> None:
     if others := [i for i, fact in enumerate(facts) if fact != facts[0]]:
         raise UserError(
             f"compare: {what} is {facts[0]} in {runs[0].source} but {facts[others[0]]} in "
-            f"{_listed([runs[i].source for i in others])}; compare runs that are alike in it"
+            f"{_listed([runs[i].source for i in others])}; compare runs for which it is the same"
         )
 
 
@@ -199,7 +199,7 @@ def _in_order_of(ids: Any, table: Any) -> Any:
 
 
 def _groups(run: Run) -> NDArray[np.str_] | None:
-    """The queries' groups in the order of its file, None where nobody says them."""
+    """The queries' groups in the order of its file, None where they are not known."""
     from pyarrow import parquet
 
     path = run.folder / PER_QUERY
@@ -261,14 +261,14 @@ def _notes(comparison: Comparison, options: Options, tested: _Tested) -> list[st
     lines = [
         f"{comparison.score} over {tested.queries} queries{left_out}. The gallery is held fixed and "
         f"{tested.units} are resampled: BCa bootstrap, {options.resamples} resamples, seed {options.seed}.",
-        f"Differences are paired, run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
+        f"Differences are paired: run minus {role} (number {reference + 1}, {names[reference]}); p: sign-"
         f"flip test, {options.permutations} permutations, with {corrected}.",
-        f"= marks what is not shown to differ (corrected p >= {alpha:.3g}), which is no proof of equality.",
+        f"Not significantly different: corrected p >= {alpha:.3g}. That is no proof that two runs are equal.",
     ]
     if options.baseline is None and options.pairs == "best" and len(names) > 2:
         lines.append(
-            "The best was chosen on these same queries, so p is corrected for all pairs of runs; a baseline= "
-            "chosen beforehand wants fewer comparisons."
+            "The best was chosen on these same queries, so p is corrected for all pairs of runs; with a "
+            "baseline= chosen beforehand there are fewer comparisons to correct for."
         )
     if least >= alpha:
         need = math.ceil(pairs / alpha) + 1

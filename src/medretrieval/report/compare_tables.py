@@ -9,6 +9,7 @@ from typing import Any
 from medretrieval.runs.tables import markdown, table
 from medretrieval.track.tracker import Entry
 
+NOT_DIFFERENT = "not significantly different"
 SUFFIXES = {"terminal": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
 
 
@@ -65,8 +66,9 @@ def render(comparison: Comparison, kind: str) -> str:
 
 
 def _run_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
-    against, percent = c.reference + 1, f"{100 * c.confidence:g} %"
-    header = ["#", "run", c.score, percent, f"minus #{against}", percent, "p", "p Holm", f"like #{against}"]
+    reference = f"#{c.reference + 1}" if c.reference else "the best"
+    percent, difference = f"{100 * c.confidence:g} %", f"difference from {reference}"
+    header = ["#", "run", c.score, percent, difference, percent, "p", "p Holm", NOT_DIFFERENT]
     tested = {pair.a: pair for pair in c.pairs if pair.b == c.reference}
     rows = [
         [
@@ -82,14 +84,14 @@ def _run_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _pair_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
-    header = ["run", "minus", "difference", f"{100 * c.confidence:g} %", "p", "p Holm", "alike"]
+    header = ["run", "minus", "difference", f"{100 * c.confidence:g} %", "p", "p Holm", NOT_DIFFERENT]
     names = [f"{i} {name}" for i, name in enumerate(c.names, 1)]
     return header, [[names[pair.a], names[pair.b], *_cells(pair)] for pair in c.pairs]
 
 
 def _cells(pair: Pair) -> list[str]:
     numbers = [f"{pair.difference:.4f}", _range(pair.low, pair.high), f"{pair.p:.4f}", f"{pair.adjusted:.4f}"]
-    return [*numbers, "=" if pair.alike else ""]
+    return [*numbers, "yes" if pair.alike else "no"]
 
 
 def _range(low: float, high: float) -> str:

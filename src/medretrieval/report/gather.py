@@ -69,7 +69,7 @@ def gather(runs: Sequence[Run]) -> Content:
 
 
 def _config(run: Run) -> dict[str, Any]:
-    """A run's configuration as flat keys; the prompts only where sentences ask."""
+    """A run's configuration as flat keys; the prompts only where the queries are sentences."""
     text_evidence = run.report.protocol.prompts is not None
     return {k: v for k, v in config_of(run).items() if text_evidence or not k.startswith("prompts.")}
 
@@ -154,7 +154,7 @@ def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
     if len(members) < 2:
         return None, ["One run: there is nothing to compare it with here."]
     if len({run.report.fingerprint for run in members}) == 1:
-        return None, ["The runs repeat each other: there is nothing to compare."]
+        return None, ["The runs are repetitions of one another: there is nothing to compare."]
     how = resampling_of(members)
     options = Options(
         score=None, baseline=None, pairs="all", resamples=how.resamples,

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from medretrieval.errors import UserError, first_line
+from medretrieval.files import put_in_place
 from medretrieval.report.gather import gather
 from medretrieval.report.page import render
 from medretrieval.report.views import Content
@@ -117,25 +118,21 @@ def said_runs(content: Content) -> str:
 
 def _write(out: Path, page: str) -> None:
     """Write the page in one step, so that a reader never sees half of it."""
-    aside = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(out)
+        with put_in_place(out) as aside:
+            aside.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"report: out={out}: cannot be written ({first_line(error)}); choose another"
         ) from error
-    finally:
-        if aside.parent.is_dir():
-            aside.unlink(missing_ok=True)
 
 
 def log_report(written: Written) -> str | None:
     """Let the runs' tracker keep the page: with the sweep, where it is on one as a whole.
 
     Returns:
-        Where it is kept; None where the tracker keeps no reports or is away, which it says itself.
+        Where it is kept; None where the tracker keeps no reports or cannot be reached, which it says itself.
     """
     content, sweep = written.content, written.sweep
     entry = Entry(

@@ -12,6 +12,7 @@ import numpy as np
 
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.files import put_in_place
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.typed_json import ContentError, from_json
@@ -23,7 +24,7 @@ MANIFEST = "manifest.json"
 PER_QUERY = "per_query.parquet"
 RANKING = "ranking.npz"
 SKIPPED = "skipped.json"
-PROMPTS = "prompts.json"  # sentences of the queries, where sentences ask
+PROMPTS = "prompts.json"  # sentences of the queries, where these are sentences
 AUDIT_PAIRS = "audit.parquet"
 AUDIT_PICTURE = "audit.png"
 FIGURES = "figures"  # folder of a run's pictures and of what they show
@@ -124,12 +125,8 @@ def _label_column(labels: Labels) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with put_in_place(path) as aside:
         aside.write_text(as_json(content))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def as_json(content: Any) -> str:
@@ -151,7 +148,7 @@ def read_typed(kind: type[T], folder: Path, name: str, source: str | None = None
     """
     content = read_json(folder, name, source)
     found = content["format"] if "format" in content else saved_format(folder, source)
-    anew = f"make it anew with: medretrieval again {(source or str(folder)).removeprefix(MLFLOW_SOURCE)}"
+    anew = f"repeat the run with: medretrieval again {(source or str(folder)).removeprefix(MLFLOW_SOURCE)}"
     if found != FORMAT:
         raise UserError(
             f"{source or folder}: a run of results format {found}, and this version reads {FORMAT}; {anew}"
@@ -182,7 +179,7 @@ def read_json(folder: Path, name: str, source: str | None = None) -> dict[str, A
         content = None
     if not isinstance(content, dict):
         where = path if source is None else f"{source}: {name}"
-        raise UserError(f"{where}: damaged, no JSON; do the run again from {folder / CONFIG}")
+        raise UserError(f"{where}: damaged, not valid JSON; repeat the run from {folder / CONFIG}")
     return content
 
 

@@ -30,7 +30,7 @@ ARRAYS = {
         "int64 [n] or bool [n, classes]",
         "class of each image, or its findings",
     ),
-    "ids": ("int32 [q, depth]", "positions in the gallery; -1 where the index found no more"),
+    "ids": ("int32 [q, depth]", "positions in the gallery; -1 where the index gave no more"),
     "distances": ("float32 [q, depth]", "never decreasing along a row; inf where ids is -1"),
 }
 # What else a run's folder holds.
@@ -52,7 +52,7 @@ HEAD = f"""# Results format
 
 A finished run leaves a folder. This page defines results format {run_folder.FORMAT};
 `{run_folder.SCORES}` and `{run_folder.MANIFEST}` name the format that they have. A run of another
-format is refused by name of its format, and `medretrieval again <folder>` makes it anew. In Python,
+format is refused with the number of its format, and `medretrieval again <folder>` repeats it. In Python,
 `read_report(folder)` of `medretrieval.runs.report` and `read_manifest(folder)` of
 `medretrieval.runs.manifest` give the two files as objects with the keys below as attributes.
 

@@ -35,7 +35,7 @@ class SideFacts:
         count: how many; of prompts the queries made of them.
         content_sha256: hash of the images, or of the sentences and how they become queries.
         labels_sha256: hash of their classes.
-        groups_sha256: hash of their groups; null where nobody says them.
+        groups_sha256: hash of their groups; null where the dataset names none.
     """
 
     split: str

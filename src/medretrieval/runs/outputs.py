@@ -65,8 +65,8 @@ class RunOutputs:
         evidence: how far they can be trusted.
         ann_loss: what the index loses against exact search, None for exact search itself.
         speed: how fast it answers.
-        audit: look-alikes between queries and gallery, None where the audit is off or sentences ask.
-        text_evidence: zero-shot scores and modality gap, None where images ask.
+        audit: look-alikes between queries and gallery, None where it is off or the queries are sentences.
+        text_evidence: zero-shot scores and modality gap, None where the queries are images.
         explanations: which regions make some pairs similar, None where that is off.
         breakdown: what the pictures show, None where figures.enabled is false.
     """

@@ -50,7 +50,7 @@ def config_of_any_format(folder: Path, overrides: tuple[str, ...]) -> DictConfig
         return saved_config(folder, overrides)
     if not isinstance(config := manifest.get("config"), dict):
         raise UserError(
-            f"{folder / run_folder.MANIFEST}: holds no configuration to do the run again from; give the "
+            f"{folder / run_folder.MANIFEST}: holds no configuration to repeat the run from; give the "
             f"values of {folder / run_folder.CONFIG} to medretrieval"
         )
     return _with_overrides(renamed(config), overrides)
@@ -84,12 +84,12 @@ def require_links(folder: Path, names: Sequence[str] = LINKS) -> None:
         names: the files that are wanted.
 
     Raises:
-        UserError: naming the file and how to make it anew.
+        UserError: naming the file and how to make it again.
     """
     if gone := [name for name in names if not (folder / name).exists()]:
         raise UserError(
             f"{folder / gone[0]}: gone (was the cache cleaned, or the run's folder?); "
-            f"make it anew with: medretrieval again {folder}"
+            f"repeat the run with: medretrieval again {folder}"
         )
 
 
@@ -100,7 +100,7 @@ def require_whole(folder: Path, name: str) -> None:
         UserError: it is damaged.
     """
     path = (folder / name).resolve()
-    if (path.parent / entry.SUMS).exists():
+    if (path.parent / entry.CHECKSUMS_FILE).exists():
         try:
             entry.read(path.parent, (path.name,))
         except entry.Damaged as error:
@@ -184,15 +184,16 @@ def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder
 
 
 def require_not_centered(folder: Path, settings: Config) -> None:
-    """Refuse a run whose vectors are freed of means, which those of a new query are not.
+    """Refuse a run whose vectors are centered, which those of a new query are not.
 
     Raises:
         UserError: protocol.center is set.
     """
     if settings.protocol.center is not None:
         raise UserError(
-            f"{folder}: its images are freed of their mean (protocol.center={settings.protocol.center}), "
-            "which a query is not; ask a run with protocol.center=null"
+            f"{folder}: the mean embedding is subtracted from its images "
+            f"(protocol.center={settings.protocol.center}), but not from a new query; use a run with "
+            "protocol.center=null"
         )
 
 
@@ -227,6 +228,6 @@ def _differing(was: Any, now: Any) -> str:
 
 def _damaged(path: Path, folder: Path, why: str) -> UserError:
     return UserError(
-        f"{path}: damaged, cannot be read ({why}); `medretrieval cache verify` says what else "
-        f"is, `medretrieval again {folder}` makes it anew"
+        f"{path}: damaged, cannot be read ({why}); `medretrieval cache verify` lists what else "
+        f"is damaged, `medretrieval again {folder}` repeats the run"
     )

@@ -89,7 +89,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class BaselineReport:
-    """The line to beat: what the baseline encoder scores on the same task with exact search.
+    """The baseline: what its encoder scores on the same task with exact search.
 
     Attributes:
         encoder: its name, such as "pixels"; with its metric where that is another than the run's,
@@ -181,8 +181,8 @@ class RunReport:
             queries or groups tell.
         resampled: what the intervals draw again, the gallery held fixed: "queries" or "groups".
         left_out: what leaving out groups or copies changes; null where neither is left out.
-        baseline: the line to beat; null where the run is the baseline, evaluation.baseline=none, or sentences
-            are the queries.
+        baseline: what the baseline scores; null where the run is the baseline, evaluation.baseline=none, or
+            sentences are the queries.
         per_class: class -> its queries, of the classes that have any; a query with several findings counts
             for each.
         vote: what a reader of the nearest cases would conclude.

@@ -227,7 +227,7 @@ class Confusion:
 
     Attributes:
         classes: their names.
-        counts: images, a row for each class, a column for each class named, [classes][classes].
+        counts: images, a row for each class, a column for each class named, of shape [classes, classes].
     """
 
     classes: list[str]

@@ -19,9 +19,7 @@ def run_table(report: RunReport, folder: Path) -> str:
     lines += ["", f"queries {counts.queries}, gallery {counts.gallery}   index {report.index.factory}"]
     lines.append(f"seconds: {stages}{cached}")
     lines += _fidelity_lines(report.encoder) + _speed_lines(report) + _zero_shot_lines(report)
-    lines.append(
-        f"intervals: {report.resampled} drawn again, the gallery held fixed; random rankings are 'chance'"
-    )
+    lines.append(f"intervals: {report.resampled} resampled, gallery held fixed; 'chance' is a random ranking")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, f"results: {folder}", ""])
 

@@ -101,7 +101,7 @@ def _key(kind: Any, name: str, key: str) -> str | int:
     if kind is str:
         return name
     if not name.isdecimal():
-        raise ContentError(f"{key} has the key {name[:40]!r}, where a whole number is wanted")
+        raise ContentError(f"{key} has the key {name[:40]!r}, where a whole number is needed")
     return int(name)
 
 
@@ -111,4 +111,4 @@ def _under(key: str, name: str) -> str:
 
 def _wrong(key: str, wanted: str, content: object) -> ContentError:
     said = repr(content)
-    return ContentError(f"{key or 'its content'} is {said[:40]}, where {wanted} is wanted")
+    return ContentError(f"{key or 'its content'} is {said[:40]}, where {wanted} is needed")

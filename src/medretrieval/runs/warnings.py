@@ -9,7 +9,7 @@ from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
-from medretrieval.index.faiss_index import POINTS_A_CENTROID, hnsw_of
+from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
@@ -88,9 +88,9 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
             "less, and FAISS searches a graph at least as wide as it is asked deep."
         )
     nlist, gallery = index.spec.parameters.get("nlist", 1), outputs.evaluation.counts["gallery"]
-    if nlist > 1 and gallery < POINTS_A_CENTROID * nlist:
+    if nlist > 1 and gallery < MIN_POINTS_PER_CENTROID * nlist:
         notes.append(
-            f"index.nlist={nlist} leaves fewer than {POINTS_A_CENTROID} vectors a cell "
+            f"index.nlist={nlist} leaves fewer than {MIN_POINTS_PER_CENTROID} vectors a cell "
             f"({gallery} in all); k-means needs more."
         )
     return notes

@@ -52,12 +52,12 @@ def require_here(folder: Path, aside: Path, word: str) -> None:
     """Refuse a run of which MLflow had to send the small files: its index is not among them.
 
     Raises:
-        UserError: saying how to make it anew.
+        UserError: saying how to make it again.
     """
     if _is_copy(folder, aside):
         raise UserError(
-            f"run={word}: the run's folder is not on this machine, and with it its index; make it anew with: "
-            f"medretrieval again {folder.name}"
+            f"run={word}: the run's folder, which has its index, is not on this machine; repeat the run "
+            f"with: medretrieval again {folder.name}"
         )
 
 

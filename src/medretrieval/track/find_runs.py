@@ -53,7 +53,7 @@ def find_all(words: Sequence[str], uri: str, outputs: Path, aside: Path) -> dict
     """Folders of all runs that words mean, each once, and what to call them in messages; see `find`.
 
     Raises:
-        UserError: nothing of such a name, or MLflow is away.
+        UserError: nothing of such a name, or MLflow cannot be reached.
     """
     places: dict[Path, str] = {}
     for word in words:
@@ -72,7 +72,7 @@ def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, st
         aside: where files from MLflow are put.
 
     Raises:
-        UserError: nothing of that name, or MLflow is away.
+        UserError: nothing of that name, or MLflow cannot be reached.
     """
     if (top := local_folder(what, outputs)) is not None:
         return _finished_in(top)
@@ -96,7 +96,7 @@ def _finished_in(top: Path) -> list[tuple[Path, str]]:
     earlier = [run_folder.skipped_for(p.parent) for p in skipped]
     for folder in earlier:
         if not (folder / run_folder.SCORES).exists():
-            log.warning("%s: gone; it had the results of a run that was skipped in %s", folder, top)
+            log.warning("%s: gone; it held the results of a run that was skipped in %s", folder, top)
     finished += [folder for folder in earlier if (folder / run_folder.SCORES).exists()]
     if not finished:
         raise UserError(f"{top}: no finished run in it (a run's folder holds {run_folder.SCORES})")
@@ -107,7 +107,7 @@ def find_one(run_id: str, uri: str, aside: Path) -> Path:
     """The folder of one MLflow run: where it was run if that is there, else a copy of its small files.
 
     Raises:
-        UserError: no such run, or MLflow is away.
+        UserError: no such run, or MLflow cannot be reached.
     """
     try:
         found = _download(run_id, uri, aside, (*FILES, run_folder.RANKING))
@@ -158,7 +158,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
 
 def _is_of(folder: Path, run_id: str) -> bool:
     """Whether a folder holds this MLflow run; on another machine there may be something else."""
-    from medretrieval.track.tracking_file import TRACKING
+    from medretrieval.track.run_description import TRACKING
 
     try:
         return bool(json.loads((folder / TRACKING).read_text())["run_id"] == run_id)

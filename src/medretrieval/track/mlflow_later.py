@@ -1,4 +1,4 @@
-"""Finished runs logged to MLflow afterwards: what was away, or was not meant for it."""
+"""Finished runs logged to MLflow afterwards: it could not be reached, or they were not meant for it."""
 
 import logging
 from pathlib import Path
@@ -8,8 +8,8 @@ from medretrieval.errors import UserError
 from medretrieval.runs.folder import SCORES
 from medretrieval.runs.report import read_report
 from medretrieval.track.mlflow_tracker import MLflowTracker, logged_run
+from medretrieval.track.run_description import TRACKING, read_tracking
 from medretrieval.track.tracker import mlflow_at, unless_away
-from medretrieval.track.tracking_file import TRACKING, read_tracking
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ def log_later(folders: list[Path], uri: str | None) -> int:
         The number of runs logged.
 
     Raises:
-        UserError: no finished run in a folder, runs of another tracker without `uri`, or MLflow is away.
+        UserError: no finished run in a folder, runs of another tracker without `uri`, or MLflow cannot be
+            reached.
     """
     count, homeless = 0, []
     for top in folders:

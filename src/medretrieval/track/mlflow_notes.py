@@ -64,7 +64,7 @@ def sweep_note(sweep: str, experiment: str, reports: Sequence[RunReport]) -> str
         reports: of its runs.
     """
     text = f"[The runs in columns, best first](#/experiments/{experiment}/runs?viewStateShareKey={sweep})\n\n"
-    text += f"A report to send: `medretrieval report {sweep}`\n"
+    text += f"To make a report to send: `medretrieval report {sweep}`\n"
     left = len(reports)
     for place, runs in ranked_together(reports).items():
         text += f"\n**{', '.join(place)}**\n\n"

@@ -27,7 +27,7 @@ def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     Raises:
         UserError: the experiment was deleted.
     """
-    # A server that is away is said to be so in seconds, not minutes.
+    # That a server cannot be reached is said in seconds, not minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):

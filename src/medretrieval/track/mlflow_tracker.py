@@ -1,6 +1,6 @@
 """MLflow as a tracker: a run of ours is a run there, with its scores, parameters, inputs and small files.
 
-Where MLflow is away, the results stay in the run's folder with all that is needed to log them later
+Where MLflow cannot be reached, the results stay in the run's folder with all that is needed to log them later
 (`medretrieval log <folder>`).
 """
 
@@ -32,9 +32,9 @@ from medretrieval.track.mlflow_store import (
     log_params,
     sqlite_file,
 )
+from medretrieval.track.run_description import TRACKING, read_tracking, write_tracking
 from medretrieval.track.run_metrics import run_metrics
 from medretrieval.track.tracker import SWEEP_TAG, Ending, Entry, RunDescription, Sweep, Tracker, unless_away
-from medretrieval.track.tracking_file import TRACKING, read_tracking, write_tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,7 +54,7 @@ class MLflowTracker(Tracker):
         experiment: its name; made where it is new.
         log_index: whether the index and the embeddings are logged too.
         system_metrics: whether CPU, memory and GPU are sampled while a run lasts.
-        run_id: of the run there, None before `start` and where MLflow was away then.
+        run_id: of the run there, None before `start` and where MLflow could not be reached then.
     """
 
     def __init__(self, uri: str, experiment: str, log_index: bool, system_metrics: bool) -> None:

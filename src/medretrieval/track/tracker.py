@@ -145,10 +145,10 @@ class Attempt:
 
 @contextmanager
 def unless_away(where: str, consequence: str, refuse: bool = False) -> Iterator[Attempt]:
-    """Let a block fail with a line, because what it talks to is away: a server, a database, a disk.
+    """Let a block fail with a line, because what it talks to cannot be reached: a server, a database, a disk.
 
     Args:
-        where: what may be away ("MLflow at http://...").
+        where: what may not be reached ("MLflow at http://...").
         consequence: what that means for the user, and how to mend it.
         refuse: raise the line as a UserError, where the block was all that the user asked for.
     """
@@ -159,7 +159,7 @@ def unless_away(where: str, consequence: str, refuse: bool = False) -> Iterator[
         raise
     except Exception as error:  # whatever a server, a database or a disk may raise
         attempt.failed = True
-        line = f"{where} is away ({first_line(error)}); {consequence}"
+        line = f"{where} cannot be reached ({first_line(error)}); {consequence}"
         if refuse:
             raise UserError(line) from error
         log.warning("%s", line)

@@ -1,0 +1,60 @@
+"""Encoders of tiny models with random weights: nothing is downloaded, and loading takes no time."""
+
+import json
+
+import numpy as np
+
+from medretrieval.encoders.open_clip_models import OpenClipEncoder
+from medretrieval.encoders.timm_models import TimmEncoder
+
+# open_clip's own models are of 100 MB and more; this one has its format and 100,000 parameters.
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 1, "layers": 1},
+}
+# Its text tower takes the tokens of open_clip's tokenizer: 1.7 million parameters.
+TINY_READER = TINY_CLIP | {
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+}
+OPTIONS = {
+    "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
+    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
+}  # fmt: skip
+
+
+def timm_encoder(checkpoint=None, **changes):
+    """timm's test_resnet, unless another model is named."""
+    own = {"model": "test_resnet", "checkpoint": checkpoint and str(checkpoint)}
+    return TimmEncoder(**(OPTIONS | own | changes))
+
+
+def clip_encoder(checkpoint=None, **changes):
+    """The model that open_clip knows as tiny (see `add_clip`), unless another is named."""
+    own = {"model": "tiny", "revision": None, "checkpoint": checkpoint and str(checkpoint)}
+    return OpenClipEncoder(**(OPTIONS | own | changes))
+
+
+def images(n, *shape):
+    """Noise, the same each time (uint8 [n, *shape], 28 x 28 gray where no shape is given)."""
+    return np.random.default_rng(5).integers(0, 256, (n, *(shape or (28, 28)))).astype(np.uint8)
+
+
+def add_clip(monkeypatch, name="tiny", config=TINY_CLIP):
+    """Let open_clip build a model of this configuration by this name."""
+    import open_clip.factory
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+
+
+def write_clip_config(folder, mean=0.5, config=TINY_CLIP):
+    """Write the file that open_clip wants beside a checkpoint."""
+    content = {"model_cfg": config, "preprocess_cfg": {"mean": [mean] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+
+
+def clip_state(folder):
+    """Random weights of the model whose configuration is in a folder."""
+    import open_clip
+
+    return open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
