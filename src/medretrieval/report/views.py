@@ -10,7 +10,7 @@ from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
 from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import RunReport
-from medretrieval.runs.tables import MAP
+from medretrieval.runs.tables import MAP, baseline_names
 from medretrieval.track.find_runs import Run
 
 
@@ -112,6 +112,11 @@ class Group:
     def best(self) -> RunView:
         """The run at the top."""
         return self.runs[0]
+
+    @property
+    def baseline(self) -> str:
+        """What the column of the baseline is called."""
+        return baseline_names([run.report for run in self.runs])
 
     @property
     def alike(self) -> list[RunView]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medretrieval.config import leaves
+from medretrieval.config import Baseline, leaves
 from medretrieval.evaluate.score_table import MAP_DEPTH, is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.runs.report import ProtocolReport, RunReport
@@ -117,6 +117,12 @@ def ranked_together(reports: Sequence[RunReport]) -> dict[tuple[str, str, str], 
         place = AXES["dataset"](report), AXES["protocol"](report), report.objective.name
         groups.setdefault(place, []).append(report)
     return groups
+
+
+def baseline_names(reports: Sequence[RunReport]) -> str:
+    """What the column of the baseline is called; "pixels" where no run has one."""
+    names = sorted({report.baseline.encoder for report in reports if report.baseline is not None})
+    return " or ".join(names) or Baseline.pixels
 
 
 def best_first(reports: Sequence[RunReport], values: Sequence[float] | None = None) -> list[int]:

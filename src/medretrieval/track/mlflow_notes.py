@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from medretrieval.runs.report import RunReport
 from medretrieval.runs.report_parts import Difference, ScoreInterval
-from medretrieval.runs.tables import AXES, MAP, best_first, differing, markdown, ranked_together
+from medretrieval.runs.tables import (
+    AXES,
+    MAP,
+    baseline_names,
+    best_first,
+    differing,
+    markdown,
+    ranked_together,
+)
 
 MOST = 4800  # characters of a note: MLflow takes 5,000 in older versions
 VIEW = "mlflow.sharedViewState."  # experiment tag under which MLflow 3 keeps a view that a link can open
@@ -76,7 +84,8 @@ def _rows(name: str, runs: Sequence[RunReport]) -> tuple[list[str], list[list[st
     shown = differing(runs)
     if "index" in shown:  # narrow: how the index is searched goes with it
         shown.pop("search", None)
-    header = [*shown, name, "interval", "chance", "pixels", "minus pixels", "p50 ms"]
+    line = baseline_names(runs)
+    header = [*shown, name, "interval", "chance", line, f"minus {line}", "p50 ms"]
     rows = [
         [
             *(_axis(axis, run) for axis in shown),
