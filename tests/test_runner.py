@@ -124,6 +124,43 @@ def test_save_depth_cuts_the_saved_ranking_and_no_score(config, painted_file):
     assert cut.report.scores == whole.report.scores
 
 
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw", "ivfpq"])
+def test_what_is_saved_does_not_change_what_is_searched(config, write_npz, index):
+    """A gallery large enough that nprobe and efSearch depend on how deep is asked."""
+    write_npz(n=400)
+    depths = ["null", "2", "100", "400"]
+    base = (*PIXELS, "encoder=random", f"index={index}")
+    found = [run(config(*base, f"evaluation.save_depth={depth}")).report for depth in depths]
+    assert len({(r.index.search, r.counts.depth) for r in found}) == 1
+    assert all(r.scores == found[0].scores for r in found)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["index=flat", "index=ivf", "index=ivfpq", "index=hnsw", "index.ef_search=4", "evaluation.ks=[1,100]"],
+)
+def test_every_run_has_one_map_and_its_chance_and_interval(config, write_npz, choice):
+    write_npz(n=400)
+    index = ("index=hnsw",) if "ef_search" in choice else ()
+    report = run(config(*PIXELS, "encoder=random", *index, choice)).report
+    for part in (report.scores, report.chance, report.intervals, report.lift):
+        assert "map_at_100" in part
+    assert report.chance["map_at_100"] == pytest.approx(report.scores["map_at_100"], abs=0.05)
+    assert list(report.scores).count("map_at_100") == 1
+    if "ef_search" in choice:
+        assert report.counts.depth == 4
+        assert any("map_at_100 comes from a search of its own" in note for note in report.notes)
+        wide = run(config(*PIXELS, "encoder=random", "index=hnsw", "index.ef_search=100")).report
+        assert report.scores["map_at_100"] == wide.scores["map_at_100"]
+        assert report.scores["macro_map_at_100"] == wide.scores["macro_map_at_100"]
+
+
+def test_map_at_100_is_the_whole_map_of_a_small_gallery(config, painted_file):
+    report = run(config(*PIXELS, "encoder=random")).report
+    assert report.scores["map_at_100"] == report.scores["map"]
+    assert report.chance["map_at_100"] == pytest.approx(report.chance["map"], abs=1e-12)
+
+
 def test_three_indexes_and_two_metrics_embed_each_split_once(config, painted_file, encoded):
     for index in ("flat", "ivf", "hnsw"):
         for metric in ("cosine", "l2"):

@@ -2,12 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.conftest import SMALL_RUN
-from tests.files import raise_score
+from tests.files import edit_json, raise_score
 
 from medretrieval import run
 from medretrieval.commands.again import VERB as AGAIN
 from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.errors import UserError
+from medretrieval.runs.manifest import differing
 from medretrieval.runs.reopen import saved_config
 from medretrieval.verify import again, verify
 
@@ -73,17 +74,39 @@ def test_files_that_are_gone_are_refused_with_the_way_out(small_run):
 
 def test_a_run_comes_out_again_from_its_manifest_alone(small_run, tmp_path):
     (small_run / "config.yaml").unlink()
-    new, differing = again(small_run, (f"paths.cache={tmp_path / 'empty'}",))
-    assert differing == []
-    assert new != small_run
-    assert (new / "ranking.npz").read_bytes() == (small_run / "ranking.npz").read_bytes()
+    new = again(small_run, (f"paths.cache={tmp_path / 'empty'}",))
+    assert (new.results, new.surroundings) == ([], [])
+    assert new.folder != small_run
+    assert (new.folder / "ranking.npz").read_bytes() == (small_run / "ranking.npz").read_bytes()
 
 
 def test_what_does_not_come_out_again_is_told(small_run, write_npz):
     write_npz(n=20, train_labels=np.zeros(20))
-    _, differing = again(small_run)
-    assert any(line.startswith("data was") for line in differing)
-    assert any(line.startswith("precision_at_1") for line in differing)
+    new = again(small_run)
+    assert any(line.startswith("data.gallery.labels_sha256 was") for line in new.surroundings)
+    assert any(line.startswith("precision_at_1") for line in new.results)
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_threads_of_what_ran_in_one_of_the_two_only_are_no_difference(small_run, capsys, threads):
+    edit_json(
+        small_run / "manifest.json",
+        lambda facts: facts["threads"].update(torch=threads, omp_num_threads=None),
+    )
+    facts = {"torch": 2 if threads is None else None, "omp_num_threads": "2"}
+    new = again(small_run).folder
+    edit_json(new / "manifest.json", lambda content: content["threads"].update(facts))
+    assert differing(small_run, new) == []
+    edit_json(new / "manifest.json", lambda content: content["threads"].update(faiss=64))
+    assert [line.split(" ")[0] for line in differing(small_run, new)] == ["threads.faiss"]
+
+
+def test_other_surroundings_of_equal_results_are_a_remark_and_no_failure(small_run, capsys):
+    edit_json(small_run / "manifest.json", lambda facts: facts["libraries"].update(numpy="0.1"))
+    assert AGAIN.main([str(small_run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the same ranking and scores")
+    assert any(line.startswith("  libraries.numpy was 0.1, is ") for line in lines)
 
 
 def test_the_verbs_exit_with_one_where_something_differs(small_run, capsys):
@@ -93,7 +116,9 @@ def test_the_verbs_exit_with_one_where_something_differs(small_run, capsys):
     raise_score(small_run)
     assert VERIFY.main([str(small_run)]) == 1
     assert AGAIN.main([str(small_run)]) == 1
-    assert "map is" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "ranking and scores are not the same:" in lines
+    assert any("map is" in line for line in lines)
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["nowhere"]])

@@ -19,7 +19,8 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import Config, EvaluationConfig, check, expand
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.errors import UserError
-from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name
+from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name, with_score
+from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.evidence.ann_loss import measure
 from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import kept_audit, write_pairs
@@ -31,7 +32,7 @@ from medretrieval.figures.embedding_map import require_method
 from medretrieval.figures.galleries import audit_picture
 from medretrieval.figures.saliency import writers as saliency_writers
 from medretrieval.index.autotune import Tuned, tune
-from medretrieval.index.faiss_index import VectorIndex, build, search_depth
+from medretrieval.index.faiss_index import VectorIndex, build, search_depth, searched_as_wide_as
 from medretrieval.index.speed import speed
 from medretrieval.load import load
 from medretrieval.protocol.exclusions import active
@@ -42,9 +43,8 @@ from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
-from medretrieval.track.run_description import dataset_inputs, describe_run
+from medretrieval.track.run_description import dataset_inputs, describe_run, write_tracking
 from medretrieval.track.tracker import recorded, tracker_from_config
-from medretrieval.track.tracking_file import write_tracking
 
 log = logging.getLogger(__name__)
 
@@ -180,9 +180,8 @@ class Stages:
     def index(self, sides: Sides) -> Searched:
         """The gallery's index, its search parameters tuned where the configuration asks for it."""
         settings, task = self.settings, self.inputs.task
-        wanted = max(*_scored_depths(settings.evaluation), settings.evaluation.save_depth or task.max_depth)
         with self.clock("index"):
-            depth = min(task.max_depth, wanted) + task.exclusions.overfetch
+            depth = min(task.max_depth, _wanted_depth(settings.evaluation)) + task.exclusions.overfetch
             index = build(settings.index, settings.metric, sides.gallery, depth, settings.seed, self.cache)
         if settings.index.autotune is None:
             return Searched(index, None)
@@ -196,15 +195,23 @@ class Stages:
             UserError: the ranking is too short for the score that the command returns.
         """
         config, task, queries = self.settings.evaluation, self.inputs.task, sides.query.vectors
-        depth = search_depth(index, task.max_depth, _scored_depths(config), config.save_depth)
-        evaluation = evaluate(lambda rows, k: index.search(queries[rows], k), task, depth, config)
+        depth = search_depth(index, task.max_depth, _scored_depths(config), _wanted_depth(config))
+
+        def search(rows: slice, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            return index.search(queries[rows], k)
+
+        evaluation = evaluate(search, task, depth, config)
+        if depth < (deep := min(MAP_DEPTH, task.max_depth)):  # a graph that is searched less wide than that
+            with searched_as_wide_as(index.index, deep):
+                wide = evaluate(search, task, deep, config)
+            evaluation = with_score(evaluation, wide, f"map_at_{MAP_DEPTH}")
         self.clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
         objective = objective_name(config, task)
         if objective not in evaluation.scores:
             raise UserError(
                 f"evaluation.objective={objective}: index={self.settings.index.name} gives {depth} of "
-                f"{task.max_depth} results, too few for it; use index=flat, evaluation.save_depth=null, or "
-                f"a score at a depth, such as precision_at_{config.ks[-1]}"
+                f"{task.max_depth} results, too few for it; use index=flat, or a score at a depth, such as "
+                f"map_at_{MAP_DEPTH} or precision_at_{config.ks[-1]}"
             )
         return evaluation
 
@@ -295,6 +302,11 @@ class Stages:
 def _scored_depths(config: EvaluationConfig) -> list[int]:
     """Depths that scores look at: those of ks and of the vote."""
     return [*config.ks, config.vote_k]
+
+
+def _wanted_depth(config: EvaluationConfig) -> int:
+    """How deep every index is asked: what is saved of it has no say."""
+    return max(*_scored_depths(config), MAP_DEPTH)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

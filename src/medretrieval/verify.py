@@ -1,5 +1,6 @@
 """A run recomputed: are its numbers what its files say, and do they come out again?"""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -144,24 +145,41 @@ def _difference(what: str, saved: float, found: float) -> list[str]:
     return [f"{what} is {saved:.6f} in the file and {found:.6f} recomputed (by {found - saved:+.2g})"]
 
 
-def again(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[Path, list[str]]:
+@dataclass(frozen=True)
+class DoneAgain:
+    """A run beside the one it was done again from.
+
+    Attributes:
+        folder: of the new run.
+        results: what differs in ranking and scores, a sentence each.
+        surroundings: what else differs: data, weights, libraries, threads, last bits of distances.
+    """
+
+    folder: Path
+    results: list[str]
+    surroundings: list[str]
+
+
+def again(folder: Path, overrides: tuple[str, ...] = ()) -> DoneAgain:
     """Do a run again from its saved configuration, and compare.
 
     Args:
         folder: a finished run's folder, of this or an earlier results format.
         overrides: of its configuration, such as "paths.outputs=...".
-
-    Returns:
-        The new run's folder, and what differs.
     """
     done = run(config_of_any_format(folder, (*overrides, "force=true")))
-    differing = manifest.differing(folder, done.folder)
+    results: list[str] = []
     for name, value in scores_of_any_format(folder).items():
         if name not in done.report.scores:
-            differing.append(f"{name} is missing now")
+            results.append(f"{name} is missing now")
         else:
-            differing += _difference(name, value, done.report.scores[name])
-    a, b = (Ranking.load(f / run_folder.RANKING) for f in (folder, done.folder))
-    if a.ids.shape != b.ids.shape or not np.array_equal(a.ids, b.ids):
-        differing.append("the rankings differ")
-    return done.folder, differing
+            results += _difference(name, value, done.report.scores[name])
+    surroundings = manifest.differing(folder, done.folder)
+    old, new = (Ranking.load(f / run_folder.RANKING) for f in (folder, done.folder))
+    if not np.array_equal(old.ids, new.ids):
+        results.append("the rankings differ")
+    elif not np.array_equal(old.distances, new.distances):
+        finite = np.isfinite(old.distances) & np.isfinite(new.distances)
+        apart = np.abs(new.distances[finite] - old.distances[finite]).max(initial=0.0)
+        surroundings.append(f"distances differ by at most {apart:.2g}, which changes no rank")
+    return DoneAgain(done.folder, results, surroundings)

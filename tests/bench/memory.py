@@ -47,7 +47,7 @@ def search(folder: Path, queries: int, gallery: int, d: int, *overrides: str) ->
     before = peak_mib()
     embedded = Embeddings(vectors[1], folder / "train.npy", "memory", False, 0.0)
     index = build(settings.index, settings.metric, embedded, 100, 0, Cache(folder / "cache"))
-    depth = search_depth(index, task.max_depth, OPTIONS.ks, OPTIONS.save_depth)
+    depth = search_depth(index, task.max_depth, OPTIONS.ks, 100)
     evaluate(lambda rows, k: index.search(vectors[0][rows], k), task, depth, OPTIONS)
     held = sum(v.nbytes for v in vectors) / 2**20
     print(held, index.path.stat().st_size / 2**20, peak_mib() - before)

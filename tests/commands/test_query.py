@@ -41,6 +41,12 @@ def ask(say):
 
 
 @pytest.fixture
+def refused(refused):
+    """The one line that `medretrieval query ...` answers a mistake with."""
+    return functools.partial(refused, "query")
+
+
+@pytest.fixture
 def answer(ask):
     def answered(*words):
         code, out, err = ask(*words, "--json")

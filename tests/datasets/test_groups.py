@@ -147,11 +147,11 @@ def test_compare_draws_groups_and_refuses_runs_of_other_groups(config, write_npz
     override = f"dataset.groups={write_groups()}"
     folders = [run(config(*BASE, override, f"encoder.seed={i}")).folder for i in range(2)]
     runs = [load_run(folder, str(folder)) for folder in folders]
-    found = compare(runs, options_of(VERB.parse([str(f) for f in folders])))
+    found = compare(runs, options_of(VERB.parse([str(f) for f in folders]), runs))
     assert "whole groups of queries (20 groups) are resampled" in found.notes[0]
     other = run(config(*BASE, "encoder.seed=2")).folder
     with pytest.raises(UserError, match="groups_sha256"):
-        compare([*runs, load_run(other, "other")], options_of(VERB.parse([str(f) for f in folders])))
+        compare([*runs, load_run(other, "other")], options_of(VERB.parse([str(f) for f in folders]), runs))
 
 
 def test_one_patient_is_too_few_to_say_anything_of_the_spread_and_no_crash(config, write_npz, write_groups):

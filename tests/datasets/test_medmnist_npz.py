@@ -1,5 +1,4 @@
 import pickle
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -260,13 +259,10 @@ def test_the_other_splits_of_a_file_are_not_held_against_it(write_npz, breast):
 # Download
 
 
-def test_a_missing_file_without_a_network_is_refused_at_once(breast, no_network):
-    import medmnist  # noqa: F401  its import is not what is timed
-
+def test_a_missing_file_without_a_network_is_refused_after_one_try(breast, no_network):
     dataset = breast()
-    start = time.monotonic()
     line = refusal(lambda: dataset.load("test"))
-    assert time.monotonic() - start < 3
+    assert len(no_network) == 1
     # medmnist's own message begins with an empty line.
     assert line.startswith(
         f"{dataset.path}: not there, and downloading it failed (Automatic download failed!"

@@ -302,7 +302,7 @@ def test_the_signature_tells_machines_with_and_without_a_gpu_apart(monkeypatch):
         ({"precision": "int8"}, "encoder.precision=int8: not offered, "),
         ({"precision": "fp64"}, "encoder.precision=fp64: choose from: fp32, bf16, fp16"),
         ({"compile": True, "runtime": "auto"}, "encoder.compile=true: needs encoder.runtime=torch, not auto"),
-        ({"device": "cuda", "runtime": "openvino"}, "encoder.runtime=openvino: runs on the CPU, not on"),
+        ({"device": "cuda", "runtime": "openvino"}, "encoder.runtime=openvino: runs on the CPU only, not on"),
         ({"batch_size": "many"}, "encoder.batch_size=many: give auto or a number"),
     ],
 )
@@ -359,4 +359,4 @@ def test_a_batch_beyond_the_memory_is_one_line(monkeypatch):
 
     monkeypatch.setattr(encoder._chosen[1], "features", full)
     line = refusal(lambda: list(encoder.stream(images(13))))
-    assert line == "encoder.batch_size=4: too much for the memory of cpu; make it smaller"
+    assert line == "encoder.batch_size=4: does not fit into the memory of cpu; make it smaller"

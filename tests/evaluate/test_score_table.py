@@ -34,6 +34,14 @@ def test_every_reported_name_leads_back_to_its_entry_alone(label_type):
         assert find(name) is score
 
 
+def test_a_score_of_one_depth_is_reported_once_where_ks_name_its_depth_too():
+    names = [name for name, _, _ in reported_scores([5, 100], "single")]
+    assert names.count("map_at_100") == 1
+    assert find("map_at_100").needs is Needs.FIRST_100
+    assert find("map_at_5").name == "map_at_{k}"
+    assert is_headline("map_at_100")
+
+
 def test_labels_decide_which_scores_there_are():
     single, multi, ordinal = (set(query_scores([5], label_type)) for label_type in LABEL_TYPES)
     votes = {"majority_vote_at_5", "vote_accuracy"}

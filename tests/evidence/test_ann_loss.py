@@ -12,6 +12,7 @@ from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.embed.sides import Sides
 from medretrieval.evidence.ann_loss import measure
+from medretrieval.index.autotune import ValidationSample, autotune
 from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import build
@@ -173,13 +174,31 @@ def test_recall_agrees_with_faiss_where_there_are_no_ties(k):
     found = np.stack([rng.permutation(40)[:20] for _ in range(20)])
     theirs = knn_intersection_measure(found[:, :k], exact[:, :k])
     ours = neighbor_recall(
-        np.take_along_axis(distances, found, 1), np.take_along_axis(distances, exact, 1).astype(np.float32), k
+        np.take_along_axis(distances, found, 1), np.take_along_axis(distances, exact, 1), k
     )
     assert ours == pytest.approx(theirs)
 
 
+def test_long_vectors_close_together_lose_no_neighbor_to_float32(tmp_path):
+    """Like raw pixels under l2: far from the origin, near each other."""
+    rng = np.random.default_rng(0)
+    vectors = (100 + rng.standard_normal((300, 64)) * 0.2).astype(np.float32)
+    a, b = vectors[:100], vectors[100:]
+    split = [Split(name, np.zeros((len(v), 2, 2), np.uint8), np.arange(len(v)) % 2)
+             for name, v in (("test", a), ("train", b))]  # fmt: skip
+    settings = check(compose("index=hnsw", "metric=l2", "evaluation.ks=[1,10]", "evaluation.resamples=200"))
+    sides = Sides(*(Embeddings(v, tmp_path / "none.npy", f"{len(v)}", False, 0.0) for v in (a, b)))
+    index = build(settings.index, settings.metric, sides.gallery, 100, 0, Cache(tmp_path / "cache"))
+    ids = index.search(a, 10)[0]
+    true = np.argsort(np.linalg.norm(a[:, None].astype(np.float64) - b, axis=2), axis=1)[:, :10]
+    assert (np.sort(ids) == np.sort(true)).all(axis=1).mean() > 0.95  # the graph finds what there is
+    assert measure(settings, task_of(*split), index, sides).recall == {1: 1.0, 10: 1.0}
+    tuned = autotune(index, b, ValidationSample(a, np.full(len(a), -1)), 10, 1.0)
+    assert tuned.recall == 1.0
+
+
 def test_ties_count_and_missing_results_do_not():
-    exact = np.array([[0.0, 1.0, 1.0]], np.float32)
+    exact = np.array([[0.0, 1.0, 1.0]])
     assert neighbor_recall(np.array([[0.0, 1.0, 1.0]]), exact, 2) == 1.0
     assert neighbor_recall(np.array([[1.0, 1.0, 1.0]]), exact, 2) == 1.0
     assert neighbor_recall(np.array([[0.0, np.inf, np.inf]]), exact, 2) == 0.5

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from medretrieval import run
 from medretrieval.runs.tables import run_table
+from medretrieval.track.mlflow_notes import run_note
 
 RANDOM = (
     "dataset=breastmnist",
@@ -36,6 +39,36 @@ def test_the_baseline_is_what_a_run_of_pixels_scores(config, noisy_file, protoco
     assert difference.low < difference.value < difference.high
 
 
+def test_the_baseline_under_inner_products_is_pixels_by_cosine_and_says_so(config, write_npz):
+    """Images whose brightness varies more than what is on them: the product finds the brightest."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    images = {
+        f"{split}_images": (
+            np.where(np.arange(28) < 14, labels[:, None] * 60 + 60, 180 - labels[:, None] * 60)[:, None, :]
+            * rng.uniform(0.2, 1, 60)[:, None, None]
+            * np.ones((60, 28, 1))
+        ).astype(np.uint8)
+        for split in ("train", "val", "test")
+    }
+    write_npz(n=60, **images)
+    reports = {
+        (encoder, metric): run(config(*RANDOM, f"encoder={encoder}", f"metric={metric}")).report
+        for encoder in ("random", "pixels")
+        for metric in ("ip", "cosine")
+    }
+    own, straw = reports["pixels", "cosine"], reports["pixels", "ip"]
+    assert own.scores["precision_at_3"] > straw.scores["precision_at_3"] + 0.2
+    for report in (reports["random", "ip"], straw):
+        assert report.baseline.encoder == "pixels (cosine)"
+        assert report.baseline.scores == {name: own.scores[name] for name in report.baseline.scores}
+        assert "pixels (cosine)" in run_table(report, Path("any")).splitlines()[3]
+        assert "Raw pixels (cosine) score" in run_note(report)
+    assert any("lower than pixels (cosine)" in note for note in straw.notes)
+    assert reports["random", "cosine"].baseline.encoder == "pixels"
+    assert own.baseline is None
+
+
 def test_the_baseline_of_the_baseline_is_left_out(config, noisy_file):
     report = run(config(*RANDOM, "encoder=pixels")).report
     assert report.baseline is None
@@ -51,8 +84,9 @@ def test_the_baseline_is_scored_once_for_all_encoders(config, noisy_file, monkey
 
 
 def test_where_whole_rankings_would_take_long_the_baseline_is_as_deep_as_the_run(
-    config, noisy_file, monkeypatch
+    config, write_npz, monkeypatch
 ):
+    write_npz(n=120)
     monkeypatch.setattr("medretrieval.evidence.pixel_baseline.MAX_WHOLE_CELLS", 100)
     overrides = ("index=hnsw", "index.ef_search=10", "evaluation.vote_k=5")
     scores = run(config(*RANDOM, *overrides)).report.baseline.scores

@@ -430,20 +430,20 @@ def test_ties_are_put_in_the_order_of_the_gallery_and_nothing_else_moves(seed, d
 
 def test_an_exhaustive_index_is_asked_for_the_whole_gallery(built):
     gallery = normal(100)
-    assert search_depth(built(gallery), 99, [1, 5], save_depth=10) == 99
-    assert search_depth(built(gallery, "ivf", nlist=4, nprobe=4), 99, [1, 5], save_depth=10) == 99
+    assert search_depth(built(gallery), 99, [1, 5], wanted=10) == 99
+    assert search_depth(built(gallery, "ivf", nlist=4, nprobe=4), 99, [1, 5], wanted=10) == 99
 
 
-@pytest.mark.parametrize(("save_depth", "depth"), [(10, 10), (3, 5), (None, 99), (200, 99)])
-def test_an_index_that_skips_cells_is_asked_for_what_is_saved_or_scored(built, save_depth, depth):
+@pytest.mark.parametrize(("wanted", "depth"), [(10, 10), (99, 99), (200, 99)])
+def test_an_index_that_skips_cells_is_asked_for_what_is_wanted(built, wanted, depth):
     index = built(normal(100), "ivf", nlist=4, nprobe=1)
-    assert search_depth(index, 99, [1, 5], save_depth) == depth
+    assert search_depth(index, 99, [1, 5], wanted) == depth
 
 
 @pytest.mark.parametrize(("ef_search", "depth"), [(60, 50), (20, 20), (2, 5)])
 def test_a_graph_is_asked_no_deeper_than_it_searches_unless_a_score_wants_it(built, ef_search, depth):
     index = built(normal(100), "hnsw", ef_search=ef_search)
-    assert search_depth(index, 99, [1, 5], save_depth=50) == depth
+    assert search_depth(index, 99, [1, 5], wanted=50) == depth
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])

@@ -52,7 +52,7 @@ def rows_of(capsys):
 
 
 def values_of(folder, score="precision_at_3"):
-    return parquet.read_table(folder / "per_query.parquet").sort_by("id")[score].to_numpy()
+    return parquet.read_table(folder / "per_query.parquet")[score].to_numpy()
 
 
 def rewrite(folder, **columns):
@@ -91,6 +91,28 @@ def test_numbers_are_those_of_the_scores_of_each_query(good, bad, capsys):
     assert float(other["p"]) == float(other["p_holm"]) == paired_permutation(a, b, 500, 0)
     assert other["not_different"] == "false"
     assert best["p"] == best["difference"] == ""
+
+
+@pytest.mark.parametrize("objective", ["precision_at_3", "macro_precision_at_3"])
+def test_a_run_has_one_interval_wherever_it_is_shown(make, capsys, objective):
+    """24 queries, so that the order of their ids (test/0, test/1, test/10, ...) is not that of the file."""
+    how = (f"evaluation.objective={objective}", "evaluation.confidence=0.9", "seed=3")
+    runs = [make("encoder=random", "encoder.seed=1", *how), make("encoder=random", "encoder.seed=2", *how)]
+    main([*map(str, runs), "track=false", "permutations=100", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["confidence"] == 0.9
+    for row in shown["runs"]:
+        own = json.loads((runs[0].parent / row["source"] / "scores.json").read_text())["intervals"][objective]
+        assert own["low"] < own["high"]
+        assert [row["low"], row["high"]] == pytest.approx([own["low"], own["high"]], abs=1e-15)
+
+
+def test_intervals_are_made_as_usual_where_the_runs_differ_in_it(make, good, capsys):
+    other = make("encoder=random", "evaluation.confidence=0.9", "evaluation.resamples=300")
+    main([str(good), str(other), "track=false", "permutations=100"])
+    assert "BCa bootstrap, 10000 resamples, seed 0" in capsys.readouterr().out
+    main([str(good), str(other), "track=false", "permutations=100", "resamples=100", "seed=5"])
+    assert "BCa bootstrap, 100 resamples, seed 5" in capsys.readouterr().out
 
 
 def test_the_default_score_is_the_objective_of_the_first_run(make, capsys):
@@ -205,9 +227,8 @@ def test_findings_of_multi_label_sets_give_macro_means(good, bad, capsys):
     members = np.tile([[1, 0], [1, 1], [0, 1]], (8, 1)).astype(bool)
     assert float(rows[1]["value"]) == pytest.approx(np.mean([scores[m].mean() for m in members.T]))
     shares = (members / members.sum(axis=0)).mean(axis=1)
-    by_id = np.argsort(parquet.read_table(bad / "per_query.parquet")["id"].to_pylist())
     good_scores = np.array(values_of_file_order(good))
-    p = paired_permutation((scores * shares)[by_id], (good_scores * shares)[by_id], 500, 0)
+    p = paired_permutation(scores * shares, good_scores * shares, 500, 0)
     assert float(rows[1]["p"]) == p
 
 

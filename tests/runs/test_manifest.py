@@ -99,17 +99,18 @@ def test_an_older_run_is_done_again_from_its_own_words(old):
     cfg = config_of_any_format(old, ())
     assert (cfg.figures.enabled, cfg.figures.projection.value) == (False, "umap")
     assert cfg.dataset.label_type == "single"
-    new, differing = again(old)
-    assert differing == []
-    assert saved_config(new, ()).figures.enabled is False
-    assert read_manifest(new).config["figures"]["projection"] == "umap"
+    new = again(old)
+    assert (new.results, new.surroundings) == ([], [])
+    assert saved_config(new.folder, ()).figures.enabled is False
+    assert read_manifest(new.folder).config["figures"]["projection"] == "umap"
 
 
 def test_what_does_not_come_out_again_of_an_older_run_is_told(old):
     edit_json(old / "manifest.json", lambda c: c["libraries"].update(numpy="0.1"))
     raise_score(old)
-    _, differing = again(old)
-    assert [line.split(" ")[0] for line in differing] == ["libraries", "map"]
+    new = again(old)
+    assert [line.split(" ")[0] for line in new.surroundings] == ["libraries.numpy"]
+    assert [line.split(" ")[0] for line in new.results] == ["map"]
 
 
 def test_a_manifest_without_a_configuration_is_refused(old):

@@ -176,7 +176,7 @@ def test_a_run_is_verified_and_done_again_by_its_id(tracked, database, tmp_path,
     keys = [f"tracking.uri={database}", f"paths.outputs={tmp_path / 'outputs'}"]
     assert VERIFY.main([found.info.run_id, *keys]) == 0
     assert AGAIN.main([found.info.run_id, *keys]) == 0
-    assert "the same ranking and scores, bit for bit" in capsys.readouterr().out
+    assert "the same ranking and scores" in capsys.readouterr().out
     # Where the run's folder is gone, what MLflow keeps suffices to do it again.
     shutil.rmtree(result.folder)
     assert AGAIN.main([found.info.run_id, *keys]) == 0

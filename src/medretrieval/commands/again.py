@@ -4,43 +4,52 @@ import json
 import logging
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medretrieval.commands.named_runs import chosen_run
 from medretrieval.commands.words import ANY_KEY, JSON, OUTPUTS, URI, Given, Verb, one_run
 
+if TYPE_CHECKING:
+    from medretrieval.verify import DoneAgain
+
 
 def _run(given: Given) -> int:
-    """0 where the scores come out again, else 1."""
+    """0 where ranking and scores come out again, else 1."""
     from medretrieval.runs.report import read_report
     from medretrieval.verify import again
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as aside:
         folder = chosen_run(given, Path(aside)).folder
-        new, differing = again(folder, given.overrides)
-    kept = read_report(new).encoder.cached
+        done = again(folder, given.overrides)
+    kept = read_report(done.folder).encoder.cached
     if given.json:
         content = {
             "run": str(folder),
-            "new_run": str(new),
+            "new_run": str(done.folder),
             "embeddings_cached": kept,
-            "differences": differing,
+            "same_ranking_and_scores": not done.results,
+            "differences": done.results,
+            "surroundings": done.surroundings,
         }
         print(json.dumps(content, indent=2))
     else:
-        print(f"results: {new}", *_lines(kept, differing), sep="\n")
-    return 1 if differing else 0
+        print(*_lines(done, kept), f"results: {done.folder}", sep="\n")
+    return 1 if done.results else 0
 
 
-def _lines(kept: bool, differing: list[str]) -> list[str]:
-    if differing:
-        return ["what differs:", *(f"  {line}" for line in differing)]
+def _lines(done: "DoneAgain", kept: bool) -> list[str]:
     source = (
         "embeddings from the cache (paths.cache=<empty folder> computes them again)"
         if kept
         else "new embeddings"
     )
-    return [f"the same ranking and scores, bit for bit; {source}"]
+    lines = [f"the same ranking and scores; {source}"]
+    if done.results:
+        lines = ["ranking and scores are not the same:", *(f"  {line}" for line in done.results)]
+    if done.surroundings:
+        lines += ["what else differs:", *(f"  {line}" for line in done.surroundings)]
+    return lines
 
 
 VERB = Verb(

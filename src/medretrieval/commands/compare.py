@@ -10,12 +10,16 @@ from medretrieval.commands.named_runs import all_runs, uri_of
 from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from medretrieval.report.compare import Options
     from medretrieval.report.compare_tables import Comparison
+    from medretrieval.track.find_runs import Run
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 # How the differences are tested; what is written beside a comparison in MLflow.
 TESTED = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
+OF_RUNS = "as in the runs; where they differ"
 
 
 def _run(given: Given) -> int:
@@ -26,10 +30,10 @@ def _run(given: Given) -> int:
 
     if given.json and given.format:
         raise VERB.refusal(f"--json and format={given.format}: both write to stdout; give one of them")
-    options = options_of(given)
     with tempfile.TemporaryDirectory() as aside:
         places = all_runs(given, Path(aside))
         runs = [load_run(folder, source) for folder, source in places.items()]
+        options = options_of(given, runs)
         comparison = compare(runs, options)
         if given.json:
             print(json.dumps(document(comparison), indent=2, allow_nan=False))
@@ -45,11 +49,14 @@ def _run(given: Given) -> int:
     return 0
 
 
-def options_of(given: Given) -> "Options":
-    """What to compare by, and how to test it."""
-    from medretrieval.report.compare import Options
+def options_of(given: Given, runs: "Sequence[Run]") -> "Options":
+    """What to compare by, and how to test it: what is not given is as in the runs."""
+    from medretrieval.report.compare import Options, resampling_of
 
-    return Options(score=given.score, **{key: getattr(given, key) for key in TESTED})
+    how = resampling_of(runs)
+    chosen = {key: getattr(given, key) for key in TESTED}
+    chosen |= {key: getattr(how, key) for key, value in chosen.items() if value is None and hasattr(how, key)}
+    return Options(score=given.score, **chosen)
 
 
 def document(comparison: "Comparison") -> dict[str, Any]:
@@ -108,26 +115,13 @@ VERB = Verb(
             choices=("best", "all"),
             default="best",
         ),
-        Option("resamples", "number of bootstrap resamples", "<n>", int, least=100, default=10_000),
+        Option("resamples", "resamples of the bootstrap", "<n>", int, least=100, unset=f"{OF_RUNS} 10000"),
+        Option("permutations", "permutations of the sign-flip test", "<n>", int, least=100, default=10_000),
         Option(
-            "permutations",
-            "number of permutations of the sign-flip test",
-            "<n>",
-            int,
-            least=100,
-            default=10_000,
+            "confidence", "of the intervals", "<p>", float, least=0.5, most=0.9999, unset=f"{OF_RUNS} 0.95"
         ),
-        Option(
-            "confidence",
-            "confidence level of the intervals",
-            "<p>",
-            float,
-            least=0.5,
-            most=0.9999,
-            default=0.95,
-        ),
-        Option("seed", "random seed of bootstrap and test", "<n>", int, default=0),
-        Option("format", "format of the table on stdout", choices=FORMATS, unset=FORMATS[0]),
+        Option("seed", "of bootstrap and test", "<n>", int, unset=f"{OF_RUNS} 0"),
+        Option("format", "of the table on stdout", choices=FORMATS, unset=FORMATS[0]),
         track("the comparison"),
         URI,
         OUTPUTS,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medretrieval.datasets.base import SPLITS, Dataset, LabelType, Split
 from medretrieval.errors import UserError, first_line
 
-SIDES_PIXELS = (28, 64, 128, 224)
+SIZES = (28, 64, 128, 224)
 # NumPy meets a damaged archive with any of these, depending on where the damage is.
 DAMAGED = (
     zipfile.BadZipFile,
@@ -58,10 +58,8 @@ class MedMNIST(Dataset):
         root: str,
         groups: str | None = None,
     ) -> None:
-        if size not in SIDES_PIXELS:
-            raise UserError(
-                f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIDES_PIXELS))}"
-            )
+        if size not in SIZES:
+            raise UserError(f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIZES))}")
         if label_type not in ("single", "multi", "ordinal"):
             raise UserError(f"dataset.label_type={label_type}: choose from: multi, ordinal, single")
         super().__init__(name, label_type, classes, size, groups)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from medretrieval.evaluate.knn_vote import Vote, abstention_curve
 from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
 from medretrieval.evaluate.score_table import (
     MACRO,
+    MAP_DEPTH,
     Needs,
     ReportedScore,
     less_is_better,
@@ -26,11 +28,12 @@ from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
 # Raised when the same ranking would get other scores, other votes, or scores of other names.
-SCORING_FORMAT = 1
+SCORING_FORMAT = 2
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
 CHUNK_CELLS = 4_000_000
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 Search = Callable[[slice, int], tuple[Ints, NDArray[np.float32]]]
 
 
@@ -157,6 +160,24 @@ def halves_of(task: RetrievalTask, evaluation: Evaluation, config: EvaluationCon
     return half_samples(task, evaluation.deep, wanted, config.vote_k)
 
 
+def with_score(shallow: Evaluation, deep: Evaluation, name: str) -> Evaluation:
+    """An evaluation with one score, and its mean over classes, of a deeper search of the same task."""
+    names = {name, f"{MACRO}{name}"}
+
+    def joined(kept: Mapping[str, T], added: Mapping[str, T]) -> dict[str, T]:
+        """In the order of the deeper search, which has all scores that a shallower one has."""
+        return {n: kept.get(n, value) for n, value in added.items() if n in kept or n in names}
+
+    return replace(
+        shallow,
+        scores=joined(shallow.scores, deep.scores),
+        chance=joined(shallow.chance, deep.chance),
+        per_query=joined(shallow.per_query, deep.per_query),
+        search_s=shallow.search_s + deep.search_s,
+        score_s=shallow.score_s + deep.score_s,
+    )
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Some of the queries: scores, the vote (None for multi-label data) and the results that are kept."""
@@ -208,6 +229,8 @@ class _Plan:
     def _is_deep_enough(self, needs: Needs) -> bool:
         if needs is Needs.GALLERY:
             return self.is_whole
+        if needs is Needs.FIRST_100:
+            return self.depth >= min(MAP_DEPTH, self.task.max_depth)
         return needs is not Needs.LARGEST_R or self.depth >= self.task.n_relevant.max()
 
     def chunks(self) -> Iterator[slice]:

@@ -11,13 +11,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.evaluate.query_results import QueryResults
-from medretrieval.evaluate.score_table import MACRO, Needs, ReportedScore
-from medretrieval.protocol.ranking import Labels, class_members
+from medretrieval.evaluate.score_table import MACRO, MAP_DEPTH, Needs, ReportedScore
+from medretrieval.evaluate.scores import average_precision_at
+from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
 
 SPLITS = 400  # of the images into halves: their luck adds 3.5 % to a standard error
@@ -149,13 +151,16 @@ def half_samples(
 
 
 def _is_deep_enough(reported: ReportedScore, deep: DeepResults, vote_k: int) -> bool:
-    name, score, k = reported
-    if score.of_query is None or name.startswith("graded"):
+    if reported.score.of_query is None or reported.name.startswith("graded"):
         return False
-    if deep.whole:
-        return True
-    depths = {Needs.FIRST_K: k, Needs.VOTERS: vote_k}
-    return score.needs in depths and enough_results(depths[score.needs]) <= deep.ids.shape[1]
+    depth = _depth_of(reported, vote_k)
+    return deep.whole or (depth > 0 and enough_results(depth) <= deep.ids.shape[1])
+
+
+def _depth_of(reported: ReportedScore, vote_k: int) -> int:
+    """Results that a score looks at; 0 for one that wants the whole ranking."""
+    depths = {Needs.FIRST_K: reported.k, Needs.VOTERS: vote_k, Needs.FIRST_100: MAP_DEPTH}
+    return depths.get(reported.score.needs, 0)
 
 
 @dataclass(frozen=True)
@@ -183,11 +188,14 @@ class _Halves:
         self.curve = min(CURVE_DEPTH, deep.ids.shape[1])
         if not deep.whole and enough_results(self.curve) > deep.ids.shape[1]:
             self.curve = 0
-        self.needs_all = deep.whole and any(
-            one.score.needs not in (Needs.FIRST_K, Needs.VOTERS) for one in wanted
-        )
+        depths = [_depth_of(one, vote_k) for one in wanted]
+        self.deepest = max([self.shallow, self.curve, *depths])
+        # Columns of all results that hold a half's first ones.
+        self.columns = deep.ids.shape[1]
+        if 0 not in depths:
+            self.columns = min(self.columns, enough_results(self.deepest) if self.deepest else 0)
         # Relevant items of a half: by distinct labels, without the pairs that are left out.
-        distinct: Labels
+        distinct: Any
         distinct, self.code = np.unique(labels, axis=0, return_inverse=True)
         self.code = self.code.reshape(-1)
         everyone = np.tile(np.arange(len(distinct)), (len(distinct), 1))
@@ -211,7 +219,12 @@ class _Halves:
         for name, score, k in self.wanted:
             assert score.of_query is not None
             depth = half_depth(k, n, split) if k else 0
-            values = score.of_query(results, depth) * (k / (2 * depth) if name.startswith("recall_at") else 1)
+            if score.needs is Needs.FIRST_100:
+                values = average_precision_at(results.hits, found, half_depth(MAP_DEPTH, n, split))
+            else:
+                values = score.of_query(results, depth)
+            if name.startswith("recall_at"):  # a half has half of the relevant images
+                values = values * k / (2 * depth)
             first, second = weights @ values
             plain[name] = np.asarray((first - second) / 2)
             first, second = shares @ values
@@ -252,15 +265,13 @@ class _Halves:
         return np.asarray(found - np.bincount(self.out_rows[same], minlength=len(side)), dtype=np.int64)
 
     def _results(self, side: Bools, found: Ints, split: int) -> _HalfResults:
-        width = self.deep.ids.shape[1]
-        few = width if self.needs_all else min(width, max(enough_results(self.shallow), 2 * self.curve + 80))
-        ids = self.deep.ids[:, :few]
+        ids = self.deep.ids[:, : self.columns]
         same = (side[ids] == side[:, None]) & (ids >= 0)
         place = np.cumsum(same, axis=1, dtype=np.int32) - 1
         rows, columns = np.nonzero(same)
         places = place[rows, columns]
         deepest = int(places.max(initial=0)) + 1
-        hits = np.zeros((len(ids), max(deepest, self.shallow, self.curve)), dtype=np.bool_)
+        hits = np.zeros((len(ids), max(deepest, self.deepest)), dtype=np.bool_)
         hits[rows, places] = self.hits[rows, columns]
         near = places < self.shallow
         rows, columns, places = rows[near], columns[near], places[near]

@@ -22,6 +22,7 @@ from medretrieval.evaluate.query_results import QueryResults
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+MAP_DEPTH = 100  # of the mAP that every run has, whatever its index
 MACRO = "macro_"  # before the name of a mean over classes of class means
 ANY_LABELS: tuple[LabelType, ...] = ("single", "multi", "ordinal")
 ONE_CLASS: tuple[LabelType, ...] = ("single", "ordinal")
@@ -33,6 +34,7 @@ class Needs(Enum):
 
     FIRST_K = "the first K"
     VOTERS = "the neighbors that vote"
+    FIRST_100 = "the first 100, which is always searched"
     FIRST_HIT = "a hit for every query, or the whole gallery"
     LARGEST_R = "as many as the largest R"
     GALLERY = "the whole gallery"
@@ -159,6 +161,17 @@ SCORES = (
         of_query=lambda r, k: scores.majority_vote_at(r.classes_at(k), r.query_classes, k),
         label_types=ONE_CLASS,
         other_names='"mMV@K" of Mahbod et al. 2025',
+    ),
+    Score(
+        f"map_at_{MAP_DEPTH}",
+        meaning=f"average precision over the first {MAP_DEPTH} results: the mAP that every run has, whatever "
+        "its index",
+        formula=f"sum over i <= {MAP_DEPTH} of h_i P_i, divided by min({MAP_DEPTH}, R)",
+        of_query=lambda r, _: scores.average_precision_at(r.hits, r.n_relevant, MAP_DEPTH),
+        chance=lambda ranking, _: ranking.each(closed_forms.average_precision_at, MAP_DEPTH),
+        needs=Needs.FIRST_100,
+        headline=True,
+        other_names="mAP@100 of CLIP-style papers; `map` where a query can find no more than 100",
     ),
     Score(
         "map",
@@ -288,7 +301,7 @@ def reported_scores(ks: Sequence[int], label_type: LabelType) -> list[ReportedSc
         together = list(group)
         depths = ks if at_depth else (0,)
         found += [ReportedScore(score.name.format(k=k), score, k) for k in depths for score in together]
-    return found
+    return [reported for reported in found if find(reported.name) is reported.score]
 
 
 def query_scores(ks: Sequence[int], label_type: LabelType) -> list[str]:
@@ -302,10 +315,9 @@ def find(name: str) -> Score | None:
     >>> find("map_at_5_hits").name
     'map_at_{k}_hits'
     """
-    for score in SCORES:
-        if re.fullmatch(score.name.replace("{k}", r"\d+"), name):
-            return score
-    return None
+    fits = [score for score in SCORES if re.fullmatch(score.name.replace("{k}", r"\d+"), name)]
+    # A score of one depth, map_at_100, goes before those that have any.
+    return min(fits, key=lambda score: score.at_depth, default=None)
 
 
 def is_headline(name: str) -> bool:

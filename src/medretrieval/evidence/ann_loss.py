@@ -79,13 +79,13 @@ def measure(
     else:
         ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
     start = time.perf_counter()
-    wanted = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.overfetch))
+    nearest = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.overfetch))[0]
     exact_s = time.perf_counter() - start
-    distances = pair_distances(vectors, gallery, ids, settings.metric)
-    ours, theirs = (_scores(side, task, rows, config.ks) for side in (ids, wanted[0]))
+    distances, exact = (pair_distances(vectors, gallery, side, settings.metric) for side in (ids, nearest))
+    ours, theirs = (_scores(side, task, rows, config.ks) for side in (ids, nearest))
     return AnnLoss(
         queries=len(rows),
-        recall={k: neighbor_recall(distances, wanted[1], k) for k in config.ks},
+        recall={k: neighbor_recall(distances, exact, k) for k in config.ks},
         changes=_changes(
             ours, theirs, Resampling.from_settings(settings), groups if groups is None else groups[rows]
         ),

@@ -1,8 +1,9 @@
 """How sure a mean over queries is: bootstrap intervals, paired differences, sign-flip tests, Holm.
 
 The gallery is held fixed: queries that are its items depend on each other, and `evaluate.half_samples` is
-for those. What is drawn again are the queries, or whole groups of them where they depend on each other (the images of one patient). Every function draws alike for all scores or runs, so
-that what is the same in two of them cancels in their difference.
+for those. What is drawn again are the queries, or whole groups of them (the images of one patient). Every
+function draws alike for all scores or runs, so that what is the same in two of them cancels in their
+difference.
 """
 
 import functools

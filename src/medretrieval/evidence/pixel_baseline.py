@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Baseline, Config, IndexConfig, root
+from medretrieval.config import Baseline, Config, FaissMetric, IndexConfig, MetricConfig, root
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import identify
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate, halves_of
 from medretrieval.evaluate.half_samples import SPLITS, HalfSamples
+from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.inputs import Inputs
@@ -34,7 +35,7 @@ class BaselineScores:
     """What the baseline encoder scores with exact search.
 
     Attributes:
-        name: of the encoder.
+        name: of the encoder, with its metric where that is not the run's: "pixels (cosine)".
         scores: as `Evaluation.scores`.
         per_query: as `Evaluation.per_query`, float64 [q] each.
         halves: the scores in halves of the images, where the queries are the gallery.
@@ -47,7 +48,10 @@ class BaselineScores:
 
 
 def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> BaselineScores | None:
-    """Score the baseline encoder on a run's task: its queries, gallery, protocol, metric and depths.
+    """Score the baseline encoder on a run's task: its queries, gallery, protocol and depths, by its metric.
+
+    Inner products of vectors of different lengths rank by brightness more than by likeness, which no baseline
+    should be held to: under them it is compared by cosine, and by the run's metric else.
 
     Args:
         settings: the run's configuration.
@@ -56,7 +60,7 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         cache: where embeddings and these scores are kept.
 
     Returns:
-        None where evaluation.baseline is none, where the run's encoder is the baseline, and where sentences
+        None where evaluation.baseline is none, where the run itself is the baseline, and where sentences
         ask, which a baseline of images cannot read.
     """
     task, size = inputs.task, inputs.dataset.size
@@ -67,9 +71,13 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
     node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
     encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
     identity = identify(encoder, cache)
-    if identity == inputs.identity:
+    metric = _own_metric(settings.metric)
+    if identity == inputs.identity and metric == settings.metric:
         return None
-    depth = task.max_depth if len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS else depth
+    label = str(name) if metric == settings.metric else f"{name} ({metric.name})"
+    settings = dataclasses.replace(settings, metric=metric)
+    whole = len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS
+    depth = task.max_depth if whole else min(task.max_depth, max(depth, MAP_DEPTH))
     parts = {
         "scoring_format": SCORING_FORMAT,
         "depth": depth,
@@ -79,7 +87,7 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
         "protocol": asdict(settings.protocol),
         "relevance": asdict(task.relevance),
-        "metric": asdict(settings.metric),
+        "metric": asdict(metric),
         "ks": settings.evaluation.ks,
         "vote_k": settings.evaluation.vote_k,
         "size": size,
@@ -100,7 +108,14 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         per_query = {score: npz[score] for score in npz.files}
     path = entry.folder / HALVES
     halves = HalfSamples.load(path) if path.exists() else None
-    return BaselineScores(str(name), entry.facts["scores"], per_query, halves)
+    return BaselineScores(label, entry.facts["scores"], per_query, halves)
+
+
+def _own_metric(metric: MetricConfig) -> MetricConfig:
+    """The run's metric where it suits vectors of any length, else cosine."""
+    if metric.faiss == FaissMetric.inner_product and not metric.normalize:
+        return dataclasses.replace(metric, name="cosine", normalize=True)
+    return metric
 
 
 def _evaluated(settings: Config, task: RetrievalTask, sides: Sides, depth: int, cache: Cache) -> Evaluation:

@@ -158,6 +158,7 @@ def image_recall(index: VectorIndex, gallery: Vectors, count: int, k: int, seed:
     everywhere, dropped = np.arange(len(gallery)), np.zeros(len(gallery), np.bool_)
     vectors, out = sample.vectors, Exclusions(((sample.positions, everywhere),), dropped)
     depth = min(k, len(gallery) - 1)
-    exact = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[1]
+    nearest = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[0]
     ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
-    return neighbor_recall(pair_distances(vectors, gallery, ids, index.metric), exact, depth)
+    ours, exact = (pair_distances(vectors, gallery, side, index.metric) for side in (ids, nearest))
+    return neighbor_recall(ours, exact, depth)

@@ -162,7 +162,8 @@ def autotune(
             f"{where}: the index has no search parameters to tune (exact search already finds "
             "everything it can); use index=ivf or index=hnsw, or leave the target out"
         )
-    exact = out.remove(*exact_search(validation, gallery, index.metric, k + out.overfetch))[1]
+    nearest = out.remove(*exact_search(validation, gallery, index.metric, k + out.overfetch))[0]
+    exact = pair_distances(validation, gallery, nearest, index.metric)
 
     def ask() -> NDArray[np.int64]:
         return out.remove(*index.search(validation, k + out.overfetch))[0]

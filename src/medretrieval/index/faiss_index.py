@@ -342,6 +342,24 @@ def set_parameters(index: faiss.Index, parameters: str, where: str) -> None:
         raise UserError(f"{where}={parameters}: FAISS refuses it ({reason})") from error
 
 
+@contextmanager
+def searched_as_wide_as(index: faiss.Index, depth: int) -> Iterator[None]:
+    """Let a graph be searched with efSearch of at least `depth` in the block; other indexes stay as they are.
+
+    Asking for more results than efSearch does not widen the search: FAISS still stops by efSearch.
+    """
+    graph = hnsw_of(index)
+    if graph is None:
+        yield
+        return
+    before = graph.hnsw.efSearch
+    graph.hnsw.efSearch = max(before, depth)
+    try:
+        yield
+    finally:
+        graph.hnsw.efSearch = before
+
+
 def hnsw_of(index: faiss.Index) -> faiss.IndexHNSW | None:
     """The HNSW graph inside an index, None where there is none."""
     while isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
@@ -357,20 +375,20 @@ def is_exhaustive(index: faiss.Index) -> bool:
     return ivf is None or ivf.nprobe >= ivf.nlist
 
 
-def search_depth(index: VectorIndex, n: int, ks: list[int], save_depth: int | None) -> int:
+def search_depth(index: VectorIndex, n: int, ks: list[int], wanted: int) -> int:
     """How deep a ranking this index is asked for.
 
-    The whole gallery where the index sees it anyway. Else as deep as is saved or scored; in a graph no
-    deeper than ef_search, beyond which it finds poorly.
+    The whole gallery where the index sees it anyway. Else as deep as is wanted; in a graph no deeper than
+    ef_search, beyond which FAISS would search it wider than is configured.
 
     Args:
         index: the gallery's index.
         n: results a query can have at most.
-        ks: score depths.
-        save_depth: results a query that are saved; None for all.
+        ks: depths that are searched in any case.
+        wanted: results a query, at least the largest of ks.
     """
     if index.exhaustive:
         return n
-    wanted = min(n, max(max(ks), save_depth or n))
+    wanted = min(n, wanted)
     graph = hnsw_of(index.index)
     return wanted if graph is None else min(wanted, max(graph.hnsw.efSearch, max(ks)))

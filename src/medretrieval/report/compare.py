@@ -24,11 +24,13 @@ from medretrieval.protocol.ranking import class_members
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.runs.folder import GROUP, HALVES, ID, LABEL, N_RELEVANT, PER_QUERY
 from medretrieval.runs.report import ProtocolReport
-from medretrieval.runs.tables import differing
+from medretrieval.runs.tables import best_first, differing
 from medretrieval.track.find_runs import Run, config_of
 
 # Columns that runs must have in common, and what to call them in messages.
 IN_COMMON = {ID: "query ids", LABEL: "labels", N_RELEVANT: "counts of relevant images"}
+# How intervals are made where runs made theirs in different ways.
+USUAL = Resampling(resamples=10_000, confidence=0.95, seed=0)
 PLACES = ("paths.", "tracking.", "force", "dataset.root")
 
 
@@ -65,6 +67,20 @@ class Options:
         return Resampling(self.resamples, self.confidence, self.seed)
 
 
+def resampling_of(runs: Sequence[Run]) -> Resampling:
+    """How the runs made their own intervals, which a comparison repeats; the usual where they differ."""
+    how = [
+        Resampling(r.manifest.evaluation.resamples, r.manifest.evaluation.confidence, r.manifest.seed)
+        for r in runs
+    ]
+    agreed = {
+        field.name: values.pop()
+        for field in fields(Resampling)
+        if len(values := {getattr(one, field.name) for one in how}) == 1
+    }
+    return replace(USUAL, **agreed)
+
+
 def compare(runs: list[Run], options: Options) -> Comparison:
     """Test the differences between runs over the same queries.
 
@@ -79,7 +95,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     _require_comparable(runs, score)
     runs, values, labels, groups = _matched(runs, score)
     members = class_members(labels) if score.startswith("macro_") else None
-    order = np.argsort(-means(values, members), kind="stable")
+    order = best_first([run.report for run in runs], [float(mean) for mean in means(values, members)])
     runs, values = [runs[i] for i in order], values[:, order]
     names = _names(runs)
     reference = _baseline(options.baseline, names)
@@ -158,8 +174,8 @@ def _halves(runs: list[Run], score: str, found: NDArray[np.float64], confidence:
         halves = HalfSamples.load(path) if path.exists() else None
         if halves is None or score not in halves.scores:
             raise UserError(
-                f"compare: {run.source}: {score} cannot be tested: the queries are the gallery, and {HALVES} does "
-                f"not have it (fewer than {MIN_UNITS} images or groups, too many images for this score, or a "
+                f"compare: {run.source}: {score} cannot be tested: the queries are the gallery, and {HALVES} "
+                f"does not have it (fewer than {MIN_UNITS} images or groups, too many images for it, or a "
                 "graded score); give another score=, or compare runs of protocol=query_gallery"
             )
         if sides is not None and not np.array_equal(sides, halves.sides):
@@ -214,14 +230,17 @@ def _listed(sources: list[str]) -> str:
 def _matched(
     runs: list[Run], score: str
 ) -> tuple[list[Run], NDArray[np.float64], NDArray[Any], NDArray[np.str_] | None]:
-    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries ordered by id."""
+    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries as in the first."""
     from pyarrow import parquet
 
     column, first = score.removeprefix("macro_"), None
     kept: dict[tuple[str, bytes], tuple[Run, NDArray[np.float64]]] = {}
     for run in runs:
-        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column]).sort_by(ID)
-        first = first if first is not None else found
+        found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column])
+        if first is None:
+            first = found
+        elif not found[ID].equals(first[ID]):
+            found = _in_order_of(first[ID], found)
         for name, what in IN_COMMON.items():
             if not found[name].equals(first[name]):
                 raise UserError(
@@ -241,15 +260,21 @@ def _matched(
     return list(kept_runs), np.stack(columns, axis=1), _label_array(first[LABEL]), _groups(kept_runs[0])
 
 
+def _in_order_of(ids: Any, table: Any) -> Any:
+    """The rows of a table in the order of other ids; as they are where the ids are not the same."""
+    rows = {query: row for row, query in enumerate(table[ID].to_pylist())}
+    wanted = ids.to_pylist()
+    return table.take([rows[query] for query in wanted]) if rows.keys() == set(wanted) else table
+
+
 def _groups(run: Run) -> NDArray[np.str_] | None:
-    """The queries' groups in the order of their ids, None where they are not known."""
+    """The queries' groups in the order of its file, None where they are not known."""
     from pyarrow import parquet
 
     path = run.folder / PER_QUERY
     if GROUP not in parquet.read_schema(path).names:
         return None
-    table = parquet.read_table(path, columns=[ID, GROUP]).sort_by(ID)
-    return np.array(table[GROUP].to_pylist())
+    return np.array(parquet.read_table(path, columns=[GROUP])[GROUP].to_pylist())
 
 
 def _label_array(column: Any) -> NDArray[Any]:

@@ -14,14 +14,14 @@ from omegaconf import OmegaConf
 from medretrieval.errors import UserError
 from medretrieval.protocol.ranking import Labels, Ranking
 from medretrieval.report import charts
-from medretrieval.report.compare import PLACES, Options, compare
+from medretrieval.report.compare import PLACES, Options, compare, resampling_of
 from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import numbers
-from medretrieval.runs.tables import AXES, differing
+from medretrieval.runs.tables import AXES, best_first, differing
 from medretrieval.runs.typed_json import to_json
 from medretrieval.track.find_runs import Run, config_of, place
 
@@ -112,7 +112,7 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         if len(ordered) < len(members):
             notes.append(f"{len(members) - len(ordered)} runs that repeat another exactly are left out.")
     else:
-        ordered = sorted(members, key=lambda run: -run.report.objective.value)
+        ordered = [members[i] for i in best_first([run.report for run in members])]
         names = [
             " ".join(AXES[axis](run.report) for axis in NAMES_FIRST if AXES[axis](run.report))
             for run in ordered
@@ -155,11 +155,10 @@ def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
         return None, ["One run: there is nothing to compare it with here."]
     if len({run.report.fingerprint for run in members}) == 1:
         return None, ["The runs are repetitions of one another: there is nothing to compare."]
-    manifest = members[0].manifest
-    how = manifest.evaluation
+    how = resampling_of(members)
     options = Options(
         score=None, baseline=None, pairs="all", resamples=how.resamples,
-        permutations=how.resamples, confidence=how.confidence, seed=manifest.seed,
+        permutations=how.resamples, confidence=how.confidence, seed=how.seed,
     )  # fmt: skip
     try:
         comparison = compare(members, options)

@@ -10,6 +10,7 @@ from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
 from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import RunReport
+from medretrieval.runs.tables import MAP, baseline_names
 from medretrieval.track.find_runs import Run
 
 
@@ -61,11 +62,11 @@ class RunView:
 
     @property
     def by_class(self) -> list[str]:
-        """Scores of the table of classes: the objective, other precisions, map and the vote."""
+        """Scores of the table of classes: the objective, other precisions, mAP and the vote."""
         classes = list(self.report.per_class.values())
         known = classes[0].scores if classes else {}
         first = self.report.objective.name.removeprefix("macro_")
-        others = [n for n in known if n.startswith("precision_at_") or n in ("map", "vote_accuracy")]
+        others = [n for n in known if n.startswith("precision_at_") or n in (MAP, "vote_accuracy")]
         return [name for name in dict.fromkeys([first, *others]) if name in known][:4]
 
     @property
@@ -111,6 +112,11 @@ class Group:
     def best(self) -> RunView:
         """The run at the top."""
         return self.runs[0]
+
+    @property
+    def baseline(self) -> str:
+        """What the column of the baseline is called."""
+        return baseline_names([run.report for run in self.runs])
 
     @property
     def alike(self) -> list[RunView]:

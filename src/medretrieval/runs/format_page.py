@@ -91,8 +91,8 @@ def page() -> str:
         ),
         f"## {run_folder.HALVES}",
         "Only where the queries are the gallery and there are enough of them: every score in both halves of "
-        "random splits of the images, each half its own queries and gallery. All runs over the same images have the "
-        "same halves, so a difference of two runs has the difference of their columns.",
+        "random splits of the images, each half its own queries and gallery. All runs over the same images "
+        "have the same halves, so a difference of two runs has the difference of their columns.",
         markdown(
             ["array", "dtype and shape", "meaning"], [[f"`{name}`", *said] for name, said in HALVES.items()]
         ),

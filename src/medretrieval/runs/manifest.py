@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medretrieval.config import EvaluationConfig
+from medretrieval.config import EvaluationConfig, leaves
 from medretrieval.datasets.base import Dataset
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.protocol.queries import Queries
@@ -149,6 +149,9 @@ def read_manifest(folder: Path, source: str | None = None) -> Manifest:
 def differing(before: Path, after: Path) -> list[str]:
     """In what two runs do not stand on the same, a sentence each.
 
+    Threads and libraries that only one of them knows of are no difference: of a torch that one of them
+    never loaded.
+
     Args:
         before: folder of a run of this or an earlier results format.
         after: folder of another one.
@@ -157,7 +160,17 @@ def differing(before: Path, after: Path) -> list[str]:
     # Earlier formats say these as this one does, and the rest in other words.
     same = ("weights_sha256", "libraries", "seed")
     keys = (*same, "data", "threads") if old.get("format") == new.get("format") else same
-    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    was, now = (leaves({key: facts.get(key) for key in keys}) for facts in (old, new))
+    unused = {
+        key
+        for key in was.keys() | now.keys()
+        if key.startswith(("threads.", "libraries.")) and None in (was.get(key), now.get(key))
+    }
+    return [
+        f"{key} was {was.get(key)}, is {now.get(key)}"
+        for key in dict.fromkeys([*was, *now])
+        if key not in unused and was.get(key) != now.get(key)
+    ]
 
 
 def manifest(

@@ -92,7 +92,8 @@ class BaselineReport:
     """The baseline: what its encoder scores on the same task with exact search.
 
     Attributes:
-        encoder: its name, such as "pixels".
+        encoder: its name, such as "pixels"; with its metric where that is another than the run's,
+            "pixels (cosine)".
         scores: score -> its value, of the scores that have an interval.
         difference: the objective of this run minus the baseline's, paired over the queries; null where fewer
             than two queries or groups tell.

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medretrieval.config import Baseline, leaves
 from medretrieval.evaluate.half_samples import IN_BOTH_ROLES
-from medretrieval.evaluate.score_table import is_headline
+from medretrieval.evaluate.score_table import MAP_DEPTH, is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
@@ -93,6 +94,7 @@ def _interval(intervals: dict[str, ScoreInterval], name: str) -> str:
     return f"{intervals[name].low:.4f} .. {intervals[name].high:.4f}" if name in intervals else "-"
 
 
+MAP = f"map_at_{MAP_DEPTH}"  # which every index answers
 # What runs can differ in, and how their reports say it.
 AXES: dict[str, Callable[[RunReport], str]] = {
     "dataset": lambda r: r.dataset,
@@ -125,15 +127,54 @@ def ranked_together(reports: Sequence[RunReport]) -> dict[tuple[str, str, str], 
     return groups
 
 
+def baseline_names(reports: Sequence[RunReport]) -> str:
+    """What the column of the baseline is called; "pixels" where no run has one."""
+    names = sorted({report.baseline.encoder for report in reports if report.baseline is not None})
+    return " or ".join(names) or Baseline.pixels
+
+
+def best_first(reports: Sequence[RunReport], values: Sequence[float] | None = None) -> list[int]:
+    """Numbers of runs, the best first: of equals exact search, then the fewest settings, then the title.
+
+    Everything that ranks runs or names the best asks here.
+
+    Args:
+        reports: of the runs.
+        values: what they are ranked by; None for their objectives.
+    """
+    ranked_by = [report.objective.value for report in reports] if values is None else values
+
+    def place(i: int) -> tuple[float, bool, bool, int, str]:
+        index = reports[i].index
+        # Means of the same numbers differ in their last bits where they were summed in another order.
+        return (
+            -round(ranked_by[i], 12),
+            reports[i].ann_loss is not None,
+            not index.exhaustive,
+            _settings(reports[i]),
+            reports[i].title,
+        )
+
+    return sorted(range(len(reports)), key=place)
+
+
+def _settings(report: RunReport) -> int:
+    """How many settings of index, encoder and protocol a run has."""
+    index = [part for text in (report.index.build, report.index.search) for part in text.split(",") if part]
+    index += report.index.factory.split(",")
+    chosen = [value for value in leaves(report.encoder.identity).values() if value is not None]
+    return len(index) + (report.autotune is not None) + len(chosen) + (report.protocol.center is not None)
+
+
 def sweep_table(reports: list[RunReport]) -> str:
-    """One line a run, best first: what differs between runs, objective, chance, map, seconds."""
+    """One line a run, best first: what differs between runs, objective, chance, mAP, seconds."""
     shown = differing(reports)
     rows = [
         [*(f(r) for f in shown.values()), r.objective.name, f"{r.objective.value:.4f}",
-         _number(r.chance, r.objective.name), _number(r.scores, "map"), f"{r.timings_s['total']:.1f}"]
-        for r in sorted(reports, key=lambda r: -r.objective.value)
+         _number(r.chance, r.objective.name), _number(r.scores, MAP), f"{r.timings_s['total']:.1f}"]
+        for r in (reports[i] for i in best_first(reports))
     ]  # fmt: skip
-    lines = table([*shown, "score", "value", "chance", "map", "seconds"], rows)
+    lines = table([*shown, "score", "value", "chance", MAP, "seconds"], rows)
     if any(r.encoder.random_weights for r in reports):
         lines.append("* RANDOM WEIGHTS: says nothing about the model")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evaluate.score_table import SCORES, Needs, less_is_better
+from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
@@ -81,6 +81,11 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
         notes.append(
             f"index.ef_search={graph.hnsw.efSearch} is below k={max(settings.evaluation.ks)}; "
             "results beyond it are often not the nearest ones."
+        )
+    if graph is not None and graph.hnsw.efSearch < min(MAP_DEPTH, outputs.evaluation.counts["gallery"]):
+        notes.append(
+            f"map_at_{MAP_DEPTH} comes from a search of its own with efSearch={MAP_DEPTH}: "
+            f"index.ef_search={graph.hnsw.efSearch} is less."
         )
     nlist, gallery = index.spec.parameters.get("nlist", 1), outputs.evaluation.counts["gallery"]
     if nlist > 1 and gallery < MIN_POINTS_PER_CENTROID * nlist:

@@ -7,6 +7,7 @@ from pathlib import Path
 from medretrieval.errors import UserError
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.report import RunReport
+from medretrieval.runs.tables import best_first
 from medretrieval.track.find_runs import RUN_ID, Run, find, find_one, load_run, local_folder, place
 
 
@@ -65,14 +66,14 @@ def _is_copy(folder: Path, aside: Path) -> bool:
 
 
 def _best(word: str, runs: Sequence[Run]) -> Chosen:
-    """The run of the highest objective; the first of equals."""
+    """The run of the highest objective; of equals as in every table."""
     tasks = sorted({_task(run.report) for run in runs})
     if len({place(run) for run in runs}) > 1:
         raise UserError(
             f"run={word}: its runs differ in data, protocol or relevance, so their scores cannot be compared "
             f"({'; '.join(tasks)}); give one run's folder"
         )
-    best = max(runs, key=lambda run: run.report.objective.value)
+    best = runs[best_first([run.report for run in runs])[0]]
     if len(runs) == 1:
         return Chosen(best.folder)
     objective = best.report.objective

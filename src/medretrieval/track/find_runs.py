@@ -159,7 +159,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
 
 def _is_of(folder: Path, run_id: str) -> bool:
     """Whether a folder holds this MLflow run; on another machine there may be something else."""
-    from medretrieval.track.tracking_file import TRACKING
+    from medretrieval.track.run_description import TRACKING
 
     try:
         return bool(json.loads((folder / TRACKING).read_text())["run_id"] == run_id)

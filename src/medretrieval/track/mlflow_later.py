@@ -8,8 +8,8 @@ from medretrieval.errors import UserError
 from medretrieval.runs.folder import SCORES
 from medretrieval.runs.report import read_report
 from medretrieval.track.mlflow_tracker import MLflowTracker, logged_run
+from medretrieval.track.run_description import TRACKING, read_tracking
 from medretrieval.track.tracker import mlflow_at, unless_away
-from medretrieval.track.tracking_file import TRACKING, read_tracking
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from medretrieval.runs.report import RunReport
 from medretrieval.runs.report_parts import Difference, ScoreInterval
-from medretrieval.runs.tables import AXES, differing, markdown, ranked_together
+from medretrieval.runs.tables import (
+    AXES,
+    MAP,
+    baseline_names,
+    best_first,
+    differing,
+    markdown,
+    ranked_together,
+)
 
 MOST = 4800  # characters of a note: MLflow takes 5,000 in older versions
 VIEW = "mlflow.sharedViewState."  # experiment tag under which MLflow 3 keeps a view that a link can open
@@ -76,7 +84,8 @@ def _rows(name: str, runs: Sequence[RunReport]) -> tuple[list[str], list[list[st
     shown = differing(runs)
     if "index" in shown:  # narrow: how the index is searched goes with it
         shown.pop("search", None)
-    header = [*shown, name, "interval", "chance", "pixels", "minus pixels", "p50 ms"]
+    line = baseline_names(runs)
+    header = [*shown, name, "interval", "chance", line, f"minus {line}", "p50 ms"]
     rows = [
         [
             *(_axis(axis, run) for axis in shown),
@@ -87,7 +96,7 @@ def _rows(name: str, runs: Sequence[RunReport]) -> tuple[list[str], list[list[st
             _difference(run.baseline.difference if run.baseline else None),
             f"{run.speed.latency_ms.p50:.2f}",
         ]
-        for run in sorted(runs, key=lambda run: -run.objective.value)
+        for run in (runs[i] for i in best_first(runs))
     ]
     return header, rows
 
@@ -104,7 +113,7 @@ def sweep_view(sweep: str, reports: Sequence[RunReport]) -> dict[str, str]:
     """
     name = reports[0].objective.name
     shown = [name, f"interval/{name}_low", f"interval/{name}_high", f"chance/{name}", f"baseline/{name}"]
-    others = [other for other in ("map", "vote_accuracy") if any(other in run.scores for run in reports)]
+    others = [other for other in (MAP, "vote_accuracy") if any(other in run.scores for run in reports)]
     costs = ["search/latency_ms_p50", "search/bytes_per_vector", "time/total_s"]
     columns = [f"metrics.`{metric}`" for metric in (*shown, *others, *costs)]
     view = {

@@ -33,9 +33,9 @@ from medretrieval.track.mlflow_store import (
     log_params,
     sqlite_file,
 )
+from medretrieval.track.run_description import TRACKING, read_tracking, write_tracking
 from medretrieval.track.run_metrics import run_metrics
 from medretrieval.track.tracker import SWEEP_TAG, Ending, Entry, RunDescription, Sweep, Tracker, unless_away
-from medretrieval.track.tracking_file import TRACKING, read_tracking, write_tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,15 +1,21 @@
-"""What a tracker is told of a run besides its scores: name, tags, parameters, data."""
+"""What a tracker is told of a run besides its scores: name, tags, parameters, data; kept in tracking.json."""
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 from medretrieval.config import Config, leaves
 from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.runs.folder import write_json
 from medretrieval.runs.manifest import git_state
-from medretrieval.track.tracker import SWEEP_TAG, RunDescription
+from medretrieval.track.tracker import SWEEP_TAG, RunDescription, Tracker, class_name
+
+# In a run's folder: what its tracker was told, so that another can be told later.
+TRACKING = "tracking.json"
 
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
@@ -66,3 +72,22 @@ def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> d
         }
         for role, side in sides
     }
+
+
+def write_tracking(folder: Path, about: RunDescription, tracker: Tracker, **facts: Any) -> None:
+    """Write down a run's description, its tracker's class, and what the tracker adds: where the run is there.
+
+    Args:
+        folder: of the run.
+        about: its description.
+        tracker: that was told.
+        facts: of that tracker; MLflow's are uri, experiment, log_index, run_id and logged.
+    """
+    note = {"tracker": class_name(type(tracker)), **facts, "about": about.__dict__}
+    write_json(folder / TRACKING, note)
+
+
+def read_tracking(folder: Path) -> dict[str, Any]:
+    """The content of a run's tracking.json."""
+    content: dict[str, Any] = json.loads((folder / TRACKING).read_text())
+    return content
