@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench: $(STAMP) ## time the stages side by side
 
 bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
 	$(BIN)/python -m tests.bench --quick $(ARGS)
+
+coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md
+	$(BIN)/python -m tests.coverage $(ARGS)
 
 clean: ## remove .venv, caches of tools and build products; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

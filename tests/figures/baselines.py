@@ -19,6 +19,7 @@ from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit, Pair
+from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.pixel_baseline import BaselineScores
 from medretrieval.explain.faithfulness import Deletion
 from medretrieval.explain.pairs import Explained, Explanations, Picture
@@ -69,7 +70,9 @@ def finished():
     settings = check(compose("evaluation.ks=[1,5]", "evaluation.resamples=500", "figures.queries=4"))
     given = inputs()
     ours, theirs = (evaluated(settings, given, step) for step in (4, 1))
-    parts = breakdown(settings, given, ours, BaselineScores("pixels", theirs.scores, theirs.per_query))
+    line = BaselineScores("pixels", theirs.scores, theirs.per_query)
+    trust = Evidence({}, "pixels", {}, None, {}, {}, "queries", pixel_line=line)
+    parts = breakdown(settings, given, ours, trust)
     return ours, parts, examples(given, ours, parts, results=5)
 
 

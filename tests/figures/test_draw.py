@@ -352,7 +352,7 @@ def scores_by_class(cfg, cache):
         lambda rows, k: index.search(vectors[0].vectors[rows], k), inputs.task, 60, settings.evaluation
     )
     outcome = Outcome.from_evaluation(evaluation, inputs.task, 5)
-    return class_scores(settings, inputs.task, outcome, inputs.dataset.classes, None)
+    return class_scores(settings, inputs.task, outcome, inputs.dataset.classes, None, None)
 
 
 def test_the_interval_of_a_class_of_all_queries_is_that_of_all(config, dataset, tmp_path):

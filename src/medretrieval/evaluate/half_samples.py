@@ -24,7 +24,7 @@ from medretrieval.protocol.task import RetrievalTask
 
 SPLITS = 400  # of the images into halves: their luck adds 3.5 % to a standard error
 SPLIT_SEED = 0  # the same for all runs, so that two runs are compared over the same halves
-MIN_UNITS = 30  # images or groups, below which no interval is given: coverage is not shown there
+MIN_UNITS = 20  # images or groups, below which no interval is given: coverage is not shown there
 MAX_DEEP_CELLS = 2_000_000  # queries times results that are looked at in every split: some 20 s
 CURVE_DEPTH = 100
 IN_BOTH_ROLES = "in both roles"  # images, or groups of them, as queries and in the gallery
@@ -111,7 +111,7 @@ def half_depth(k: int, n: int, split: int) -> int:
     part the half is taken, since it is the share of the gallery that counts. Between them some splits take
     the one and some the other: all of them the half from k = n / 4 on.
     """
-    if (split // 2 % 50) / 50 >= min(1.0, 4 * k / n):
+    if (split // 2 % 50 + 0.5) / 50 >= min(1.0, 4 * k / n):
         return k
     return max(1, k // 2 + k % 2 * (split % 2))
 
@@ -144,10 +144,9 @@ def half_samples(
     wanted = [one for one in wanted if _is_deep_enough(one, deep, vote_k)]
     halves = _Halves(task, deep, wanted, vote_k)
     drawn = [halves.deviations(side[unit], i) for i, side in enumerate(sides)]
-    columns = [
-        {name: np.stack([d[part][name] for d in drawn]) for name in drawn[0][part]} for part in range(3)
-    ]
-    return HalfSamples(sides, *columns)
+    parts = [{name: np.stack([d[i][name] for d in drawn]) for name in drawn[0][i]} for i in range(3)]
+    plain = {name: values for name, values in parts[0].items() if not np.isnan(values).any()}
+    return HalfSamples(sides, plain, *parts[1:])
 
 
 def _is_deep_enough(reported: ReportedScore, deep: DeepResults, vote_k: int) -> bool:
@@ -229,7 +228,8 @@ class _Halves:
             plain[name] = np.asarray((first - second) / 2)
             first, second = shares @ values
             by_class = (first - second) / 2
-            plain[f"{MACRO}{name}"] = np.asarray(by_class[~np.isnan(by_class)].mean())
+            there = ~np.isnan(by_class)  # a rare class may be in one half alone
+            plain[f"{MACRO}{name}"] = np.asarray(by_class[there].mean() if there.any() else np.nan)
             if name.startswith("precision_at"):
                 classes[name] = by_class
         return plain, self._curves(results.hits, found, weights, split), classes
@@ -315,7 +315,8 @@ def share_interval(
         return None
     middle, wide = math.log(value / (1 - value)), error / (value * (1 - value))
     half = student_quantile(confidence, freedom) * wide
-    return tuple(1 / (1 + math.exp(-end)) for end in (middle - half, middle + half))  # type: ignore[return-value]
+    low, high = (0.5 + 0.5 * math.tanh(end / 2) for end in (middle - half, middle + half))
+    return low, high
 
 
 def difference_interval(
