@@ -72,7 +72,7 @@ bench: $(STAMP) ## time the stages side by side
 bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
 	$(BIN)/python -m tests.bench --quick $(ARGS)
 
-coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md
+coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md (20 minutes)
 	$(BIN)/python -m tests.coverage $(ARGS)
 
 clean: ## remove .venv, caches of tools and build products; outputs/ stays

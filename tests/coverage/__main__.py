@@ -26,7 +26,7 @@ def written(page: str, table: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make coverage", description=__doc__)
-    parser.add_argument("--samples", type=int, default=600, help="of each world")
+    parser.add_argument("--samples", type=int, default=1000, help="of each world")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tasks = [(of_one_set, *row) for row in ONE_SET] + [(of_two_sets, *row) for row in TWO_SETS]

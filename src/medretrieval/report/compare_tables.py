@@ -90,8 +90,12 @@ def _pair_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(pair: Pair) -> list[str]:
-    numbers = [f"{pair.difference:.4f}", _range(pair.low, pair.high), f"{pair.p:.4f}", f"{pair.adjusted:.4f}"]
+    numbers = [f"{pair.difference:.4f}", _range(pair.low, pair.high), _p(pair.p), _p(pair.adjusted)]
     return [*numbers, "yes" if pair.alike else "no"]
+
+
+def _p(p: float) -> str:
+    return "<0.0001" if p < 0.00005 else f"{p:.4f}"
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -187,7 +187,7 @@ def _number(values: dict[str, float], name: str) -> str:
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Aligned columns: words to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    numeric = [all(row[i][:1] in "0123456789-" for row in rows if row[i]) for i in range(len(header))]
+    numeric = [all(row[i][:1] in "0123456789-<" for row in rows if row[i]) for i in range(len(header))]
 
     def line(row: list[str]) -> str:
         cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
