@@ -104,11 +104,14 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         return {"scores": found.scores}
 
     entry = cache.get_or_make("baselines", parts, make)
-    with np.load(entry.folder / FILE, allow_pickle=False) as npz:
+    return _kept(label, entry.facts["scores"], entry.folder)
+
+
+def _kept(label: str, scores: Mapping[str, float], folder: Path) -> BaselineScores:
+    with np.load(folder / FILE, allow_pickle=False) as npz:
         per_query = {score: npz[score] for score in npz.files}
-    path = entry.folder / HALVES
-    halves = HalfSamples.load(path) if path.exists() else None
-    return BaselineScores(label, entry.facts["scores"], per_query, halves)
+    path = folder / HALVES
+    return BaselineScores(label, scores, per_query, HalfSamples.load(path) if path.exists() else None)
 
 
 def _own_metric(metric: MetricConfig) -> MetricConfig:
