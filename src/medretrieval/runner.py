@@ -32,7 +32,7 @@ from medretrieval.figures.embedding_map import require_method
 from medretrieval.figures.galleries import audit_picture
 from medretrieval.figures.saliency import writers as saliency_writers
 from medretrieval.index.autotune import Tuned, tune
-from medretrieval.index.faiss_index import VectorIndex, build, search_depth
+from medretrieval.index.faiss_index import VectorIndex, build, search_depth, searched_as_wide_as
 from medretrieval.index.speed import speed
 from medretrieval.load import load
 from medretrieval.protocol.exclusions import active
@@ -206,7 +206,9 @@ class Stages:
 
         evaluation = evaluate(search, task, depth, config)
         if depth < (deep := min(MAP_DEPTH, task.max_depth)):  # a graph that is searched less wide than that
-            evaluation = with_score(evaluation, evaluate(search, task, deep, config), f"map_at_{MAP_DEPTH}")
+            with searched_as_wide_as(index.index, deep):
+                wide = evaluate(search, task, deep, config)
+            evaluation = with_score(evaluation, wide, f"map_at_{MAP_DEPTH}")
         self.clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
         objective = objective_name(config, task)
         if objective not in evaluation.scores:

@@ -49,7 +49,7 @@ def main() -> None:
     growth.picture(options.save.with_name(f"{options.save.stem}_growth.png"), lines)
     print("\n".join(table(HEADER, rows)))
     markdown = ["| " + " | ".join(cells) + " |" for cells in [HEADER, ["---"] * len(HEADER), *rows]]
-    used = threads()["faiss"]
+    used = threads().faiss
     head = f"{date.today()}, {processor()}, {used} threads; seconds are medians, ratios medians of the turns."
     options.save.write_text("\n".join([head, "", *markdown]) + "\n")
     print(f"saved: {options.save}")

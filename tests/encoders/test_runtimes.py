@@ -359,4 +359,4 @@ def test_a_batch_beyond_the_memory_is_one_line(monkeypatch):
 
     monkeypatch.setattr(encoder._chosen[1], "features", full)
     line = refusal(lambda: list(encoder.stream(images(13))))
-    assert line == "encoder.batch_size=4: too much for the memory of cpu; make it smaller"
+    assert line == "encoder.batch_size=4: does not fit into the memory of cpu; make it smaller"

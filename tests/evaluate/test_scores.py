@@ -37,6 +37,7 @@ DEFINITIONS = {
     "hit_rate_at_{k}": lambda h, r, k: max(h[:k]),
     "map": lambda h, r, k: precision_sum(h, len(h)) / r,
     "map_at_{k}": lambda h, r, k: precision_sum(h, k) / min(k, r),
+    "map_at_100": lambda h, r, k: precision_sum(h, 100) / min(100, r),
     "map_at_{k}_hits": lambda h, r, k: precision_sum(h, k) / max(1, sum(h[:k])),
     "map_at_r": lambda h, r, k: precision_sum(h, r) / r,
     "r_precision": lambda h, r, k: sum(h[:r]) / r,

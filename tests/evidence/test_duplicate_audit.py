@@ -183,7 +183,7 @@ def test_a_run_reports_its_look_alikes(config, write_npz):
     result = run(config("dataset=breastmnist", "encoder=pixels", "metric=l2", "evaluation.ks=[1]"))
     assert result.report.audit.identical_between == 12
     assert result.report.audit.identical_within_query == 11
-    assert any("12 query images have a byte-identical other image" in note for note in result.report.notes)
+    assert any("12 query images have a byte-identical copy" in note for note in result.report.notes)
     assert (result.folder / "audit.png").exists()
     assert (result.folder / "audit.parquet").exists()
 

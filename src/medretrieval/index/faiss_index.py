@@ -342,6 +342,24 @@ def set_parameters(index: faiss.Index, parameters: str, where: str) -> None:
         raise UserError(f"{where}={parameters}: FAISS refuses it ({reason})") from error
 
 
+@contextmanager
+def searched_as_wide_as(index: faiss.Index, depth: int) -> Iterator[None]:
+    """Let a graph be searched with efSearch of at least `depth` in the block; other indexes stay as they are.
+
+    Asking for more results than efSearch does not widen the search: FAISS still stops by efSearch.
+    """
+    graph = hnsw_of(index)
+    if graph is None:
+        yield
+        return
+    before = graph.hnsw.efSearch
+    graph.hnsw.efSearch = max(before, depth)
+    try:
+        yield
+    finally:
+        graph.hnsw.efSearch = before
+
+
 def hnsw_of(index: faiss.Index) -> faiss.IndexHNSW | None:
     """The HNSW graph inside an index, None where there is none."""
     while isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):

@@ -86,8 +86,8 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
         )
     if graph is not None and graph.hnsw.efSearch < min(MAP_DEPTH, outputs.evaluation.counts["gallery"]):
         notes.append(
-            f"map_at_{MAP_DEPTH} comes from a search of its own: index.ef_search={graph.hnsw.efSearch} is "
-            "less, and FAISS searches a graph at least as wide as it is asked deep."
+            f"map_at_{MAP_DEPTH} comes from a search of its own with efSearch={MAP_DEPTH}: "
+            f"index.ef_search={graph.hnsw.efSearch} is less."
         )
     if changes_metric(index.index, settings.metric):
         notes.append(
