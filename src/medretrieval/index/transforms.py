@@ -19,7 +19,8 @@ def transforms_of(index: faiss.Index) -> list[Any]:
     """What an index does to every vector, in this order; empty for one that compares them as they are."""
     if not isinstance(index, faiss.IndexPreTransform):
         return []
-    return [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    chain: Any = index.chain  # its stub calls it a list
+    return [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
 
 
 def as_compared(
