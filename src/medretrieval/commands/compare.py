@@ -78,9 +78,9 @@ def _show(given: Given, compared: "list[tuple[str, Comparison]]") -> None:
         print(json.dumps(found if several else found[0], indent=2, allow_nan=False))
         return
     kind = given.format or FORMATS[0]
-    for heading, comparison in compared:
+    for number, (heading, comparison) in enumerate(compared):
         if several:
-            print(HEADING[kind].format(heading))
+            print("\n" * min(number, 1) + HEADING[kind].format(heading))
         print(render(comparison, kind))
         if kind == "csv":  # a reader of CSV wants nothing below it
             print(*comparison.notes, sep="\n", file=sys.stderr)
