@@ -1,7 +1,7 @@
 """Pictures drawn from fixed phantoms, and small copies of how they should look.
 
 `python -m tests.figures.baselines` draws them anew into tests/figures/baselines/; look at the whole pictures
-first, which it writes into the folder that it is given (`python -m tests.figures.baselines /tmp/pictures`).
+first, which it writes into the folder that it is given (`python -m tests.figures.baselines <folder>`).
 """
 
 import functools
