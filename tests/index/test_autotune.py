@@ -24,7 +24,7 @@ def autotune(index, exact, validation, own, k, target):
     metric = MetricConfig(kind, {"ip": "inner_product"}.get(kind, kind), normalize=False)
     wrapped = VectorIndex(index, IndexSpec("", "", "", {}), metric, Path(), 0.0, False, False)
     vectors = exact.reconstruct_n(0, exact.ntotal)
-    return tuning.autotune(wrapped, vectors, ValidationSample(validation, own), k, target)
+    return tuning.autotune(wrapped, np.asarray(vectors), ValidationSample(validation, own), k, target)
 
 
 def drawn(gallery, size, seed):
