@@ -78,8 +78,12 @@ def test_the_folder_holds_everything_in_documented_form(config, painted_file, tm
         "ann_check",
         "audit",
         "figures",
+        "other",
         "total",
     } == scores["timings_s"].keys()
+    total = scores["timings_s"].pop("total")
+    assert sum(scores["timings_s"].values()) == pytest.approx(total)
+    assert min(scores["timings_s"].values()) >= 0
     assert scores["counts"] == {
         "queries": 12, "gallery": 12, "depth": 11, "queries_without_relevant": 0, "missing_results": 0
     }  # fmt: skip

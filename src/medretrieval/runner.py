@@ -112,8 +112,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         outcome = stages.judge(sides, searched, evaluation)
         report = report_of(settings, inputs, outcome, notes_of(settings, inputs.task, outcome), fingerprint)
         drawn = stages.draw(outcome, report.title)
-        seconds = clock.seconds | {"total": time.perf_counter() - clock.begin}
-        report = replace(report, timings_s=seconds)
+        report = replace(report, timings_s=clock.up_to_now())
         stages.write(Written(cfg, folder, report), outcome, drawn)
         mark_finished(outputs, fingerprint, folder)
         about.params |= {f"index.{k}": str(v) for k, v in searched.index.spec.parameters.items()}
@@ -137,6 +136,11 @@ class Clock:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def up_to_now(self) -> dict[str, float]:
+        """The seconds of each stage, of what lies between them ("other"), and their sum ("total")."""
+        total = time.perf_counter() - self.begin
+        return self.seconds | {"other": total - sum(self.seconds.values()), "total": total}
 
 
 @dataclass(frozen=True)

@@ -338,12 +338,52 @@ def test_another_protocol_and_another_split_are_refused(make, good, bad):
     assert "protocol.exclude_self is True in" in line
 
 
+def test_an_experiment_of_several_tasks_is_compared_task_by_task(tracked_runs, config, tmp_path, capsys):
+    """Two datasets share an experiment after the README's own commands."""
+    uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    on = ("tracking=mlflow", f"tracking.uri={uri}", "tracking.experiment=study", "evaluation.resamples=100")
+    small = (
+        "dataset.size=32",
+        "dataset.n_train=40",
+        "dataset.n_val=5",
+        "dataset.n_test=20",
+        "figures.enabled=false",
+    )
+    for encoder in ("pixels", "random"):
+        run(config("dataset=chest_phantom", *small, *on, "evaluation.ks=[1,3]", f"encoder={encoder}"))
+    alone = run(config(*BASE, *on, "protocol=leave_one_out", "encoder=pixels")).folder
+    assert main(["study", *FEW]) == 0
+    said = capsys.readouterr()
+    for heading in (
+        "breastmnist, query_gallery, precision_at_3",
+        "chest_phantom, query_gallery, precision_at_3",
+    ):
+        assert heading in said.out.splitlines()
+    assert said.out.count("over 24 queries") == said.out.count("over 20 queries") == 1
+    assert "not compared, the only run of its kind: breastmnist, leave_one_out, precision_at_3" in said.err
+    main(["study", *FEW, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [len(one["runs"]) for one in found] == [2, 2]
+    assert {one["task"].split(",")[0] for one in found} == {"breastmnist", "chest_phantom"}
+    assert "format=csv: it holds one table" in refused("study", "format=csv", *FEW)
+    # Runs that are named one by one are meant to be compared with each other.
+    folders, _ = tracked_runs
+    assert "protocol.gallery is train in" in refused(folders[0], folders[1], alone, *FEW)
+
+
+def test_two_datasets_are_refused_by_their_names(good, config):
+    other = run(config(*BASE, "dataset=chest_phantom", "dataset.size=32", "encoder=pixels")).folder
+    line = refused(good, other, *FEW)
+    assert f"compare: the dataset is breastmnist in {good} but chest_phantom in {other}" in line
+    assert "sha256" not in line
+
+
 def test_other_data_are_refused(make, good, write_npz):
     write_npz(n=24, train_images=np.zeros((24, 28, 28), np.uint8))
     line = refused(good, make("encoder=pixels"), *FEW)
-    assert "the data (gallery content_sha256) is" in line
+    assert "the images of the gallery are not the same in" in line
     write_npz(n=24, test_labels=np.array([[0], [1], [1]] * 8, np.uint8))
-    assert "the data (query labels_sha256) is" in refused(good, make("encoder=pixels"), *FEW)
+    assert "the labels of the queries are not the same in" in refused(good, make("encoder=pixels"), *FEW)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pyarrow import parquet
@@ -11,7 +12,7 @@ from pyarrow import parquet
 from medretrieval.report.compare import Options, compare
 from medretrieval.report.gather import gather
 from medretrieval.runs.report import Objective, read_report
-from medretrieval.runs.tables import best_first, sweep_table
+from medretrieval.runs.tables import best_first, run_table, sweep_table
 from medretrieval.track.best_run import choose
 from medretrieval.track.find_runs import load_run
 from medretrieval.track.mlflow_notes import sweep_note
@@ -75,3 +76,15 @@ def test_every_place_names_the_same_best_of_equals(finished_sweep, tmp_path):
     aside = tmp_path / "aside"
     aside.mkdir()
     assert choose("s1", "sqlite:////nowhere.db", tmp_path, aside).folder == (sweep / "3").resolve()
+
+
+def test_seconds_say_what_came_from_the_cache(reports):
+    flat = reports[0]
+    fresh = replace(
+        flat, encoder=replace(flat.encoder, cached=False), index=replace(flat.index, cached=False)
+    )
+    kept = replace(flat, encoder=replace(flat.encoder, cached=True), index=replace(flat.index, cached=True))
+    assert "from the cache" not in run_table(fresh, Path("any"))
+    assert "(from the cache: embeddings and index)" in run_table(kept, Path("any"))
+    ends = [line.split()[-1] for line in sweep_table([fresh, kept]).splitlines()[2:4]]
+    assert sorted(end == "cached" for end in ends) == [False, True]

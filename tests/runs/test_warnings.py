@@ -1,3 +1,5 @@
+import multiprocessing
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,16 @@ def test_exact_search_that_is_faster_is_told(config, write_npz, monkeypatch, rat
     monkeypatch.setattr("medretrieval.index.speed._rate", lambda *a: rate)  # of the index
     found = notes(config, "index=hnsw", "evaluation.ks=[1]")
     assert any("index=flat was not slower" in n for n in found) == told
+
+
+@pytest.mark.parametrize(("name", "alone"), [("MainProcess", True), ("LokyProcess-2", False)])
+def test_speeds_of_jobs_that_ran_at_once_are_not_compared(config, write_npz, monkeypatch, name, alone):
+    write_npz(n=60)
+    monkeypatch.setattr("medretrieval.index.speed._rate", lambda *a: 1.0)
+    monkeypatch.setattr(multiprocessing.current_process(), "name", name)
+    found = notes(config, "index=hnsw", "evaluation.ks=[1]")
+    assert any("index=flat was not slower" in n for n in found) == alone
+    assert any(n.startswith("Timed beside other jobs") for n in found) == (not alone)
 
 
 def test_scores_that_chance_reaches_are_named(config, write_npz):

@@ -20,33 +20,80 @@ FORMATS = ("terminal", "markdown", "csv", "latex")
 # How the differences are tested; what is written beside a comparison in MLflow.
 TESTED = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
 OF_RUNS = "as in the runs; where they differ"
+# What stands above each table where runs of several tasks are compared.
+HEADING = {"terminal": "{}", "markdown": "**{}**\n", "latex": "% {}"}
 
 
 def _run(given: Given) -> int:
     from medretrieval.report.compare import compare
-    from medretrieval.report.compare_tables import as_entry, render
     from medretrieval.track.find_runs import load_run
-    from medretrieval.track.tracker import tracker_of
 
     if given.json and given.format:
         raise VERB.refusal(f"--json and format={given.format}: both write to stdout; give one of them")
     with tempfile.TemporaryDirectory() as aside:
         places = all_runs(given, Path(aside))
-        runs = [load_run(folder, source) for folder, source in places.items()]
-        options = options_of(given, runs)
-        comparison = compare(runs, options)
-        if given.json:
-            print(json.dumps(document(comparison), indent=2, allow_nan=False))
-        else:
-            print(render(comparison, given.format or FORMATS[0]))
-        if given.format == "csv":  # a reader of CSV wants nothing below it
-            print(*comparison.notes, sep="\n", file=sys.stderr)
-        if given.track:
-            params = {key: str(getattr(options, key)) for key in TESTED}
-            place = tracker_of(runs[0].folder, uri_of(given)).log_entry(as_entry(comparison, params))
-            if place is not None:
-                print(f"in {place}", file=sys.stderr)
+        tasks = _tasks(given, [load_run(folder, source) for folder, source in places.items()])
+        if given.format == "csv" and len(tasks) > 1:
+            needed = "; ".join(heading for heading, _ in tasks)
+            raise VERB.refusal(f"format=csv: it holds one table, and these runs need several: {needed}")
+        compared = []
+        for heading, members in tasks:
+            options = options_of(given, members)
+            compared.append((heading, compare(members, options)))
+            if given.track:
+                _track(given, members[0], compared[-1][1], options)
+        _show(given, compared)
     return 0
+
+
+def _tasks(given: Given, runs: "list[Run]") -> "list[tuple[str, list[Run]]]":
+    """What the runs are about, and those that may be ranked together.
+
+    Runs that a sweep or an experiment holds are put together by dataset and protocol, as in a report. Those
+    named one by one stay together, and so do all where none has a second: `compare` says how they differ.
+    """
+    from medretrieval.report.gather import headings
+    from medretrieval.track.find_runs import place
+
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        together.setdefault(place(run, given.score), []).append(run)
+    if len(runs) <= len(given.run) or all(len(members) == 1 for members in together.values()):
+        return [("", runs)]
+    named = headings([members[0] for members in together.values()])
+    tasks = list(zip(named, together.values(), strict=True))
+    for heading, members in tasks:
+        if len(members) == 1:
+            line = f"not compared, the only run of its kind: {heading} ({members[0].source})"
+            print(line, file=sys.stderr)
+    return [(heading, members) for heading, members in tasks if len(members) > 1]
+
+
+def _show(given: Given, compared: "list[tuple[str, Comparison]]") -> None:
+    from medretrieval.report.compare_tables import render
+
+    several = len(compared) > 1
+    if given.json:
+        found = [({"task": heading} if several else {}) | document(one) for heading, one in compared]
+        print(json.dumps(found if several else found[0], indent=2, allow_nan=False))
+        return
+    kind = given.format or FORMATS[0]
+    for number, (heading, comparison) in enumerate(compared):
+        if several:
+            print("\n" * min(number, 1) + HEADING[kind].format(heading))
+        print(render(comparison, kind))
+        if kind == "csv":  # a reader of CSV wants nothing below it
+            print(*comparison.notes, sep="\n", file=sys.stderr)
+
+
+def _track(given: Given, first: "Run", comparison: "Comparison", options: "Options") -> None:
+    from medretrieval.report.compare_tables import as_entry
+    from medretrieval.track.tracker import tracker_of
+
+    params = {key: str(getattr(options, key)) for key in TESTED}
+    place = tracker_of(first.folder, uri_of(given)).log_entry(as_entry(comparison, params))
+    if place is not None:
+        print(f"in {place}", file=sys.stderr)
 
 
 def options_of(given: Given, runs: "Sequence[Run]") -> "Options":
@@ -64,7 +111,8 @@ def document(comparison: "Comparison") -> dict[str, Any]:
 
     score, confidence, reference (the number of the run that differences are taken to), runs (number, name,
     source, value, low, high), pairs (run minus minus_run: difference, low, high, p, p_holm, not_different)
-    and notes. Runs are numbered from 1, the best first.
+    and notes. Runs are numbered from 1, the best first. Of runs of several tasks there is a list, with the
+    task (dataset, protocol and score) of each.
     """
     numbered = enumerate(zip(comparison.names, comparison.sources, comparison.rows, strict=True), 1)
     return {

@@ -19,6 +19,7 @@ from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import BLOCK_VECTORS, exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import neighbor_recall
+from medretrieval.index.transforms import as_compared, transforms_of
 from medretrieval.protocol.task import RetrievalTask
 
 MAX_SAMPLED_QUERIES = 1000  # that are compared with exact search
@@ -27,7 +28,9 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class AnnLoss:
-    """An approximate index beside exact search, over a seeded sample of the queries.
+    """An approximate index beside exact search of the vectors that it compares, over a sample of the queries.
+
+    An index that changes the vectors (PCA) is measured against exact search of the changed ones.
 
     Attributes:
         queries: size of the sample.
@@ -36,7 +39,8 @@ class AnnLoss:
             precision_at_k, recall_at_k and map_at_k; empty where fewer than two queries or groups tell.
         missing: results within the largest k that the index did not give (FAISS id -1).
         exact_queries_per_s: of exact search, asked at once, normalizing the gallery included (so that it is
-            not made to look fast); None where the gallery is too large for one block of it.
+            not made to look fast); None where the gallery is too large for one block of it, or the index
+            changes the vectors, so that what is searched here is not what index=flat would search.
     """
 
     queries: int
@@ -78,11 +82,14 @@ def measure(
         ids = results[rows, :depth]
     else:
         ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
+    vectors, metric = as_compared(vectors, index.index, settings.metric)
+    compared, _ = as_compared(gallery, index.index, settings.metric)
     start = time.perf_counter()
-    nearest = out.remove(*exact_search(vectors, gallery, settings.metric, depth + out.overfetch))[0]
+    nearest = out.remove(*exact_search(vectors, compared, metric, depth + out.overfetch))[0]
     exact_s = time.perf_counter() - start
-    distances, exact = (pair_distances(vectors, gallery, side, settings.metric) for side in (ids, nearest))
+    distances, exact = (pair_distances(vectors, compared, side, metric) for side in (ids, nearest))
     ours, theirs = (_scores(side, task, rows, config.ks) for side in (ids, nearest))
+    told = len(gallery) <= BLOCK_VECTORS and not transforms_of(index.index)
     return AnnLoss(
         queries=len(rows),
         recall={k: neighbor_recall(distances, exact, k) for k in config.ks},
@@ -90,7 +97,7 @@ def measure(
             ours, theirs, Resampling.from_settings(settings), groups if groups is None else groups[rows]
         ),
         missing=int((ids < 0).sum()),
-        exact_queries_per_s=len(rows) / exact_s if len(gallery) <= BLOCK_VECTORS else None,
+        exact_queries_per_s=len(rows) / exact_s if told else None,
     )
 
 

@@ -104,7 +104,7 @@ class Failures:
     """Which queries and gallery items to show of a run, and which classes are retrieved for which.
 
     Attributes:
-        sample: queries, as many of each class, int64.
+        sample: queries, drawn from the classes in turn, int64.
         worst: queries of the lowest precision, int64.
         confident: queries whose first result is wrong and near.
         hubs: counts of all gallery items.
@@ -166,7 +166,7 @@ class Sample:
 
 
 def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Sample:
-    """Draw queries in turn from every class, so that each class has as many as any other.
+    """Draw queries in turn from every class: as many of each, as far as count and classes allow.
 
     Args:
         labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them, and

@@ -20,6 +20,7 @@ from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import neighbor_recall
+from medretrieval.index.transforms import as_compared
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
@@ -158,7 +159,9 @@ def image_recall(index: VectorIndex, gallery: Vectors, count: int, k: int, seed:
     everywhere, dropped = np.arange(len(gallery)), np.zeros(len(gallery), np.bool_)
     vectors, out = sample.vectors, Exclusions(((sample.positions, everywhere),), dropped)
     depth = min(k, len(gallery) - 1)
-    nearest = out.remove(*exact_search(vectors, gallery, index.metric, depth + out.overfetch))[0]
     ids = out.remove(*index.search(vectors, depth + out.overfetch))[0]
-    ours, exact = (pair_distances(vectors, gallery, side, index.metric) for side in (ids, nearest))
+    queries, metric = as_compared(vectors, index.index, index.metric)
+    compared, _ = as_compared(gallery, index.index, index.metric)
+    nearest = out.remove(*exact_search(queries, compared, metric, depth + out.overfetch))[0]
+    ours, exact = (pair_distances(queries, compared, side, metric) for side in (ids, nearest))
     return neighbor_recall(ours, exact, depth)

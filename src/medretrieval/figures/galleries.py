@@ -61,7 +61,7 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
     legend = f"{SIGNS[True]} relevant   {SIGNS[False]} not relevant   number: distance"
     return {
         "gallery.png": mosaic(
-            ["A sample of the queries, as many of each class", run, legend],
+            ["A sample of the queries, drawn from the classes in turn", run, legend],
             _rows(shown, "retrieval"),
         ),
         "failures_worst.png": mosaic(

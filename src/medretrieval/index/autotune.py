@@ -24,6 +24,7 @@ from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex, is_exhaustive, set_parameters
 from medretrieval.index.recall import neighbor_recall
+from medretrieval.index.transforms import as_compared
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
 
@@ -162,14 +163,16 @@ def autotune(
             f"{where}: the index has no search parameters to tune (exact search already finds "
             "everything it can); use index=ivf or index=hnsw, or leave the target out"
         )
-    nearest = out.remove(*exact_search(validation, gallery, index.metric, k + out.overfetch))[0]
-    exact = pair_distances(validation, gallery, nearest, index.metric)
+    queries, metric = as_compared(validation, index.index, index.metric)
+    vectors, _ = as_compared(gallery, index.index, index.metric)
+    nearest = out.remove(*exact_search(queries, vectors, metric, k + out.overfetch))[0]
+    exact = pair_distances(queries, vectors, nearest, metric)
 
     def ask() -> NDArray[np.int64]:
         return out.remove(*index.search(validation, k + out.overfetch))[0]
 
     def recall(ids: NDArray[np.int64]) -> float:
-        return neighbor_recall(pair_distances(validation, gallery, ids, index.metric), exact, k)
+        return neighbor_recall(pair_distances(queries, vectors, ids, metric), exact, k)
 
     curve, steps = _explore(index.index, ask, recall, len(validation), ranges)
     chosen = _choose(curve, steps, k, target)

@@ -1,5 +1,6 @@
 """How fast an index answers: queries one by one and many at once, and how large it is."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Speed:
     queries_per_s_batched: float
     latency_ms: Mapping[str, float]
     bytes_per_vector: float
+
+
+def timed_alone() -> bool:
+    """Whether this process is none of several that a launcher (joblib) starts at once."""
+    return multiprocessing.current_process().name == "MainProcess"
 
 
 def speed(index: VectorIndex, queries: NDArray[np.float32], gallery: int, depth: int) -> Speed:

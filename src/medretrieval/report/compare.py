@@ -29,6 +29,8 @@ from medretrieval.track.find_runs import Run, config_of
 
 # Columns that runs must have in common, and what to call them in messages.
 IN_COMMON = {ID: "query ids", LABEL: "labels", N_RELEVANT: "counts of relevant images"}
+# Hashes of a side of the data, and what they are of.
+DATA = {"content_sha256": "{}", "labels_sha256": "labels", "groups_sha256": "groups"}
 # How intervals are made where runs made theirs in different ways.
 USUAL = Resampling(resamples=10_000, confidence=0.95, seed=0)
 PLACES = ("paths.", "tracking.", "force", "dataset.root")
@@ -197,13 +199,13 @@ def _groups_said(groups: NDArray[np.str_], one_set: bool) -> str:
 
 
 def _require_comparable(runs: list[Run], score: str) -> None:
+    _require_same(runs, "the dataset", [run.report.dataset for run in runs])
     # Centering changes the vectors, as an encoder does, not who queries whom.
     for key in sorted({field.name for field in fields(ProtocolReport)} - {"center"}):
         _require_same(runs, f"protocol.{key}", [getattr(run.report.protocol, key) for run in runs])
     for role in ("query", "gallery"):
-        for what in ("content_sha256", "labels_sha256", "groups_sha256"):
-            hashes = [str(getattr(run.manifest.data[role], what))[:12] for run in runs]
-            _require_same(runs, f"the data ({role} {what})", hashes)
+        for what in DATA:
+            _require_same_data(runs, role, what)
     jaccard = [run.manifest.evaluation.min_jaccard for run in runs]
     _require_same(runs, "evaluation.min_jaccard", jaccard)
     column = score.removeprefix("macro_")
@@ -220,6 +222,19 @@ def _require_same(runs: list[Run], what: str, facts: Sequence[Any]) -> None:
         raise UserError(
             f"compare: {what} is {facts[0]} in {runs[0].source} but {facts[others[0]]} in "
             f"{_listed([runs[i].source for i in others])}; compare runs for which it is the same"
+        )
+
+
+def _require_same_data(runs: list[Run], role: str, what: str) -> None:
+    """Of one dataset: other images, other labels or other groups, said without their hashes."""
+    sides = [run.manifest.data[role] for run in runs]
+    if others := [i for i, side in enumerate(sides) if getattr(side, what) != getattr(sides[0], what)]:
+        one, other = (f"{side.split}, {side.count} {side.kind}" for side in (sides[0], sides[others[0]]))
+        named = DATA[what].format(sides[0].kind), "queries" if role == "query" else role
+        raise UserError(
+            f"compare: the {named[0]} of the {named[1]} are not the same in {runs[0].source} ({one}) "
+            f"and in {_listed([runs[i].source for i in others])} ({other}), though the dataset is called "
+            f"{runs[0].report.dataset} in both; compare runs over the same data"
         )
 
 

@@ -42,9 +42,9 @@ def gather(runs: Sequence[Run]) -> Content:
     together: dict[str, list[Run]] = {}
     for run in runs:
         together.setdefault(place(run), []).append(run)
-    headings = _headings([members[0] for members in together.values()])
+    named = headings([members[0] for members in together.values()])
     groups: list[Group] = []
-    for heading, members in zip(headings, together.values(), strict=True):
+    for heading, members in zip(named, together.values(), strict=True):
         groups.append(_group(f"g{len(groups) + 1}", heading, members))
     for whole in (True, False):  # the best runs first: what is left of the room is for the others
         for group in groups:
@@ -83,7 +83,7 @@ def _varies(key: str, configs: Sequence[dict[str, Any]]) -> bool:
     return any(len(values) > 1 for values in found.values())
 
 
-def _headings(firsts: Sequence[Run]) -> list[str]:
+def headings(firsts: Sequence[Run]) -> list[str]:
     """Dataset, protocol and score; then what is needed to tell groups apart."""
     facts: list[Callable[[Run], str]] = [
         lambda r: f"{r.report.dataset}, {AXES['protocol'](r.report)}, {r.report.objective.name}",

@@ -198,7 +198,8 @@ class RunReport:
         modality_gap: how far sentences and images stand apart; null where images are the queries.
         explain: what the maps are worth; null where explain.enabled=false or no query has a result.
         notes: what a reader might overlook, a sentence each.
-        timings_s: stage -> seconds, and their `total` with what lies between.
+        timings_s: stage -> seconds, "other" for what lies between them, and "total", their sum. What is taken
+            from the cache costs its reading.
         fingerprint: SHA-256 of configuration, data and weights; equal where two runs must come out equal.
     """
 

@@ -148,13 +148,16 @@ class SpeedReport:
 class AnnReport:
     """An approximate index beside exact search of the same embeddings, over a seeded sample of the queries.
 
+    An index that changes the vectors (PCA) is measured against exact search of the changed ones.
+
     Attributes:
         queries: size of the sample.
         recall: k -> share of the exact k nearest that the index found; ties count (Aumüller et al. 2020).
         changes: score -> this index minus exact search, paired over the sample, of precision, recall and map
             at each k; empty where fewer than two queries or groups tell.
         missing: results within the largest k that the index did not give (FAISS id -1).
-        exact_queries_per_s: of exact search, asked at once; null where the gallery is too large to tell.
+        exact_queries_per_s: of exact search, asked at once; null where the gallery is too large to tell, or
+            the index changes the vectors.
     """
 
     queries: int

@@ -10,6 +10,8 @@ from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
+from medretrieval.index.speed import timed_alone
+from medretrieval.index.transforms import changes_metric
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
@@ -87,6 +89,12 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
             f"map_at_{MAP_DEPTH} comes from a search of its own with efSearch={MAP_DEPTH}: "
             f"index.ef_search={graph.hnsw.efSearch} is less."
         )
+    if changes_metric(index.index, settings.metric):
+        notes.append(
+            f"index.factory={index.spec.factory} changes the vectors before it compares them, and with them "
+            "the metric: what it loses is measured against exact search of the changed vectors. Compare its "
+            "scores with those of index=flat."
+        )
     nlist, gallery = index.spec.parameters.get("nlist", 1), outputs.evaluation.counts["gallery"]
     if nlist > 1 and gallery < MIN_POINTS_PER_CENTROID * nlist:
         notes.append(
@@ -97,6 +105,8 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
 
 
 def _about_speed(settings: Config, outputs: RunOutputs) -> list[str]:
+    if not timed_alone():
+        return ["Timed beside other jobs of the sweep: its speeds and seconds do not compare runs."]
     exact = outputs.ann_loss.exact_queries_per_s if outputs.ann_loss else None
     rate = outputs.speed.queries_per_s_batched
     if exact is None or exact <= rate:

@@ -192,14 +192,20 @@ def config_of(run: Run) -> dict[str, Any]:
     return leaves(OmegaConf.to_container(OmegaConf.load(run.folder / run_folder.CONFIG)))
 
 
-def place(run: Run) -> str:
-    """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence."""
+def place(run: Run, score: str | None = None) -> str:
+    """What runs must have in common to be ranked: what `compare` asks for, the score and its confidence.
+
+    Args:
+        run: a finished one.
+        score: by which runs are ranked; None for the objective of each.
+    """
     report = run.report
     sides = [(side.content_sha256, side.labels_sha256, side.groups_sha256) for side in sides_of(run)]
     # Centering changes the vectors, not who queries whom.
     protocol = replace(report.protocol, center=None)
     how = run.manifest.evaluation
-    return repr((report.dataset, protocol, sides, how.min_jaccard, how.confidence, report.objective.name))
+    ranked_by = score or report.objective.name
+    return repr((report.dataset, protocol, sides, how.min_jaccard, how.confidence, ranked_by))
 
 
 def sides_of(run: Run) -> tuple[SideFacts, SideFacts]:
