@@ -37,6 +37,13 @@ class Baseline(StrEnum):
     none = "none"
 
 
+class Resample(StrEnum):
+    """What varies in intervals where test queries search another split."""
+
+    queries = "queries"
+    both = "both"
+
+
 class FaissMetric(StrEnum):
     """What FAISS compares by."""
 
@@ -127,6 +134,7 @@ class EvaluationConfig:
     min_jaccard: float | None = MISSING
     vote_k: int = MISSING
     baseline: Baseline = MISSING
+    resample: Resample = MISSING
     resamples: int = MISSING
     confidence: float = MISSING
 

@@ -7,17 +7,13 @@ import numpy as np
 from tests.tasks import task_of
 
 from medretrieval.datasets.base import Split
-from medretrieval.evaluate.half_samples import (
-    DeepResults,
-    difference_interval,
-    difference_p,
-    enough_results,
-    half_samples,
-    share_interval,
-)
+from medretrieval.evaluate.evaluate import DeepResults
 from medretrieval.evaluate.score_table import MACRO, Needs, reported_scores
-from medretrieval.evidence.bootstrap import Resampling, bootstrap, sign_flips
 from medretrieval.protocol.ranking import class_members
+from medretrieval.uncertainty.bootstrap import Resampling, bootstrap
+from medretrieval.uncertainty.half_intervals import difference_interval, difference_p, share_interval
+from medretrieval.uncertainty.half_samples import enough_results, half_samples
+from medretrieval.uncertainty.sign_flips import sign_flips
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000

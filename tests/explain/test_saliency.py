@@ -15,12 +15,12 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
-from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain import faithfulness as faithful
 from medretrieval.explain.pairs import Picture, explain_images, explain_text
 from medretrieval.explain.saliency import Explainer, Map
 from medretrieval.figures.saliency import explanations, scaled
 from medretrieval.instantiate import instantiate
+from medretrieval.uncertainty.bootstrap import Resampling
 from medretrieval.vectors import l2_normalize
 
 TINY = {

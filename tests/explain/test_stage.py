@@ -10,12 +10,12 @@ from tests.tiny_models import TINY_READER, add_clip
 from medretrieval import cli, compose, run
 from medretrieval.commands.explain import VERB
 from medretrieval.errors import UserError
-from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain.faithfulness import Deletion, summary
 from medretrieval.explain.pairs import Explanations
 from medretrieval.runs import folder as results
 from medretrieval.runs.warnings import _about_maps
 from medretrieval.track.run_metrics import run_metrics
+from medretrieval.uncertainty.bootstrap import Resampling
 
 PHANTOMS = (
     "dataset=chest_phantom", "dataset.size=48", "dataset.n_train=20", "dataset.n_test=15", "encoder=timm",

@@ -10,7 +10,7 @@ import medretrieval
 PACKAGE = Path(medretrieval.__file__).parent
 # What a picture would need to compute a number again.
 COMPUTING = (
-    "medretrieval.evidence.bootstrap", "medretrieval.evaluate.scores", "medretrieval.evaluate.chance",
+    "medretrieval.uncertainty.bootstrap", "medretrieval.evaluate.scores", "medretrieval.evaluate.chance",
     "medretrieval.evaluate.knn_vote.vote", "medretrieval.evaluate.knn_vote.vote_scores", "numpy.random",
 )  # fmt: skip
 # Pillow itself may shrink an image to hash it.
@@ -58,7 +58,7 @@ def test_a_room_does_its_own_work_only(room, names):
 @pytest.mark.parametrize(
     "source",
     [
-        "from medretrieval.evidence.bootstrap import bca",
+        "from medretrieval.uncertainty.bootstrap import bca",
         "from medretrieval.evidence import bootstrap as b\nb.bca()",
         "from medretrieval.evaluate.knn_vote import BINS, vote",
         "from medretrieval.evaluate import knn_vote\nknn_vote.vote(a)",

@@ -14,7 +14,12 @@ from tests.refusals import refusal
 
 from medretrieval import run
 from medretrieval.commands.compare import VERB
-from medretrieval.evidence.bootstrap import Resampling, holm, intervals, paired_difference, paired_permutation
+from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, intervals, paired_difference
+from medretrieval.uncertainty.distributions import exact_interval
+from medretrieval.uncertainty.half_intervals import PairedHalves
+from medretrieval.uncertainty.half_samples import HalfSamples
+from medretrieval.uncertainty.many_pairs import OfImages, OfQueries, corrected
+from medretrieval.uncertainty.sign_flips import paired_permutation, sign_flips
 
 BASE = ("dataset=breastmnist", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100")
 main = VERB.main
@@ -81,14 +86,14 @@ def test_numbers_are_those_of_the_scores_of_each_query(good, bad, capsys):
     best, other = rows_of(capsys)
     assert [best["run"], other["run"]] == ["pixels", "random"]
     assert float(best["value"]) == 1.0
-    assert (float(best["low"]), float(best["high"])) == (1, 1)
+    assert (float(best["low"]), float(best["high"])) == pytest.approx(exact_interval(1.0, 24, 0.95))
     a, b = values_of(bad), values_of(good)
     difference = [float(other[f"difference{end}"]) for end in ("", "_low", "_high")]
     assert difference == pytest.approx(paired_difference(a, b, Resampling(500, 0.95, 0)))
     assert [float(other["low"]), float(other["high"])] == pytest.approx(
         intervals({"x": a}, Resampling(500, 0.95, 0))["x"]
     )
-    assert float(other["p"]) == float(other["p_holm"]) == paired_permutation(a, b, 500, 0)
+    assert float(other["p"]) == float(other["p_corrected"]) == paired_permutation(a, b, 500, 0)
     assert other["not_different"] == "false"
     assert best["p"] == best["difference"] == ""
 
@@ -125,30 +130,87 @@ def test_the_default_score_is_the_objective_of_the_first_run(make, capsys):
         assert float(row["value"]) == pytest.approx(report["scores"]["macro_map_at_3"])
 
 
-def test_holm_corrects_for_the_comparisons_made(good, capsys):
+def test_p_is_corrected_for_the_comparisons_made(good, capsys):
     rng = np.random.default_rng(0)
-    runs = [good] + [copy_of(good, f"e{i}", 1.0 - (rng.random(24) < i / 12)) for i in (1, 2, 4)]
+    runs = [good] + [copy_of(good, f"e{i}", 1.0 - (rng.random(24) < i / 8)) for i in (1, 2, 4)]
     names = [str(r) for r in runs]
-    main([*names, "score=precision_at_3", "baseline=pixels", "format=csv", *FEW])
-    rows = rows_of(capsys)
-    p = [float(row["p"]) for row in rows[1:]]
-    assert [float(row["p_holm"]) for row in rows[1:]] == pytest.approx(holm(p))
+    values = np.stack([values_of(r) for r in runs], axis=1)
+    best_first = np.argsort(-values.mean(axis=0), kind="stable")
+    values = values[:, best_first]
+    drawn = OfQueries(bootstrap(values, Resampling(500, 0.95, 0)), sign_flips(values, 500, 0))
+
+    def expected(pairs):
+        found = corrected(drawn, pairs, 0.95)
+        return found.p, [end for ends in found.ends for end in ends]
+
+    def shown(*words):
+        main([*names, "score=precision_at_3", "format=csv", *words, *FEW])
+        rows = rows_of(capsys)[1:]
+        ends = [float(row[end]) for row in rows for end in ("low_corrected", "high_corrected")]
+        return [float(row["p_corrected"]) for row in rows], ends, rows
+
+    p, ends, rows = shown("baseline=pixels")
+    with_best = [(1, 0), (2, 0), (3, 0)]
+    every = [*with_best, (2, 1), (3, 1), (3, 2)]
+    assert (p, ends) == (pytest.approx(expected(with_best)[0]), pytest.approx(expected(with_best)[1]))
     # Without a baseline the best is chosen on the same queries: corrected as part of all pairs.
-    main([*names, "score=precision_at_3", "format=csv", *FEW])
-    picked = [float(row["p_holm"]) for row in rows_of(capsys)[1:]]
-    main([*names, "score=precision_at_3", "pairs=all", "format=csv", *FEW])
-    rows = rows_of(capsys)
-    assert len(rows) == 1 + 6
-    assert [float(row["p_holm"]) for row in rows[1:]] == pytest.approx(
-        holm([float(r["p"]) for r in rows[1:]])
-    )
-    assert [float(row["p"]) for row in rows[1:4]] == p
-    assert [float(row["p_holm"]) for row in rows[1:4]] == picked
-    means = dict(zip(["pixels", "e1", "e2", "e4"], (values_of(r).mean() for r in runs), strict=True))
-    for row in rows[1:]:
+    picked, ends, _ = shown()
+    assert (picked, ends) == (pytest.approx(expected(every)[0][:3]), pytest.approx(expected(every)[1][:6]))
+    assert shown("baseline=1")[:2] == (picked, ends)  # a number is known only once the table was seen
+    p, _, rows = shown("family=all")
+    assert len(rows) == 6
+    assert p == pytest.approx(expected(every)[0])
+    assert p[:3] == picked
+    called = np.array(["pixels", "e1", "e2", "e4"])[best_first]
+    means = dict(zip(called, values.mean(axis=0), strict=True))
+    for row in rows:
         a, b = (means[row[side]] for side in ("run", "minus_run"))
         assert float(row["difference"]) == pytest.approx(a - b)
         assert float(row["difference"]) <= 0
+
+
+def test_encoders_are_compared_within_exact_search(make, capsys):
+    runs = [make(f"encoder={e}", f"index={i}") for e in ("pixels", "random") for i in ("flat", "hnsw")]
+    main([*map(str, runs), "family=encoders", "format=csv", *FEW])
+    out = capsys.readouterr()
+    assert len(out.out.strip().splitlines()) == 3  # a header, the best, and the other exact one
+    assert "exact search only; 2 approximate runs left out" in out.err
+    line = refused(*runs[1::2], "family=encoders", *FEW)
+    assert "0 of 2 runs searched exactly, and two are needed" in line
+
+
+def test_runs_whose_queries_are_the_gallery_are_compared_by_halves(make, capsys):
+    how = ("protocol=leave_one_out",)
+    runs = [make("encoder=pixels", *how), make("encoder=random", *how)]
+    main([*map(str, runs), "track=false", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    score, means = shown["score"], [row["value"] for row in shown["runs"]]
+    halves = [HalfSamples.load(runs[0].parent / row["source"] / "halves.npz") for row in shown["runs"]]
+    columns = np.stack([one.scores[score] for one in halves], axis=1)
+    drawn = OfImages(PairedHalves(np.array(means), columns, halves[0].sides, 0.95), 10_000, 0)
+    pair = shown["pairs"][0]
+    assert [pair[k] for k in ("difference", "low", "high")] == pytest.approx(drawn.difference(1, 0))
+    assert pair["p"] == pytest.approx(drawn.p(1, 0))
+    assert pair["low_corrected"] == pair["low"]
+    assert any("images in both roles, by random halves" in note for note in shown["notes"])
+
+
+def test_intervals_of_different_kinds_are_not_mixed(make):
+    runs = [make("encoder=pixels"), make("encoder=random", "evaluation.resample=both")]
+    line = refused(*runs, *FEW)
+    assert "different kinds (queries; queries and gallery); compare runs with one evaluation.resample" in line
+
+
+def test_what_only_a_single_planned_comparison_shows_is_said(good, capsys):
+    """So that a run's own note (lower than pixels) and a comparison of many do not contradict each other."""
+    rng = np.random.default_rng(1)
+    runs = [good] + [copy_of(good, f"e{i}", 1.0 - 0.1 * (rng.random(24) < 0.3)) for i in range(6)]
+    main([*map(str, runs), "score=precision_at_3", "--json", *FEW])
+    shown = json.loads(capsys.readouterr().out)
+    alone = [pair for pair in shown["pairs"] if pair["p"] < 0.05 <= pair["p_corrected"]]
+    assert alone
+    note = next(n for n in shown["notes"] if n.startswith("Below 0.05 only without the correction"))
+    assert f"{alone[0]['run']} minus 1" in note
 
 
 def test_a_baseline_by_name_and_by_number(good, bad, capsys):
@@ -161,7 +223,8 @@ def test_a_baseline_by_name_and_by_number(good, bad, capsys):
     assert float(rows[1]["difference"]) > 0 > float(rows[2]["difference"])
     assert rows[1]["not_different"] == "true"  # three queries are not enough: p = 0.25
     main([*names, "baseline=2", "score=precision_at_3", "format=csv", *FEW])
-    assert rows_of(capsys) == rows
+    again = rows_of(capsys)
+    assert [r["difference"] for r in again] == [r["difference"] for r in rows]
     main([*names, "baseline=3", "score=precision_at_3", *FEW])
     assert "run minus the baseline (number 3, random)" in capsys.readouterr().out
     line = refused(*names, "baseline=d", "score=precision_at_3", *FEW)
@@ -173,13 +236,15 @@ def test_the_terminal_says_what_was_resampled_counted_and_corrected(good, bad, c
     twin = copy_of(good, "twin", values_of(good) * 0.999)
     main([str(good), str(bad), str(twin), "score=precision_at_3", *FEW])
     out = capsys.readouterr().out
-    assert "precision_at_3 over 24 queries. The gallery is held fixed and queries are resampled" in out
+    assert (
+        "precision_at_3 over 24 queries. What varies: queries, the gallery held fixed; BCa bootstrap" in out
+    )
     assert "run minus the best (number 1, pixels)" in out
-    assert "Holm's correction for 3 comparisons" in out
+    assert "corrected for 3 comparisons by their largest statistic" in out
     assert "The best was chosen on these same queries" in out
-    assert re.search(r"^3 +random .* 0\.002\d +0\.006\d +no$", out, re.M)
+    assert re.search(r"^3 +random .* 0\.002\d +0\.00[2-6]\d +no$", out, re.M)
     main([str(good), str(bad), "score=precision_at_3", "confidence=0.999", "permutations=500", "track=false"])
-    assert "no corrected p can be below 0.002; give permutations=1001" in capsys.readouterr().out
+    assert "no p can be below 0.002; give permutations=1000" in capsys.readouterr().out
 
 
 def test_a_run_that_does_not_differ_is_marked(good, bad, capsys):
@@ -307,7 +372,7 @@ def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, 
     folders, client = tracked_runs
     monkeypatch.setattr("medretrieval.track.mlflow_entries.METRIC_BATCH", 4)
     third = copy_of(folders[0], "a(b)*", np.r_[0.5, np.ones(23)])
-    main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", *FEW[1:]])
+    main([*map(str, folders), str(third), "score=precision_at_3", "family=all", *FEW[1:]])
     captured = capsys.readouterr()
     assert "RANDOM WEIGHTS" not in captured.out
     assert "in MLflow at" in captured.err
@@ -463,7 +528,7 @@ def test_random_weights_are_said(good, bad, capsys):
 @pytest.mark.parametrize("pairs", ["best", "all"])
 def test_markdown_and_latex_have_the_columns_they_announce(good, bad, capsys, pairs):
     names = [str(good), str(bad), str(copy_of(good, "odd", np.r_[0.5, np.ones(23)], label="a|b_c & d"))]
-    arguments = [*names, "score=precision_at_3", f"pairs={pairs}", *FEW]
+    arguments = [*names, "score=precision_at_3", f"family={pairs}", *FEW]
     main([*arguments, "format=markdown"])
     tables = re.findall(r"(?:^\|.*\n)+", capsys.readouterr().out, re.M)
     assert len(tables) == (1 if pairs == "best" else 2)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 # How the differences are tested; what is written beside a comparison in MLflow.
-TESTED = ("baseline", "pairs", "resamples", "permutations", "confidence", "seed")
+TESTED = ("baseline", "family", "resamples", "permutations", "confidence", "seed")
 OF_RUNS = "as in the runs; where they differ"
 # What stands above each table where runs of several tasks are compared.
 HEADING = {"terminal": "{}", "markdown": "**{}**\n", "latex": "% {}"}
@@ -110,7 +110,8 @@ def document(comparison: "Comparison") -> dict[str, Any]:
     """A comparison as JSON values.
 
     score, confidence, reference (the number of the run that differences are taken to), runs (number, name,
-    source, value, low, high), pairs (run minus minus_run: difference, low, high, p, p_holm, not_different)
+    source, value, low, high), pairs (run minus minus_run: difference, low, high, p, p_corrected,
+    low_corrected, high_corrected, not_different)
     and notes. Runs are numbered from 1, the best first. Of runs of several tasks there is a list, with the
     task (dataset, protocol and score) of each.
     """
@@ -120,24 +121,29 @@ def document(comparison: "Comparison") -> dict[str, Any]:
         "confidence": comparison.confidence,
         "reference": comparison.reference + 1,
         "runs": [
-            {"number": number, "name": name, "source": source, "value": value, "low": low, "high": high}
-            for number, (name, source, (value, low, high)) in numbered
+            {"number": number, "name": name, "source": source, "value": value, **_ends(ends)}
+            for number, (name, source, (value, ends)) in numbered
         ],
         "pairs": [
             {
                 "run": pair.a + 1,
                 "minus_run": pair.b + 1,
                 "difference": pair.difference,
-                "low": pair.low,
-                "high": pair.high,
+                **_ends(pair.ends),
                 "p": pair.p,
-                "p_holm": pair.adjusted,
+                "p_corrected": pair.adjusted,
+                **_ends(pair.corrected, "_corrected"),
                 "not_different": bool(pair.alike),
             }
             for pair in comparison.pairs
         ],
         "notes": comparison.notes,
     }
+
+
+def _ends(ends: "tuple[float, float] | None", kind: str = "") -> dict[str, float | None]:
+    low, high = ends or (None, None)
+    return {f"low{kind}": low, f"high{kind}": high}
 
 
 VERB = Verb(
@@ -153,18 +159,28 @@ VERB = Verb(
         ),
         Option(
             "baseline",
-            "compare every run with this one: its name, a part of the name, or its number in the table",
+            "compare every run with this one: its name or a part of it, chosen beforehand, or its number in "
+            "the table, which counts as chosen afterwards",
             "<run>",
             unset="the best run",
         ),
         Option(
-            "pairs",
-            "best: compare each run with the best one or the baseline; all: compare every pair",
-            choices=("best", "all"),
+            "family",
+            "the comparisons that are made and corrected together: best: each run with the best one or the "
+            "baseline; all: every pair; encoders: as best, among the runs with exact search",
+            choices=("best", "all", "encoders"),
             default="best",
+            formerly="pairs",
         ),
         Option("resamples", "resamples of the bootstrap", "<n>", int, least=100, unset=f"{OF_RUNS} 10000"),
-        Option("permutations", "permutations of the sign-flip test", "<n>", int, least=100, default=10_000),
+        Option(
+            "permutations",
+            "permutations of the sign-flip test, or draws of the correction",
+            "<n>",
+            int,
+            least=100,
+            default=10_000,
+        ),
         Option(
             "confidence", "of the intervals", "<p>", float, least=0.5, most=0.9999, unset=f"{OF_RUNS} 0.95"
         ),

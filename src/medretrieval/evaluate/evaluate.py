@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from medretrieval.config import EvaluationConfig
 from medretrieval.errors import UserError
 from medretrieval.evaluate import chance
-from medretrieval.evaluate.half_samples import MAX_DEEP_CELLS, DeepResults, HalfSamples, half_samples
 from medretrieval.evaluate.knn_vote import Vote, abstention_curve
 from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
 from medretrieval.evaluate.score_table import (
@@ -27,6 +26,7 @@ from medretrieval.evaluate.score_table import (
 from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
+MAX_DEEP_CELLS = 2_000_000  # queries times results that halves look at in every split: some 10 s in all
 # Raised when the same ranking would get other scores, other votes, or scores of other names.
 SCORING_FORMAT = 2
 # Cells of a chunk [queries, depth]: about 200 MB at the peak of scoring.
@@ -35,6 +35,21 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 Search = Callable[[slice, int], tuple[Ints, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class DeepResults:
+    """The results of every query, as deep as halves of the images (`uncertainty.half_samples`) want them.
+
+    Attributes:
+        ids: int64 [n, depth] positions in the gallery, -1 for a missing result.
+        distances: float32 [n, depth].
+        whole: whether they cover all that a query can find.
+    """
+
+    ids: Ints
+    distances: NDArray[np.float32]
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Evaluation:
         per_query: each score of each query, float64 [q]; NaN for a query with R = 0.
         vote_distances: of the neighbors that vote, float32 [q, at most vote_k].
         ranking: the first `save_depth` results.
-        deep: the results as deep as halves of the images want them; None where queries are not the gallery.
+        deep: the results as deep as halves of the images want them; None where the gallery is held fixed.
         counts: queries, gallery, depth, queries_without_relevant, missing_results.
         search_s: seconds spent searching.
         score_s: seconds spent scoring.
@@ -146,20 +161,6 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
     )
 
 
-def halves_of(task: RetrievalTask, evaluation: Evaluation, config: EvaluationConfig) -> HalfSamples | None:
-    """All scores in halves of the images; None where queries are not the gallery, or are too few.
-
-    Args:
-        task: who queries whom.
-        evaluation: its scores.
-        config: score depths.
-    """
-    if evaluation.deep is None:
-        return None
-    wanted = [r for r in reported_scores(config.ks, label_type(task)) if r.name in evaluation.per_query]
-    return half_samples(task, evaluation.deep, wanted, config.vote_k)
-
-
 def with_score(shallow: Evaluation, deep: Evaluation, name: str) -> Evaluation:
     """An evaluation with one score, and its mean over classes, of a deeper search of the same task."""
     names = {name, f"{MACRO}{name}"}
@@ -219,10 +220,15 @@ class _Plan:
         """Whether the ranking covers all that a query can find."""
         return self.depth >= self.task.max_depth
 
+    @property
+    def in_halves(self) -> bool:
+        """Whether intervals come from halves of the images."""
+        return self.task.in_halves(self.config.resample)
+
     @cached_property
     def deep_depth(self) -> int:
         """Results of each query that are kept for halves of the images."""
-        if not self.task.queries_are_gallery:
+        if not self.in_halves:
             return 0
         return min(self.depth, MAX_DEEP_CELLS // len(self.task.queries))
 
@@ -308,7 +314,7 @@ def _ranking(chunks: list[_Chunk], task: RetrievalTask) -> Ranking:
 
 
 def _deep(plan: _Plan, chunks: list[_Chunk]) -> DeepResults | None:
-    if not plan.task.queries_are_gallery:
+    if not plan.in_halves:
         return None
     ids = np.concatenate([chunk.deep_ids for chunk in chunks])
     distances = np.concatenate([chunk.deep_distances for chunk in chunks])

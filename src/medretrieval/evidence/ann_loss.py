@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.embed.sides import Sides
 from medretrieval.evaluate import scores
-from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import BLOCK_VECTORS, exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import neighbor_recall
 from medretrieval.index.transforms import as_compared, transforms_of
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, enough
 
 MAX_SAMPLED_QUERIES = 1000  # that are compared with exact search
 Interval = tuple[float, float, float]
@@ -112,7 +112,8 @@ def _changes(
         return {}
     columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
     drawn = bootstrap(columns, resampling, groups)
-    return {name: drawn.difference(2 * i, 2 * i + 1) for i, name in enumerate(ours)}
+    changes = {name: drawn.difference(2 * i, 2 * i + 1) for i, name in enumerate(ours)}
+    return {name: change for name, change in changes.items() if change is not None}
 
 
 def _scores(

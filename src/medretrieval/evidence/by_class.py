@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config
-from medretrieval.evaluate.half_samples import MIN_UNITS, HalfSamples, share_interval
-from medretrieval.evidence.bootstrap import Resampling, bca, bootstrap, enough
 from medretrieval.evidence.failures import Outcome
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, enough
+from medretrieval.uncertainty.half_intervals import share_interval
+from medretrieval.uncertainty.half_samples import MIN_UNITS, HalfSamples
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +55,7 @@ def class_scores(
         outcome: the judged ranking.
         classes: names, label i being classes[i].
         baseline: precision at k of each query with the baseline encoder, float64 [q]; None for none.
-        halves: the scores in halves of the images, where the queries are the gallery.
+        halves: the scores in halves of the images, where intervals come from these.
     """
     labels = task.queries.labels
     one_hot = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
@@ -62,7 +63,7 @@ def class_scores(
     there = np.flatnonzero(members.any(axis=0)).tolist()
     members = members[:, there]
     means = _means(outcome.precision, members)
-    if task.queries_are_gallery:
+    if task.in_halves(settings.evaluation.resample):
         ends = _of_halves(settings, f"precision_at_{outcome.k}", means, members, halves)
     else:
         ends = _intervals(settings, task, outcome, members)
@@ -86,7 +87,7 @@ def _means(values: Floats, members: NDArray[np.bool_]) -> Floats:
 def _of_halves(
     settings: Config, score: str, means: Floats, members: NDArray[np.bool_], halves: HalfSamples | None
 ) -> list[tuple[float, float] | None]:
-    """Intervals where the queries are the gallery; None for a class of fewer than MIN_UNITS queries."""
+    """Intervals by halves of the images; None for a class of fewer than MIN_UNITS queries."""
     if halves is None or score not in halves.by_class or halves.by_class[score].shape[1] != len(means):
         return [None] * len(means)
     columns, confidence = halves.by_class[score].T, settings.evaluation.confidence
@@ -99,23 +100,11 @@ def _of_halves(
 def _intervals(
     settings: Config, task: RetrievalTask, outcome: Outcome, members: NDArray[np.bool_]
 ) -> list[tuple[float, float] | None]:
-    """BCa intervals of the classes' means, each a ratio of two means under the draws of all queries."""
+    """Intervals of the classes' means, the queries (or groups) of each class drawn again."""
     resampling, groups = Resampling.from_settings(settings), task.queries.groups
-    columns = members.shape[1]
-    if not enough(outcome.precision, groups):
-        return [None] * columns
-    sides = np.hstack([outcome.precision[:, None] * members, members])
-    sides[~outcome.counted] = np.nan
-    drawn = bootstrap(sides, resampling, groups)
     found: list[tuple[float, float] | None] = []
-    for i in range(columns):
-        mean, replicates, jackknife = (
-            side[..., i] / np.where(side[..., columns + i] > 0, side[..., columns + i], np.nan)
-            for side in (drawn.means, drawn.replicates, drawn.jackknife)
-        )
-        if np.isnan(jackknife).any():  # one query, or one group, is all that the class has
-            found.append(None)
-            continue
-        replicates = replicates[~np.isnan(replicates)]
-        found.append(bca(float(mean), replicates, jackknife, resampling.confidence, float(mean)))
+    for member in members.T:
+        values = np.where(member, outcome.precision, np.nan)
+        drawn = bootstrap(values[:, None], resampling, groups) if enough(values, groups) else None
+        found.append(None if drawn is None else drawn.interval(0))
     return found

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from medretrieval.config import Config
 from medretrieval.evaluate import chance
-from medretrieval.evaluate.half_samples import CURVE_DEPTH, HalfSamples, share_interval
-from medretrieval.evidence.bootstrap import Resampling, bootstrap, enough
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, enough
+from medretrieval.uncertainty.half_intervals import share_interval
+from medretrieval.uncertainty.half_samples import CURVE_DEPTH, HalfSamples
 
 Ends = list[tuple[float, float] | tuple[None, None]]
 
@@ -66,7 +67,7 @@ def depth_curves(
         task: who queries whom.
         hits: bool [q, depth], of the saved ranking.
         baseline: headline scores of the baseline encoder, by name; empty for none.
-        halves: the scores in halves of the images, where the queries are the gallery.
+        halves: the scores in halves of the images, where intervals come from these.
     """
     ks = list(range(1, min(hits.shape[1], CURVE_DEPTH) + 1))
     found = np.cumsum(hits[:, : ks[-1]], axis=1, dtype=np.float64)
@@ -74,7 +75,7 @@ def depth_curves(
     # Both in one bootstrap, so that queries are drawn once.
     both = np.where(task.n_relevant[:, None] > 0, np.hstack(list(values.values())), np.nan)
     means = np.nanmean(both, axis=0)
-    if task.queries_are_gallery:
+    if task.in_halves(settings.evaluation.resample):
         ends = _of_halves(settings, means, halves)
     else:
         ends = _intervals(settings, task, both)
@@ -94,7 +95,7 @@ def depth_curves(
 
 
 def _of_halves(settings: Config, means: NDArray[np.float64], halves: HalfSamples | None) -> Ends:
-    """Intervals where the queries are the gallery, of precision and then recall at every depth."""
+    """Intervals by halves of the images, of precision and then recall at every depth."""
     if halves is None or not halves.by_depth:
         return [(None, None)] * len(means)
     depths, confidence = len(means) // 2, settings.evaluation.confidence
@@ -111,5 +112,4 @@ def _intervals(settings: Config, task: RetrievalTask, values: NDArray[np.float64
     if not enough(values[:, 0], groups):
         return [(None, None)] * values.shape[1]
     drawn = bootstrap(values, resampling, groups)
-    ends: Ends = [drawn.interval(i) for i in range(values.shape[1])]
-    return ends
+    return [drawn.interval(i) or (None, None) for i in range(values.shape[1])]

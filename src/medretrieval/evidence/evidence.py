@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, ProtocolConfig
 from medretrieval.evaluate import chance
-from medretrieval.evaluate.evaluate import Evaluation, halves_of, objective_name
-from medretrieval.evaluate.half_samples import IN_BOTH_ROLES, HalfSamples, difference_interval
+from medretrieval.evaluate.evaluate import Evaluation, objective_name
 from medretrieval.evaluate.score_table import MACRO, is_headline, less_is_better
-from medretrieval.evidence.bootstrap import Resampling, enough, intervals, means, paired_difference
 from medretrieval.evidence.pixel_baseline import BaselineScores, baseline
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.uncertainty.bootstrap import Resampling, enough, intervals, means, paired_difference
+from medretrieval.uncertainty.half_intervals import difference_interval
+from medretrieval.uncertainty.half_samples import HalfSamples, halves_of
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,15 @@ class Evidence:
 
     Attributes:
         intervals: headline score -> (low, high): bootstrap over queries with the gallery held fixed, or
-            random halves of the images where the queries are the gallery.
+            random halves of the images where these vary in both roles, or on both sides.
         baseline: name of the baseline encoder, None where there is none or where the run is the baseline.
         baseline_scores: its headline scores.
         difference: of the objective: this run minus the baseline, low, high (paired over queries).
         chance: expectation of a random ranking, under the names of the scores.
         lift: score over chance, where more is better.
-        units: what is drawn again: "queries", or "groups" where the dataset has them; followed by "in both
-            roles" where the queries are the gallery.
+        units: what varies (see `RetrievalTask.what_varies`).
         left_out: what protocol.exclude_same_group and drop_duplicates change (`with_exclusions`).
-        halves: the scores in halves of the images; None where queries are not the gallery, or are too few.
+        halves: the scores in halves of the images; None where the gallery is fixed, or images are too few.
         pixel_line: all that the baseline encoder scores, of each query too; None where `baseline` is.
     """
 
@@ -93,9 +93,7 @@ def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Ca
     random = evaluation.chance | chance.by_drawing(
         task, evaluation.vote_distances, settings.evaluation, settings.seed
     )
-    units = "queries" if task.queries.groups is None else "groups"
-    if task.queries_are_gallery:
-        units = f"{units.replace('queries', 'images')} {IN_BOTH_ROLES}"
+    units = task.what_varies(settings.evaluation.resample)
     plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units, halves=halves)
     line = baseline(settings, inputs, evaluation.counts["depth"], cache)
     if line is None:
@@ -119,7 +117,7 @@ def _intervals(
     base = objective.removeprefix(MACRO)
     shown = {name: values for name, values in per_query.items() if is_headline(name) or name == base}
     names = [name for name in [*shown, objective] if is_headline(name) or name == objective]
-    if task.queries_are_gallery:
+    if task.in_halves(settings.evaluation.resample):
         confidence = settings.evaluation.confidence
         pairs = {n: halves.interval(n, evaluation.scores[n], confidence) for n in names} if halves else {}
         return {name: ends for name, ends in pairs.items() if ends is not None}
@@ -140,7 +138,7 @@ def _paired(
         settings: the run's configuration.
         task: who queries whom.
         sides: the score of each query, float64 [q] each.
-        halves: of both sides, where the queries are the gallery.
+        halves: of both sides, where intervals come from halves of the images.
     """
     objective = objective_name(settings.evaluation, task)
     groups, missing = task.queries.groups, np.isnan(sides[0]) | np.isnan(sides[1])
@@ -148,16 +146,15 @@ def _paired(
     if not enough(a, groups):
         return None
     members = class_members(task.queries.labels) if objective.startswith(MACRO) else None
-    if not task.queries_are_gallery:
+    if not task.in_halves(settings.evaluation.resample):
         return paired_difference(a, b, Resampling.from_settings(settings), groups, members)
     if any(half is None or objective not in half.scores for half in halves):
         return None
     one, two = (half.scores[objective] for half in halves if half is not None)
     found = means(np.stack([a, b], axis=1), members)
     all_sides = next(half.sides for half in halves if half is not None)
-    return difference_interval(
-        float(found[0] - found[1]), one - two, all_sides, settings.evaluation.confidence
-    )
+    apart, confidence = float(found[0] - found[1]), settings.evaluation.confidence
+    return difference_interval(apart, one - two, all_sides, confidence)
 
 
 def _lift(scores: Mapping[str, float], random: Mapping[str, float]) -> dict[str, float]:

@@ -16,13 +16,13 @@ from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import identify
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
-from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate, halves_of
-from medretrieval.evaluate.half_samples import SPLITS, HalfSamples
+from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate
 from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.uncertainty.half_samples import SPLITS, HalfSamples, halves_of
 
 FILE = "per_query.npz"
 HALVES = "halves.npz"
@@ -38,7 +38,7 @@ class BaselineScores:
         name: of the encoder, with its metric where that is not the run's: "pixels (cosine)".
         scores: as `Evaluation.scores`.
         per_query: as `Evaluation.per_query`, float64 [q] each.
-        halves: the scores in halves of the images, where the queries are the gallery.
+        halves: the scores in halves of the images, where intervals come from these.
     """
 
     name: str
@@ -91,7 +91,7 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         "ks": settings.evaluation.ks,
         "vote_k": settings.evaluation.vote_k,
         "size": size,
-        "splits": SPLITS if task.queries_are_gallery else None,
+        "splits": SPLITS if task.in_halves(settings.evaluation.resample) else None,
     }
 
     def make(folder: Path) -> Mapping[str, Any]:

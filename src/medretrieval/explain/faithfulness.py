@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.evidence.bootstrap import Resampling, enough, intervals, paired_difference
 from medretrieval.explain.saliency import Map
+from medretrieval.uncertainty.bootstrap import Resampling, enough, intervals, paired_difference
 from medretrieval.vectors import l2_normalize
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -181,7 +181,8 @@ def summary(
     marked, random = areas.T
     between = {}
     if enough(random - marked):
-        between = {"advantage": list(paired_difference(random, marked, resampling)[1:])}
+        apart = paired_difference(random, marked, resampling)
+        between = {} if apart is None else {"advantage": list(apart[1:])}
     numbers: dict[str, Any] = {
         "deletion": {
             "pairs": len(areas),

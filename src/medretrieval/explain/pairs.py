@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from medretrieval.config import ExplainConfig
 from medretrieval.datasets.base import Split
-from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.evidence.failures import balanced_sample
 from medretrieval.explain.faithfulness import Deletion, Pointing, Removal, deletion, pointing, summary
 from medretrieval.explain.saliency import Explainer, Map
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import class_name
+from medretrieval.uncertainty.bootstrap import Resampling
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from medretrieval.config import Config
 from medretrieval.encoders.base import Encoder
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evidence.bootstrap import Resampling
 from medretrieval.explain.pairs import Explanations, explain_nearest
 from medretrieval.explain.saliency import Explainer
 from medretrieval.protocol.inputs import Inputs
+from medretrieval.uncertainty.bootstrap import Resampling
 
 
 def require(settings: Config, encoder: Encoder) -> None:

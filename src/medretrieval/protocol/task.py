@@ -6,10 +6,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.config import Resample
 from medretrieval.datasets.base import Split
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.relevance import Relevance
+
+# What varies, beside "queries" and "groups" of them with the gallery held fixed.
+IMAGES_IN_BOTH_ROLES, GROUPS_IN_BOTH_ROLES = "images in both roles", "groups in both roles"
+BOTH_SIDES, GROUPS_OF_BOTH_SIDES = "queries and gallery", "groups of queries and gallery"
+BY_HALVES = (IMAGES_IN_BOTH_ROLES, GROUPS_IN_BOTH_ROLES, BOTH_SIDES, GROUPS_OF_BOTH_SIDES)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,19 @@ class RetrievalTask:
     def queries_are_gallery(self) -> bool:
         """Whether every image is both query and gallery item, by id: the only place where this is decided."""
         return np.array_equal(self.queries.ids, self.gallery.ids)
+
+    def what_varies(self, resample: Resample) -> str:
+        """What intervals are about: one of BY_HALVES, or "queries" or "groups" with the gallery fixed."""
+        grouped = self.queries.groups is not None
+        if self.queries_are_gallery:
+            return GROUPS_IN_BOTH_ROLES if grouped else IMAGES_IN_BOTH_ROLES
+        if resample is Resample.both:
+            return GROUPS_OF_BOTH_SIDES if grouped else BOTH_SIDES
+        return "groups" if grouped else "queries"
+
+    def in_halves(self, resample: Resample) -> bool:
+        """Whether intervals come from halves of the images (`uncertainty.half_samples`)."""
+        return self.what_varies(resample) in BY_HALVES
 
     @property
     def max_depth(self) -> int:

@@ -9,21 +9,34 @@ from typing import Any
 from medretrieval.runs.tables import markdown, table
 from medretrieval.track.tracker import Entry
 
+Ends = tuple[float, float] | None  # None where no interval is valid
+NO_ENDS = ("", "")
 NOT_DIFFERENT = "not significantly different"
 SUFFIXES = {"terminal": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Run a minus run b (numbers in the table, from 0); adjusted is p after Holm's correction."""
+    """Run a minus run b (numbers in the table, from 0).
+
+    Attributes:
+        a: a run.
+        b: the run that is subtracted.
+        difference: of their scores.
+        ends: of its interval, None where none is valid.
+        p: of this comparison alone.
+        adjusted: p corrected for all comparisons.
+        corrected: ends of the interval that holds together with those of all comparisons.
+        alike: whether they are not significantly different.
+    """
 
     a: int
     b: int
     difference: float
-    low: float
-    high: float
+    ends: Ends
     p: float
     adjusted: float
+    corrected: Ends
     alike: bool
 
 
@@ -35,7 +48,7 @@ class Comparison:
     confidence: float
     names: list[str]
     sources: list[str]
-    rows: list[tuple[float, float | None, float | None]]
+    rows: list[tuple[float, Ends]]
     reference: int
     pairs: list[Pair]
     notes: list[str]
@@ -68,58 +81,64 @@ def render(comparison: Comparison, kind: str) -> str:
 def _run_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
     reference = f"#{c.reference + 1}" if c.reference else "the best"
     percent, difference = f"{100 * c.confidence:g} %", f"difference from {reference}"
-    header = ["#", "run", c.score, percent, difference, percent, "p", "p Holm", NOT_DIFFERENT]
+    header = ["#", "run", c.score, percent, difference, *_headers(c)]
     tested = {pair.a: pair for pair in c.pairs if pair.b == c.reference}
     rows = [
         [
             str(i + 1),
             name,
             f"{value:.4f}",
-            _range(low, high),
-            *(_cells(tested[i]) if i in tested else [""] * 5),
+            _range(ends),
+            *(_cells(tested[i]) if i in tested else [""] * 6),
         ]
-        for i, (name, (value, low, high)) in enumerate(zip(c.names, c.rows, strict=True))
+        for i, (name, (value, ends)) in enumerate(zip(c.names, c.rows, strict=True))
     ]
     return header, rows
 
 
 def _pair_table(c: Comparison) -> tuple[list[str], list[list[str]]]:
-    header = ["run", "minus", "difference", f"{100 * c.confidence:g} %", "p", "p Holm", NOT_DIFFERENT]
+    header = ["run", "minus", "difference", *_headers(c)]
     names = [f"{i} {name}" for i, name in enumerate(c.names, 1)]
     return header, [[names[pair.a], names[pair.b], *_cells(pair)] for pair in c.pairs]
 
 
+def _headers(c: Comparison) -> list[str]:
+    percent = f"{100 * c.confidence:g} %"
+    return [percent, f"{percent} corrected", "p", "p corrected", NOT_DIFFERENT]
+
+
 def _cells(pair: Pair) -> list[str]:
-    numbers = [f"{pair.difference:.4f}", _range(pair.low, pair.high), _p(pair.p), _p(pair.adjusted)]
-    return [*numbers, "yes" if pair.alike else "no"]
+    ends = _range(pair.ends), _range(pair.corrected)
+    numbers = [*ends, _p(pair.p), _p(pair.adjusted)]
+    return [f"{pair.difference:.4f}", *numbers, "yes" if pair.alike else "no"]
 
 
 def _p(p: float) -> str:
     return "<0.0001" if p < 0.00005 else f"{p:.4f}"
 
 
-def _range(low: float | None, high: float | None) -> str:
-    if low is None or high is None:  # none is valid
-        return "-"
-    return f"{low:.4f} to {high:.4f}"
+def _range(ends: Ends) -> str:
+    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
 def _csv(c: Comparison) -> str:
     header = (
         "number,run,score,value,low,high,minus_number,minus_run,difference,difference_low,difference_high,"
-        "p,p_holm,not_different,source"
+        "p,p_corrected,low_corrected,high_corrected,not_different,source"
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header.split(","))
 
     def row(i: int, against: list[Any]) -> None:
-        writer.writerow([i + 1, c.names[i], c.score, *c.rows[i], *against, c.sources[i]])
+        value, ends = c.rows[i]
+        writer.writerow([i + 1, c.names[i], c.score, value, *(ends or NO_ENDS), *against, c.sources[i]])
 
-    row(c.reference, [""] * 8)
+    row(c.reference, [""] * 10)
     for pair in c.pairs:
-        found = [pair.difference, pair.low, pair.high, pair.p, pair.adjusted, str(pair.alike).lower()]
-        row(pair.a, [pair.b + 1, c.names[pair.b], *found])
+        numbers = [pair.difference, *(pair.ends or NO_ENDS), pair.p, pair.adjusted]
+        numbers += [*(pair.corrected or NO_ENDS), str(pair.alike).lower()]
+        row(pair.a, [pair.b + 1, c.names[pair.b], *numbers])
     return text.getvalue().rstrip("\n")
 
 
@@ -146,7 +165,7 @@ def as_entry(c: Comparison, params: dict[str, str]) -> Entry:
     metrics = {
         f"{kind}/{pair.a + 1} {c.names[pair.a]} minus {pair.b + 1} {c.names[pair.b]}": value
         for pair in c.pairs
-        for kind, value in (("difference", pair.difference), ("p", pair.p), ("p_holm", pair.adjusted))
+        for kind, value in (("difference", pair.difference), ("p", pair.p), ("p_corrected", pair.adjusted))
     }
     return Entry(
         kind="comparison",

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from medretrieval.errors import UserError
 from medretrieval.protocol.ranking import Labels, Ranking
 from medretrieval.report import charts
-from medretrieval.report.compare import PLACES, Options, compare, resampling_of
+from medretrieval.report.compare import PLACES, Family, Options, compare, resampling_of
 from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.report.views import Content, Group, RunView
@@ -157,7 +157,7 @@ def _compared(members: list[Run]) -> tuple[Comparison | None, list[str]]:
         return None, ["The runs are repetitions of one another: there is nothing to compare."]
     how = resampling_of(members)
     options = Options(
-        score=None, baseline=None, pairs="all", resamples=how.resamples,
+        score=None, baseline=None, family=Family.all, resamples=how.resamples,
         permutations=how.resamples, confidence=how.confidence, seed=how.seed,
     )  # fmt: skip
     try:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medretrieval.config import Baseline, leaves
-from medretrieval.evaluate.half_samples import IN_BOTH_ROLES
 from medretrieval.evaluate.score_table import MAP_DEPTH, is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
+from medretrieval.protocol.task import BY_HALVES
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
 
@@ -28,9 +28,9 @@ def run_table(report: RunReport, folder: Path) -> str:
 
 def what_varies(report: RunReport) -> str:
     """What the intervals of a run say the luck of."""
-    if report.resampled.endswith(IN_BOTH_ROLES):
-        return f"of {report.resampled} (random halves)"
-    return f"{report.resampled} resampled, gallery held fixed"
+    if report.resampled in BY_HALVES:
+        return f"{report.resampled} vary (random halves)"
+    return f"{report.resampled} vary (bootstrap), gallery held fixed"
 
 
 def _score_table(report: RunReport) -> list[str]:

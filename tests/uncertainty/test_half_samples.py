@@ -6,24 +6,27 @@ from scipy import stats
 from tests.coverage.simulate import World, one_set, rates, simulate, two_sets
 from tests.tasks import task_of
 
+from medretrieval.config import Resample
 from medretrieval.datasets.base import Split
-from medretrieval.evaluate.half_samples import (
-    MIN_UNITS,
-    DeepResults,
-    HalfSamples,
+from medretrieval.evaluate.evaluate import DeepResults
+from medretrieval.evaluate.score_table import reported_scores
+from medretrieval.uncertainty.distributions import student_quantile, student_tails
+from medretrieval.uncertainty.half_intervals import (
     PairedHalves,
     difference_interval,
     difference_p,
+    share_interval,
+    spread,
+)
+from medretrieval.uncertainty.half_samples import (
+    MIN_UNITS,
+    HalfSamples,
+    Units,
     enough_results,
     half_depth,
     half_samples,
-    share_interval,
     splits,
-    spread,
-    student_quantile,
-    student_tails,
 )
-from medretrieval.evaluate.score_table import reported_scores
 
 N, SPLIT_COUNT = 60, 12
 RNG = np.random.default_rng(0)
@@ -90,6 +93,50 @@ def test_whole_groups_stand_in_one_half_and_find_none_of_their_own():
     for score in wanted:
         by_hand = [halves_by_hand(side[unit], score, i, groups) for i, side in enumerate(found.sides)]
         assert found.scores[score.name] == pytest.approx(by_hand, abs=1e-12)
+
+
+def two_sided(rows, columns):
+    """Test images that search train images, and the task of some of each."""
+    apart = np.linalg.norm(VECTORS[:25][rows][:, None] - VECTORS[25:][columns][None], axis=2)
+    order = np.argsort(apart, axis=1, kind="stable")
+    sides = [
+        Split(name, np.zeros((len(labels), 1, 1), np.uint8), labels)
+        for name, labels in (("test", LABELS[:25][rows]), ("train", LABELS[25:][columns]))
+    ]
+    distances = np.take_along_axis(apart, order, axis=1).astype(np.float32)
+    return task_of(*sides), order, distances
+
+
+@pytest.mark.parametrize("score", [r for r in WHOLE if r.name != "map_at_100"], ids=lambda r: r.name)
+def test_queries_and_gallery_are_halved_together_where_both_vary(score):
+    from medretrieval.evaluate.query_results import QueryResults
+
+    task, ids, distances = two_sided(np.arange(25), np.arange(35))
+    assert task.in_halves(Resample.both)
+    assert task.what_varies(Resample.queries) == "queries"
+    found = half_samples(task, DeepResults(ids, distances, True), [score], 10, SPLIT_COUNT)
+    for i, side in enumerate(found.sides):
+        means, k = [], half_depth(score.k, 35, i) if score.k else 0
+        for half in (side, ~side):
+            part, *results = two_sided(np.flatnonzero(half[:25]), np.flatnonzero(half[25:]))
+            values = score.score.of_query(
+                QueryResults(part, slice(None), *results, half_depth(10, 35, i), {}), k
+            )
+            if score.name.startswith("recall"):
+                values = values * score.k / (2 * k)
+            means.append(values[part.n_relevant > 0].mean())
+        assert found.scores[score.name][i] == pytest.approx((means[0] - means[1]) / 2, abs=1e-12)
+
+
+def test_a_patient_on_both_sides_is_in_one_half():
+    names = np.array([f"p{i}" for i in range(60)])
+    sides = [
+        Split(name, np.zeros((40, 1, 1), np.uint8), LABELS[:40], groups=groups)
+        for name, groups in (("test", names[:40]), ("train", names[20:]))
+    ]
+    units = Units.from_task(task_of(*sides))
+    assert units.count == 60
+    assert np.array_equal(units.of_queries[20:], units.of_gallery[:20])
 
 
 def test_the_curves_hold_the_scores_at_their_depths(drawn):
@@ -186,7 +233,7 @@ def test_interval_and_p_of_a_difference_agree(drawn):
         _, low, _ = difference_interval(difference, deviations, drawn.sides, 1 - p)
         assert low == pytest.approx(0, abs=1e-6)
     same = PairedHalves(np.array([0.5, 0.5]), np.stack([deviations] * 2, axis=1), drawn.sides, 0.95)
-    assert same.difference(0, 1) == (0, 0, 0)
+    assert same.difference(0, 1) is None
     assert same.p(0, 1) == 1
 
 

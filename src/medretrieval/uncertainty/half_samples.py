@@ -1,14 +1,14 @@
-"""How sure scores are where every image is both query and gallery item: random halves of the images.
+"""How sure scores are where the gallery varies as the queries do: random halves of the images.
 
-There the scores of two queries depend on each other: one is in the other's list, or both have the same
-neighbors. Resampling queries alone does not see that. So the images are split at random into two halves,
-each its own queries and its own gallery. The halves share no image, so the mean square of half the
-difference of their scores estimates the variance of a score of all images, for any score (repeated half
+Scores of two queries depend on each other: both have the same neighbors, or, where the queries are the
+gallery, one is in the other's list. Resampling queries alone does not see that. So queries and gallery are
+split at random into two halves, each a task of its own. The halves share no image, so the mean square of half
+the difference of their scores estimates the variance of a score of all images, for any score (repeated half
 samples: McCarthy 1969, doi 10.2307/1402116, there for survey means). tests/coverage measures what it covers.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.evaluate.query_results import QueryResults
-from medretrieval.evaluate.score_table import MACRO, MAP_DEPTH, Needs, ReportedScore
+from medretrieval.config import EvaluationConfig
+from medretrieval.evaluate.evaluate import DeepResults, Evaluation
+from medretrieval.evaluate.query_results import QueryResults, label_type
+from medretrieval.evaluate.score_table import MACRO, MAP_DEPTH, Needs, ReportedScore, reported_scores
 from medretrieval.evaluate.scores import average_precision_at
 from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.uncertainty.half_intervals import share_interval
 
-SPLITS = 400  # of the images into halves: their luck adds 3.5 % to a standard error
+SPLITS = 200  # of the images into halves: their luck adds 5 % to a standard error
 SPLIT_SEED = 0  # the same for all runs, so that two runs are compared over the same halves
 MIN_UNITS = 20  # images or groups, below which no interval is given: coverage is not shown there
-MAX_DEEP_CELLS = 2_000_000  # queries times results that are looked at in every split: some 20 s
 CURVE_DEPTH = 100
-IN_BOTH_ROLES = "in both roles"  # images, or groups of them, as queries and in the gallery
-BOUND = 1e-12  # a variance below it is rounding
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -36,26 +36,12 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class DeepResults:
-    """The results of every query, as deep as halves want them.
-
-    Attributes:
-        ids: int64 [n, depth] positions in the gallery, -1 for a missing result.
-        distances: float32 [n, depth].
-        whole: whether they cover all that a query can find.
-    """
-
-    ids: Ints
-    distances: NDArray[np.float32]
-    whole: bool
-
-
-@dataclass(frozen=True)
 class HalfSamples:
     """Half the difference of each score between two random halves of the images, split by split.
 
     Attributes:
-        sides: bool [splits, units], which half each image (or group) is in.
+        sides: bool [splits, units], which half each image (or group) is in; queries before the gallery
+            where these are not the same images.
         scores: score or macro mean -> float64 [splits].
         by_depth: "precision" and "recall" -> float64 [splits, depths from 1 on]; empty where results are
             not deep enough.
@@ -121,32 +107,79 @@ def enough_results(k: int) -> int:
     return 2 * k + 6 + math.ceil(5 * math.sqrt(2 * k))
 
 
+@dataclass(frozen=True)
+class Units:
+    """What stands in one half or the other: images, or whole groups of them.
+
+    Attributes:
+        of_queries: int64 [q].
+        of_gallery: int64 [n].
+        count: of units.
+    """
+
+    of_queries: Ints
+    of_gallery: Ints
+    count: int
+
+    @classmethod
+    def from_task(cls, task: RetrievalTask) -> "Units | None":
+        """The units of a task; None where queries or gallery have fewer than MIN_UNITS."""
+        one_set, queries, gallery = task.queries_are_gallery, task.queries.groups, task.gallery.groups
+        if queries is None:
+            of_queries = np.arange(len(task.queries))
+            of_gallery = of_queries if one_set else len(of_queries) + np.arange(len(task.gallery))
+        elif one_set or gallery is None:
+            of_queries = np.unique(queries, return_inverse=True)[1]
+            of_gallery = of_queries if one_set else of_queries.max() + 1 + np.arange(len(task.gallery))
+        else:  # a patient with images on both sides is one unit
+            codes = np.unique(np.concatenate([queries, gallery]), return_inverse=True)[1]
+            of_queries, of_gallery = codes[: len(queries)], codes[len(queries) :]
+        if min(len(np.unique(of_queries)), len(np.unique(of_gallery))) < MIN_UNITS:
+            return None
+        return cls(of_queries, of_gallery, int(max(of_queries.max(), of_gallery.max())) + 1)
+
+
 def half_samples(
     task: RetrievalTask, deep: DeepResults, wanted: Sequence[ReportedScore], vote_k: int, count: int = SPLITS
 ) -> HalfSamples | None:
     """Score both halves of many random splits of the images.
 
     Args:
-        task: whose queries are its gallery.
+        task: who queries whom.
         deep: the results of every query.
         wanted: scores; those that the results are not deep enough for are left out, and graded ones.
         vote_k: neighbors that vote.
         count: of splits.
 
     Returns:
-        None for fewer than MIN_UNITS images, or groups where the task has them.
+        None for fewer than MIN_UNITS images, or groups where the task has them, on a side.
     """
-    groups = task.queries.groups
-    unit = np.arange(len(task.queries)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if unit.max() + 1 < MIN_UNITS:
+    units = Units.from_task(task)
+    if units is None:
         return None
-    sides = splits(int(unit.max()) + 1, count)
+    sides = splits(units.count, count)
     wanted = [one for one in wanted if _is_deep_enough(one, deep, vote_k)]
     halves = _Halves(task, deep, wanted, vote_k)
-    drawn = [halves.deviations(side[unit], i) for i, side in enumerate(sides)]
+    drawn = [
+        halves.deviations(side[units.of_queries], side[units.of_gallery], i) for i, side in enumerate(sides)
+    ]
     parts = [{name: np.stack([d[i][name] for d in drawn]) for name in drawn[0][i]} for i in range(3)]
     plain = {name: values for name, values in parts[0].items() if not np.isnan(values).any()}
     return HalfSamples(sides, plain, *parts[1:])
+
+
+def halves_of(task: RetrievalTask, evaluation: Evaluation, config: EvaluationConfig) -> HalfSamples | None:
+    """All scores in halves of the images; None where the gallery is held fixed, or images are too few.
+
+    Args:
+        task: who queries whom.
+        evaluation: its scores.
+        config: score depths.
+    """
+    if evaluation.deep is None:
+        return None
+    wanted = [r for r in reported_scores(config.ks, label_type(task)) if r.name in evaluation.per_query]
+    return half_samples(task, evaluation.deep, wanted, config.vote_k)
 
 
 def _is_deep_enough(reported: ReportedScore, deep: DeepResults, vote_k: int) -> bool:
@@ -181,7 +214,7 @@ class _Halves:
     ) -> None:
         self.task, self.deep, self.wanted, self.vote_k = task, deep, wanted, vote_k
         labels = task.queries.labels
-        self.hits = task.relevance.hits(deep.ids, labels, task.gallery.labels)
+        hits = task.relevance.hits(deep.ids, labels, task.gallery.labels)
         self.members = class_members(labels).astype(np.float64)
         self.shallow = max([vote_k, *(one.k for one in wanted)])  # as deep as ids of a half are kept
         self.curve = min(CURVE_DEPTH, deep.ids.shape[1])
@@ -193,23 +226,31 @@ class _Halves:
         self.columns = deep.ids.shape[1]
         if 0 not in depths:
             self.columns = min(self.columns, enough_results(self.deepest) if self.deepest else 0)
+        self.flat_hits = hits[:, : self.columns].ravel()
+        self.flat_distances = deep.distances[:, : self.columns].ravel()
         # Relevant items of a half: by distinct labels, without the pairs that are left out.
         distinct: Any
-        distinct, self.code = np.unique(labels, axis=0, return_inverse=True)
-        self.code = self.code.reshape(-1)
+        distinct, code = np.unique(np.concatenate([labels, task.gallery.labels]), axis=0, return_inverse=True)
+        self.query_code, self.gallery_code = np.split(code.reshape(-1), [len(labels)])
         everyone = np.tile(np.arange(len(distinct)), (len(distinct), 1))
         self.relevant = task.relevance.hits(everyone, distinct, distinct).astype(np.float64)
         rows, places = task.exclusions.pairs
-        out = self.relevant[self.code[rows], self.code[places]] > 0
+        out = self.relevant[self.query_code[rows], self.gallery_code[places]] > 0
         self.out_rows, self.out_places = rows[out], places[out]
 
     def deviations(
-        self, side: Bools, split: int
+        self, side: Bools, of_gallery: Bools, split: int
     ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
-        """Half the difference of the scores of the two halves: scores, by depth, by class."""
-        n, found = len(side), self._counts(side)
+        """Half the difference of the scores of the two halves: scores, by depth, by class.
+
+        Args:
+            side: the half of each query.
+            of_gallery: the half of each gallery item.
+            split: its number.
+        """
+        n, found = len(of_gallery), self._counts(side, of_gallery)
         kept = found > 0
-        results = self._results(side, found, split)
+        results = self._results(side, of_gallery, found, split)
         one, two = kept & side, kept & ~side
         weights = np.stack([one / max(one.sum(), 1), two / max(two.sum(), 1)])
         shares = np.stack([self._class_shares(half) for half in (one, two)])
@@ -232,7 +273,7 @@ class _Halves:
             plain[f"{MACRO}{name}"] = np.asarray(by_class[there].mean() if there.any() else np.nan)
             if name.startswith("precision_at"):
                 classes[name] = by_class
-        return plain, self._curves(results.hits, found, weights, split), classes
+        return plain, self._curves(results, weights, n, split), classes
 
     def _class_shares(self, half: Bools) -> Floats:
         """Weights of queries in the mean of each class, [classes, n]; NaN for a class without any."""
@@ -240,10 +281,10 @@ class _Halves:
         sizes = members.sum(axis=0)
         return np.asarray((members / np.where(sizes > 0, sizes, np.nan)).T)
 
-    def _curves(self, hits: Bools, found: Ints, weights: Floats, split: int) -> dict[str, Floats]:
+    def _curves(self, results: QueryResults, weights: Floats, n: int, split: int) -> dict[str, Floats]:
         if not self.curve:
             return {}
-        n, top = len(found), hits[:, : self.curve].astype(np.float64)
+        found, top = results.n_relevant, results.hits[:, : self.curve].astype(np.float64)
         kinds = {"precision": top, "recall": top / np.maximum(found, 1)[:, None] / 2}
         ks = np.arange(1, self.curve + 1)
         depths = np.array([half_depth(int(k), n, split) for k in ks])
@@ -254,164 +295,30 @@ class _Halves:
             curves[name] = (first - second)[there] / 2 / depths * (1 if name == "precision" else ks)
         return curves
 
-    def _counts(self, side: Bools) -> Ints:
+    def _counts(self, side: Bools, of_gallery: Bools) -> Ints:
         """R of each query in its half."""
         there = ~self.task.exclusions.dropped
         found = np.zeros(len(side))
-        for half in (side, ~side):
-            sizes = np.bincount(self.code[half & there], minlength=len(self.relevant))
-            found[half] = (self.relevant @ sizes)[self.code[half]]
-        same = side[self.out_rows] == side[self.out_places]
+        for half, items in ((side, of_gallery), (~side, ~of_gallery)):
+            sizes = np.bincount(self.gallery_code[items & there], minlength=len(self.relevant))
+            found[half] = (self.relevant @ sizes)[self.query_code[half]]
+        same = side[self.out_rows] == of_gallery[self.out_places]
         return np.asarray(found - np.bincount(self.out_rows[same], minlength=len(side)), dtype=np.int64)
 
-    def _results(self, side: Bools, found: Ints, split: int) -> _HalfResults:
+    def _results(self, side: Bools, of_gallery: Bools, found: Ints, split: int) -> _HalfResults:
         ids = self.deep.ids[:, : self.columns]
-        same = (side[ids] == side[:, None]) & (ids >= 0)
-        place = np.cumsum(same, axis=1, dtype=np.int32) - 1
-        rows, columns = np.nonzero(same)
-        places = place[rows, columns]
-        deepest = int(places.max(initial=0)) + 1
-        hits = np.zeros((len(ids), max(deepest, self.deepest)), dtype=np.bool_)
-        hits[rows, places] = self.hits[rows, columns]
+        same = (of_gallery[ids] == side[:, None]) & (ids >= 0)
+        # Packed to the left in one pass: the results of a row follow each other in the flat order.
+        counts, cells = np.count_nonzero(same, axis=1), np.flatnonzero(same)
+        rows = np.repeat(np.arange(len(ids)), counts)
+        places = np.arange(len(cells)) - np.repeat(np.cumsum(counts) - counts, counts)
+        hits = np.zeros((len(ids), max(int(counts.max(initial=0)), self.deepest)), dtype=np.bool_)
+        hits.ravel()[rows * hits.shape[1] + places] = self.flat_hits[cells]
         near = places < self.shallow
-        rows, columns, places = rows[near], columns[near], places[near]
+        rows, places, cells = rows[near], places[near], cells[near]
         own = np.full((len(ids), self.shallow), -1, dtype=np.int64)
         distances = np.full(own.shape, np.inf, dtype=np.float32)
-        own[rows, places] = ids[rows, columns]
-        distances[rows, places] = self.deep.distances[rows, columns]
-        task, voters = replace(self.task, n_relevant=found), half_depth(self.vote_k, len(side), split)
+        own[rows, places] = ids.ravel()[cells]
+        distances[rows, places] = self.flat_distances[cells]
+        task, voters = replace(self.task, n_relevant=found), half_depth(self.vote_k, len(of_gallery), split)
         return _HalfResults(task, slice(None), own, distances, voters, {}, hits)
-
-
-def spread(deviations: Floats, sides: Bools) -> tuple[float, float]:
-    """Standard error of a score of all images, and the degrees of freedom of its square (Satterthwaite).
-
-    The square is less sure where few images carry it (a rare class): their fourth moments say how much.
-
-    Args:
-        deviations: float64 [splits], half the difference of the halves' scores.
-        sides: bool [splits, units].
-    """
-    count, units = sides.shape
-    variance = float((deviations**2).mean())
-    if not variance > BOUND**2:
-        return 0.0, 1.0
-    pull = (2.0 * sides - 1).T @ deviations / count  # of each image on the score
-    pull -= pull.mean()
-    heavy = float((pull**4).sum() - 3 * (pull**2).sum() ** 2 / units)
-    uncertainty = 2 / (units - 1) + 2 / count + max(heavy, 0.0) / variance**2
-    return math.sqrt(variance), max(1.0, 2 / uncertainty)
-
-
-def share_interval(
-    value: float, deviations: Floats, sides: Bools, confidence: float
-) -> tuple[float, float] | None:
-    """Interval of a score between 0 and 1, by Student's t on the scale of log-odds; None where none is valid.
-
-    None too for a score of 0 or 1, and for one that no half differs in: nothing is known of its spread.
-    """
-    error, freedom = spread(deviations, sides)
-    if error == 0 or not 0 < value < 1 or np.isnan(deviations).any():
-        return None
-    middle, wide = math.log(value / (1 - value)), error / (value * (1 - value))
-    half = student_quantile(confidence, freedom) * wide
-    low, high = (0.5 + 0.5 * math.tanh(end / 2) for end in (middle - half, middle + half))
-    return low, high
-
-
-def difference_interval(
-    difference: float, deviations: Floats, sides: Bools, confidence: float
-) -> tuple[float, float, float]:
-    """A difference of two scores with its interval by Student's t: (difference, low, high).
-
-    The ends are the difference itself where it is the same in all halves, as of a run with itself.
-    """
-    error, freedom = spread(deviations, sides)
-    half = student_quantile(confidence, freedom) * error
-    return difference, difference - half, difference + half
-
-
-def difference_p(difference: float, deviations: Floats, sides: Bools) -> float:
-    """Two-sided p of a difference of two scores; 1 where the runs do not differ in any half."""
-    error, freedom = spread(deviations, sides)
-    return 1.0 if error == 0 else student_tails(abs(difference) / error, freedom)
-
-
-@dataclass(frozen=True)
-class PairedHalves:
-    """Scores of several runs over the same halves of the same images.
-
-    Attributes:
-        means: float64 [runs], over all images.
-        deviations: float64 [splits, runs].
-        sides: bool [splits, units].
-        confidence: of the intervals.
-    """
-
-    means: Floats
-    deviations: Floats
-    sides: Bools
-    confidence: float
-
-    def interval(self, run: int) -> tuple[float, float] | None:
-        """Of one score (see `share_interval`)."""
-        return share_interval(float(self.means[run]), self.deviations[:, run], self.sides, self.confidence)
-
-    def difference(self, a: int, b: int) -> tuple[float, float, float]:
-        """Of run a minus run b (see `difference_interval`)."""
-        apart = self.deviations[:, a] - self.deviations[:, b]
-        return difference_interval(float(self.means[a] - self.means[b]), apart, self.sides, self.confidence)
-
-    def p(self, a: int, b: int) -> float:
-        """Two-sided p of run a minus run b (see `difference_p`)."""
-        apart = self.deviations[:, a] - self.deviations[:, b]
-        return difference_p(float(self.means[a] - self.means[b]), apart, self.sides)
-
-
-def student_tails(t: float, freedom: float) -> float:
-    """Probability that Student's t lies beyond -t and t.
-
-    >>> round(student_tails(2.0, 10.0), 6)
-    0.073388
-    """
-    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
-
-
-def student_quantile(confidence: float, freedom: float) -> float:
-    """The t between minus which and which Student's t lies with a given probability, by bisection.
-
-    >>> round(student_quantile(0.95, 10.0), 4)
-    2.2281
-    """
-    low, high = 0.0, 1.0
-    while student_tails(high, freedom) > 1 - confidence:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_tails(middle, freedom) > 1 - confidence else (low, middle)
-    return high
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Regularized incomplete beta function by its continued fraction (Lentz; DLMF 8.17.22)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    total = d
-    for term in _fraction(x, a, b):
-        d, c = 1 / (1 + term * d), 1 + term / c
-        total *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return front * total / a
-
-
-def _fraction(x: float, a: float, b: float) -> Iterator[float]:
-    for m in range(1, 1000):
-        yield m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        yield -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
