@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from tests.coverage.table import HEADER, ONE_SET, TWO_SETS, line_of, of_one_set, of_two_sets
+from tests.coverage.table import HEADER, MANY, ONE_SET, TWO_SETS, line_of
 
 from medretrieval.runs.tables import markdown
 
@@ -26,10 +26,10 @@ def written(page: str, table: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make coverage", description=__doc__)
-    parser.add_argument("--samples", type=int, default=1000, help="of each world")
+    parser.add_argument("--samples", type=int, default=500, help="of each world")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    tasks = [(of_one_set, *row) for row in ONE_SET] + [(of_two_sets, *row) for row in TWO_SETS]
+    tasks = [*ONE_SET, *TWO_SETS, *MANY]
     one = functools.partial(line_of, samples=args.samples, seed=args.seed)
     # A process for each core, and a thread for each process.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

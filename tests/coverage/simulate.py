@@ -1,28 +1,31 @@
 """Worlds with known truth, and what the project's intervals and p-values make of samples of them."""
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tests.tasks import task_of
 
+from medretrieval.config import Resample
 from medretrieval.datasets.base import Split
 from medretrieval.evaluate.evaluate import DeepResults
 from medretrieval.evaluate.score_table import MACRO, Needs, reported_scores
 from medretrieval.protocol.ranking import class_members
 from medretrieval.uncertainty.bootstrap import Resampling, bootstrap
-from medretrieval.uncertainty.half_intervals import difference_interval, difference_p, share_interval
+from medretrieval.uncertainty.half_intervals import PairedHalves
 from medretrieval.uncertainty.half_samples import enough_results, half_samples
+from medretrieval.uncertainty.many_pairs import OfImages, OfQueries, corrected
 from medretrieval.uncertainty.sign_flips import sign_flips
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-SPLITS = 150  # fewer than a run takes: its degrees of freedom know of it
+SPLITS = 100  # fewer than a run takes: its degrees of freedom know of it
 
 
 @dataclass(frozen=True)
 class World:
-    """Gaussian classes that two encoders see equally well.
+    """Gaussian classes that several encoders see equally well.
 
     Attributes:
         images: of a sample (queries, where the gallery is another split).
@@ -32,7 +35,9 @@ class World:
         classes: probability of each class.
         apart: of the class means from the first one's, in standard deviations within a class.
         group: images of one patient, that share most of what is not class.
-        new_gallery: whether each sample has another gallery (else all samples share one).
+        new_gallery: whether each sample has another gallery (else all samples and encoders share one).
+        encoders: how many.
+        resample: what varies in the intervals of a gallery of its own.
     """
 
     images: int
@@ -43,9 +48,11 @@ class World:
     apart: float = 1.5
     group: int = 1
     new_gallery: bool = False
+    encoders: int = 2
+    resample: Resample = Resample.queries
 
     def draw(self, rng, n):
-        """Vectors [2 encoders, n, d], labels [n] and patients [n]."""
+        """Vectors [encoders, n, d], labels [n] and patients [n]."""
         patients = np.arange(n) // self.group
         labels = rng.choice(len(self.classes), patients[-1] + 1, p=self.classes)[patients]
         centers = np.zeros((len(self.classes), self.dimension))
@@ -54,7 +61,7 @@ class World:
         shared = rng.normal(size=(patients[-1] + 1, self.dimension))[patients]
         own = rng.normal(size=(n, self.dimension))
         within = np.sqrt(0.8) * shared + np.sqrt(0.2) * own if self.group > 1 else own
-        noise = rng.normal(size=(2, n, self.dimension))
+        noise = rng.normal(size=(self.encoders, n, self.dimension))
         return centers[labels] + np.sqrt(0.7) * within + np.sqrt(0.3) * noise, labels, patients
 
     @property
@@ -86,68 +93,76 @@ class Answers:
     p: float
 
 
-def _split(labels, patients, group):
+def _split(name, labels, patients, group):
     images = np.zeros((len(labels), 1, 1), np.uint8)
-    return Split("test", images, labels, groups=patients.astype(str) if group > 1 else None)
+    return Split(name, images, labels, groups=patients.astype(str) if group > 1 else None)
 
 
-def one_set(world: World, rng) -> tuple[Answers, Answers]:
-    """Queries that are the gallery: by halves of the images, and by a bootstrap of the queries."""
+def _searched(world: World, task, queries, gallery):
+    """What one encoder gives: scores of the queries, and the score in halves (None where none are wanted)."""
+    reported, halved = world.reported, task.in_halves(world.resample)
+    wanted = reported.k
+    if halved:
+        deep_enough = enough_results(reported.k) + world.group - 1
+        wanted = min(task.max_depth, deep_enough if reported.score.needs is Needs.FIRST_K else task.max_depth)
+    depth = min(len(gallery), wanted + task.exclusions.overfetch)
+    ids = nearest(queries, gallery, depth, leave_out=False)
+    ids, _ = task.exclusions.remove(ids, np.broadcast_to(np.zeros((len(queries), 1), np.float32), ids.shape))
+    hits = task.relevance.hits(ids, task.queries.labels, task.gallery.labels)
+    results = type("Results", (), {"hits": hits, "n_relevant": task.n_relevant})()
+    values = np.where(task.n_relevant > 0, reported.score.of_query(results, reported.k), np.nan)
+    if not halved:
+        return values, None
+    deep = DeepResults(ids, np.zeros(ids.shape, np.float32), ids.shape[1] >= task.max_depth)
+    return values, half_samples(task, deep, [reported], 1, SPLITS)
+
+
+def _task(world: World, rng, seed: int):
+    """A sample: the task, and the vectors of queries and gallery of every encoder."""
+    if not world.gallery:
+        vectors, labels, patients = world.draw(rng, world.images)
+        only = _split("test", labels, patients, world.group)
+        return task_of(only, only, exclude_same_group=world.group > 1), vectors, vectors
+    source = rng if world.new_gallery else np.random.default_rng(seed)
+    gallery, of_gallery, _ = replace(world, group=1).draw(source, world.gallery)
     vectors, labels, patients = world.draw(rng, world.images)
-    only, reported = _split(labels, patients, world.group), world.reported
-    task = task_of(only, only, exclude_same_group=world.group > 1)
-    whole = reported.score.needs is not Needs.FIRST_K
-    wanted = (
-        world.images - 1 if whole else min(world.images - 1, enough_results(reported.k) + world.group - 1)
-    )
-    name = world.score.removeprefix(MACRO)
-    values, drawn = [], []
-    for side in vectors:
-        full = np.zeros((world.images, 1), np.float32)
-        ids = nearest(side, side, min(world.images, wanted + task.exclusions.overfetch), leave_out=False)
-        ids, _ = task.exclusions.remove(ids, np.broadcast_to(full, ids.shape))
-        hits = task.relevance.hits(ids, labels, labels)
-        deep = DeepResults(ids, np.zeros(ids.shape, np.float32), ids.shape[1] >= task.max_depth)
-        results = type("Results", (), {"hits": hits, "n_relevant": task.n_relevant})()
-        values.append(reported.score.of_query(results, reported.k))
-        drawn.append(half_samples(task, deep, [reported], 1, SPLITS))
-        assert drawn[-1] is not None
-        assert name in drawn[-1].scores
-    values = np.where(task.n_relevant[:, None] > 0, np.stack(values, axis=1), np.nan)
-    members = class_members(labels) if world.score.startswith(MACRO) else None
-    resampled = bootstrap(values, Resampling(RESAMPLES, CONFIDENCE, 0), task.queries.groups, members)
-    a, b = (one.scores[world.score] for one in drawn)
-    sides, (value, other) = drawn[0].sides, resampled.means
-    difference = difference_interval(value - other, a - b, sides, CONFIDENCE)
-    ours = Answers(
-        float(value), share_interval(float(value), a, sides, CONFIDENCE),
-        None if difference is None else difference[1:], difference_p(value - other, a - b, sides),
-    )  # fmt: skip
-    flips = sign_flips(values, RESAMPLES - 1, 0, task.queries.groups, members)
-    plain = Answers(float(value), resampled.interval(0), resampled.difference(0, 1)[1:], flips.p(0, 1))
-    return ours, plain
+    queries = _split("test", labels, patients, world.group)
+    # Encoders that share a gallery are equally good on it.
+    shared = gallery if world.new_gallery else np.broadcast_to(gallery[:1], gallery.shape)
+    return task_of(queries, _split("train", of_gallery, None, 1)), vectors, shared
 
 
-def two_sets(world: World, rng, seed: int = 0) -> Answers:
-    """Queries that search another split: a bootstrap of the queries, or of their patients."""
-    fixed = rng if world.new_gallery else np.random.default_rng(seed)
-    gallery, of_gallery, _ = World(
-        1, dimension=world.dimension, classes=world.classes, apart=world.apart
-    ).draw(fixed, world.gallery)
-    queries, labels, patients = world.draw(rng, world.images)
-    reported = world.reported
-    relevant = (of_gallery == labels[:, None]).sum(axis=1)
-    values = []
-    for side, of in zip(queries, gallery, strict=True):
-        hits = of_gallery[nearest(side, of, reported.k, leave_out=False)] == labels[:, None]
-        results = type("Results", (), {"hits": hits, "n_relevant": relevant})()
-        values.append(reported.score.of_query(results, reported.k))
-    groups = patients if world.group > 1 else None
-    members = class_members(labels) if world.score.startswith(MACRO) else None
-    table = np.where(relevant[:, None] > 0, np.stack(values, axis=1), np.nan)
-    drawn = bootstrap(table, Resampling(RESAMPLES, CONFIDENCE, 0), groups, members)
-    flips = sign_flips(table, RESAMPLES - 1, 0, groups, members)
-    return Answers(float(drawn.means[0]), drawn.interval(0), drawn.difference(0, 1)[1:], flips.p(0, 1))
+def contrasts(world: World, rng, seed: int = 0):
+    """What the project says of the encoders on a sample, and what queries alone would say."""
+    task, queries, gallery = _task(world, rng, seed)
+    found = [_searched(world, task, *sides) for sides in zip(queries, gallery, strict=True)]
+    values = np.stack([side[0] for side in found], axis=1)
+    members = class_members(task.queries.labels) if world.score.startswith(MACRO) else None
+    drawn = bootstrap(values, Resampling(RESAMPLES, CONFIDENCE, 0), task.queries.groups, members)
+    plain = OfQueries(drawn, sign_flips(values, RESAMPLES - 1, 0, task.queries.groups, members))
+    halves = [side[1] for side in found]
+    if halves[0] is None:
+        return plain, plain
+    columns = np.stack([one.scores[world.score] for one in halves], axis=1)
+    paired = PairedHalves(drawn.means, columns, halves[0].sides, CONFIDENCE)
+    return OfImages(paired, RESAMPLES, 0), plain
+
+
+def answers(world: World, rng) -> tuple[Answers, Answers]:
+    """Of two encoders: what the project says, and what a bootstrap of the queries alone would say."""
+    both = []
+    for one in contrasts(world, rng):
+        apart = one.difference(0, 1)
+        both.append(
+            Answers(float(one.means[0]), one.interval(0), None if apart is None else apart[1:], one.p(0, 1))
+        )
+    return both[0], both[1]
+
+
+def any_alarm(world: World, rng) -> bool:
+    """Whether any pair of many equal encoders is called different after the correction."""
+    pairs = list(itertools.combinations(range(world.encoders), 2))
+    return min(corrected(contrasts(world, rng)[0], pairs, CONFIDENCE).p) < 1 - CONFIDENCE + 1e-12
 
 
 @dataclass(frozen=True)

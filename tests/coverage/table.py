@@ -1,6 +1,9 @@
 """The worlds that are simulated, and what a line of the table says of each."""
 
-from tests.coverage.simulate import World, one_set, rates, simulate, two_sets
+import numpy as np
+from tests.coverage.simulate import World, answers, any_alarm, rates, simulate
+
+from medretrieval.config import Resample
 
 FOUR = (0.6, 0.3, 0.07, 0.03)
 # What is said of each world, and the world.
@@ -25,15 +28,26 @@ ONE_SET = (
     ("624 images", World(624, dimension=2, score="precision_at_50")),
 )
 TWO_SETS = (
-    ("200 queries, gallery of 2,000", World(200, 2000)),
-    ("200 queries, score near 1", World(200, 2000, score="precision_at_1", apart=5.0)),
+    ("12 queries, gallery of 2,000", World(12, 2000)),
+    ("50 queries", World(50, 2000, score="precision_at_1")),
+    ("50 queries, score near 1", World(50, 2000, score="precision_at_1", apart=3.5)),
+    ("200 queries", World(200, 2000)),
+    ("200 queries", World(200, 2000, score="recall_at_5")),
+    ("200 queries, score near 1", World(200, 2000, score="precision_at_1", apart=4.5)),
+    ("60 queries, groups of 4", World(60, 2000, group=4)),
     ("240 queries, groups of 4", World(240, 2000, group=4)),
     (
-        "200 queries, 4 classes of 60, 30, 7, 3 %",
+        "200 queries, classes of 60, 30, 7, 3 %",
         World(200, 2000, score="macro_precision_at_5", classes=FOUR),
     ),
     ("200 queries, gallery of 200", World(200, 200)),
     ("the same, against new galleries", World(200, 200, new_gallery=True)),
+    ("the same, resample=both", World(200, 200, new_gallery=True, resample=Resample.both)),
+    ("100 queries, gallery of 400, resample=both", World(100, 400, new_gallery=True, resample=Resample.both)),
+)
+MANY = (
+    ("200 queries, 12 encoders", World(200, 2000, encoders=12)),
+    ("156 images, 6 encoders", World(156, encoders=6)),
 )
 HEADER = [
     "protocol",
@@ -48,26 +62,21 @@ HEADER = [
 ]
 
 
-def of_one_set(said: str, world: World, samples: int, seed: int) -> list[str]:
-    """A line of the table; the last column is what a bootstrap of the queries alone would do."""
-    answers = simulate(one_set, world, samples, seed)
-    ours, alone = (rates([pair[i] for pair in answers]) for i in (0, 1))
-    return [*_cells("leave_one_out", said, world, ours), f"{alone.covered:.1f}, {alone.false_alarms:.1f}"]
-
-
-def of_two_sets(said: str, world: World, samples: int, seed: int) -> list[str]:
-    """A line of the table."""
-    found = rates(simulate(two_sets, world, samples, seed))
-    return [*_cells("query_gallery", said, world, found), ""]
-
-
-def _cells(protocol, said, world, found):
-    numbers = (found.covered, found.difference_covered, found.false_alarms)
-    shown = [f"{found.truth:.3f}", *(f"{number:.1f}" for number in numbers)]
-    return [protocol, said, str(world.dimension), world.score, *shown]
-
-
-def line_of(task, samples, seed):
-    """The cells of one world."""
-    line, said, world = task
-    return line(said, world, samples, seed)
+def line_of(task: tuple[str, World], samples: int, seed: int) -> list[str]:
+    """The cells of one world; the last is what a bootstrap of the queries alone would do."""
+    said, world = task
+    protocol = "query_gallery" if world.gallery else "leave_one_out"
+    begin = [protocol, said, str(world.dimension), world.score]
+    if world.encoders > 2:
+        alarms = 100 * float(np.mean(simulate(any_alarm, world, samples, seed)))
+        return [*begin, "", "", "", f"{alarms:.1f} (any pair)", ""]
+    pairs = simulate(answers, world, samples, seed)
+    ours, alone = (rates([pair[i] for pair in pairs]) for i in (0, 1))
+    numbers = (ours.covered, ours.difference_covered, ours.false_alarms)
+    other = not world.gallery or world.resample is Resample.both
+    return [
+        *begin,
+        f"{ours.truth:.3f}",
+        *(f"{number:.1f}" for number in numbers),
+        f"{alone.covered:.1f}, {alone.false_alarms:.1f}" if other else "",
+    ]

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.coverage.simulate import World, one_set, rates, simulate, two_sets
 from tests.tasks import task_of
 
 from medretrieval.config import Resample
@@ -243,23 +242,3 @@ def test_what_is_saved_is_read_back(drawn, tmp_path):
     assert (found.sides == drawn.sides).all()
     assert found.scores.keys() == drawn.scores.keys()
     assert all((found.scores[name] == drawn.scores[name]).all() for name in found.scores)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("procedure", "world"),
-    [
-        (one_set, World(50, dimension=2)),
-        (one_set, World(156, score="precision_at_50")),
-        (one_set, World(156, score="map")),
-        (one_set, World(240, group=4)),
-        (two_sets, World(200, 1000)),
-        (two_sets, World(240, 1000, group=4)),
-    ],
-)
-def test_intervals_cover_what_they_say(procedure, world):
-    answers = simulate(procedure, world, 200, seed=1)
-    found = rates([a[0] if isinstance(a, tuple) else a for a in answers])
-    assert 90 <= found.covered <= 99.5
-    assert 90 <= found.difference_covered <= 100
-    assert found.false_alarms <= 8
