@@ -81,7 +81,7 @@ def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):
     assert report.chance["ndcg_at_5"] == pytest.approx(0.2, abs=0.05)
     assert report.lift["graded_ndcg_at_5"] == pytest.approx(1 / report.chance["graded_ndcg_at_5"])
     ends = report.intervals["macro_graded_ndcg_at_5"]
-    assert (ends.low, ends.high) == pytest.approx((1, 1))
+    assert 0.9 < ends.low < ends.high == 1
 
 
 def test_findings_that_must_overlap_more_are_relevant_less_often(config, write_npz):

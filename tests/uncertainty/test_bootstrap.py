@@ -141,6 +141,14 @@ def test_few_misses_give_the_exact_interval(misses):
     assert intervals({"x": np.repeat(hits, 4)}, Resampling(100, 0.95, 0), groups)["x"] == pytest.approx(found)
 
 
+def test_a_score_that_cannot_reach_1_has_an_interval_below_what_it_can_reach():
+    """All 50 queries find their first relevant image of 40: recall_at_1 is 1/40, and cannot be more."""
+    relevant = np.full(50, 40)
+    found = intervals({"recall_at_1": np.full(50, 1 / 40)}, Resampling(100, 0.95, 0), n_relevant=relevant)
+    low, high = exact_interval(1.0, 50, 0.95)
+    assert found["recall_at_1"] == pytest.approx((low / 40, high / 40))
+
+
 def test_a_score_near_1_is_covered_as_promised():
     """Precision at 1 of 0.98 with 50 queries: BCa alone covers 60 to 66 %."""
     hits = np.random.default_rng(0).random((50, 500)) < 0.98

@@ -57,6 +57,7 @@ class Score:
         chance: what a random ranking is expected to score, for each query, and depth -> float64 [q]; None
             where no closed form is known: random rankings are drawn instead, as deep as ks and votes go.
         needs: how deep a ranking the score needs.
+        highest: R of queries and depth -> the largest value that each can have, float64 [q]; None for 1.
         headline: whether it is shown in the terminal, with its interval.
         less_is_better: whether 0 is the best value.
         label_types: of the datasets that have this score.
@@ -70,6 +71,7 @@ class Score:
     of_votes: Callable[[Vote, Ints], float | None] | None = None
     chance: Callable[[RandomRanking, int], Floats] | None = None
     needs: Needs = Needs.FIRST_K
+    highest: Callable[[Ints, int], Floats] | None = None
     headline: bool = False
     less_is_better: bool = False
     label_types: tuple[LabelType, ...] = ANY_LABELS
@@ -114,6 +116,7 @@ SCORES = (
         formula="sum(h_1..h_K) / R",
         of_query=lambda r, k: scores.recall_at(r.hits, r.n_relevant, k),
         chance=for_each(closed_forms.recall_at),
+        highest=lambda relevant, k: np.minimum(k, relevant) / np.maximum(relevant, 1),
         headline=True,
         other_names='trec_eval recall_K, ranx recall@K; not the "Recall@K" of metric learning (hit rate)',
     ),
@@ -318,6 +321,23 @@ def find(name: str) -> Score | None:
     fits = [score for score in SCORES if re.fullmatch(score.name.replace("{k}", r"\d+"), name)]
     # A score of one depth, map_at_100, goes before those that have any.
     return min(fits, key=lambda score: score.at_depth, default=None)
+
+
+def highest_values(names: Sequence[str], n_relevant: Ints) -> Floats:
+    """The largest value that each query can have of each score, float64 [q, scores].
+
+    Args:
+        names: of scores, without `macro_`.
+        n_relevant: R of each query, int64 [q].
+    """
+    columns = []
+    for name in names:
+        score, depth = find(name), re.search(r"_at_(\d+)", name)
+        if score is None or score.highest is None or depth is None:
+            columns.append(np.ones(len(n_relevant)))
+        else:
+            columns.append(score.highest(n_relevant, int(depth[1])))
+    return np.stack(columns, axis=1)
 
 
 def is_headline(name: str) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.embed.sides import Sides
 from medretrieval.evaluate import scores
+from medretrieval.evaluate.score_table import highest_values
 from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import BLOCK_VECTORS, exact_search
 from medretrieval.index.faiss_index import VectorIndex
@@ -71,7 +72,7 @@ def measure(
     """
     if index.is_flat:
         return None
-    config, count, groups = settings.evaluation, len(task.queries), task.queries.groups
+    config, count = settings.evaluation, len(task.queries)
     query, gallery = sides.query.vectors, sides.gallery.vectors
     rows = np.arange(count)
     if count > MAX_SAMPLED_QUERIES:
@@ -93,25 +94,27 @@ def measure(
     return AnnLoss(
         queries=len(rows),
         recall={k: neighbor_recall(distances, exact, k) for k in config.ks},
-        changes=_changes(
-            ours, theirs, Resampling.from_settings(settings), groups if groups is None else groups[rows]
-        ),
+        changes=_changes(settings, task, rows, (ours, theirs)),
         missing=int((ids < 0).sum()),
         exact_queries_per_s=len(rows) / exact_s if told else None,
     )
 
 
 def _changes(
-    ours: Mapping[str, NDArray[np.float64]],
-    theirs: Mapping[str, NDArray[np.float64]],
-    resampling: Resampling,
-    groups: NDArray[np.str_] | None,
+    settings: Config,
+    task: RetrievalTask,
+    rows: NDArray[np.int64],
+    sides: tuple[Mapping[str, NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
 ) -> dict[str, Interval]:
-    """Ours minus theirs of every score with its interval, all under the same resamples; {} for too few."""
+    """The first minus the second of every score with its interval; {} for too few queries."""
+    ours, theirs = sides
+    groups = None if task.queries.groups is None else task.queries.groups[rows]
     if not enough(next(iter(ours.values())), groups):
         return {}
+    names = [name for name in ours for _ in sides]
     columns = np.stack([side[name] for name in ours for side in (ours, theirs)], axis=1)
-    drawn = bootstrap(columns, resampling, groups)
+    highest = highest_values(names, task.n_relevant[rows])
+    drawn = bootstrap(columns, Resampling.from_settings(settings), groups, highest=highest)
     changes = {name: drawn.difference(2 * i, 2 * i + 1) for i, name in enumerate(ours)}
     return {name: change for name, change in changes.items() if change is not None}
 

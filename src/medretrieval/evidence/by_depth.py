@@ -111,5 +111,7 @@ def _intervals(settings: Config, task: RetrievalTask, values: NDArray[np.float64
     resampling, groups = Resampling.from_settings(settings), task.queries.groups
     if not enough(values[:, 0], groups):
         return [(None, None)] * values.shape[1]
-    drawn = bootstrap(values, resampling, groups)
+    ks = np.arange(1, values.shape[1] // 2 + 1)
+    recall = np.minimum(ks, task.n_relevant[:, None]) / np.maximum(task.n_relevant, 1)[:, None]
+    drawn = bootstrap(values, resampling, groups, highest=np.hstack([np.ones(recall.shape), recall]))
     return [drawn.interval(i) or (None, None) for i in range(values.shape[1])]

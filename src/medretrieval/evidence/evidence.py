@@ -12,7 +12,7 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import Config, ProtocolConfig
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.evaluate import Evaluation, objective_name
-from medretrieval.evaluate.score_table import MACRO, is_headline, less_is_better
+from medretrieval.evaluate.score_table import MACRO, highest_values, is_headline, less_is_better
 from medretrieval.evidence.pixel_baseline import BaselineScores, baseline
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.inputs import Inputs
@@ -122,7 +122,7 @@ def _intervals(
         pairs = {n: halves.interval(n, evaluation.scores[n], confidence) for n in names} if halves else {}
         return {name: ends for name, ends in pairs.items() if ends is not None}
     labels = task.queries.labels if objective.startswith(MACRO) else None
-    drawn = intervals(shown, Resampling.from_settings(settings), task.queries.groups, labels)
+    drawn = intervals(shown, Resampling.from_settings(settings), task.queries.groups, labels, task.n_relevant)
     return {name: drawn[name] for name in drawn if name in names}
 
 
@@ -147,7 +147,8 @@ def _paired(
         return None
     members = class_members(task.queries.labels) if objective.startswith(MACRO) else None
     if not task.in_halves(settings.evaluation.resample):
-        return paired_difference(a, b, Resampling.from_settings(settings), groups, members)
+        highest = highest_values([objective.removeprefix(MACRO)], task.n_relevant)[:, 0]
+        return paired_difference(a, b, Resampling.from_settings(settings), groups, members, highest)
     if any(half is None or objective not in half.scores for half in halves):
         return None
     one, two = (half.scores[objective] for half in halves if half is not None)

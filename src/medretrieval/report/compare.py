@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
+from medretrieval.evaluate.score_table import MACRO, highest_values
 from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import BY_HALVES
 from medretrieval.report.compare_tables import Comparison, Pair
-from medretrieval.report.matched_runs import matched, require_comparable
+from medretrieval.report.matched_runs import MatchedRuns, matched, require_comparable
 from medretrieval.runs.folder import HALVES
 from medretrieval.runs.tables import best_first, differing
 from medretrieval.track.find_runs import Run, config_of
@@ -107,13 +108,14 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     if options.family == Family.encoders:
         runs, left_out = _of_exact_search(runs)
     require_comparable(runs, score)
-    runs, values, labels, groups = matched(runs, score)
-    members = class_members(labels) if score.startswith("macro_") else None
-    order = best_first([run.report for run in runs], [float(mean) for mean in means(values, members)])
-    runs, values = [runs[i] for i in order], values[:, order]
+    same = matched(runs, score)
+    members = class_members(same.labels) if score.startswith(MACRO) else None
+    order = best_first([r.report for r in same.runs], [float(mean) for mean in means(same.values, members)])
+    same = replace(same, runs=[same.runs[i] for i in order], values=same.values[:, order])
+    runs, values = same.runs, same.values
     names = _names(runs)
     reference = _baseline(options.baseline, names)
-    drawn = _contrasts(runs, score, values, members, groups, options)
+    drawn = _contrasts(same, score, members, options)
     tested = _family(options, reference, len(runs))
     right = corrected(drawn, tested, options.confidence)
     pairs = [
@@ -131,7 +133,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
         [],
     )
     without = int(np.isnan(values[:, 0]).sum())
-    units = _units(runs[0].report.resampled, groups)
+    units = _units(runs[0].report.resampled, same.groups)
     notes = _notes(comparison, options, _Tested(len(values) - without, without, units, len(pairs)))
     if left_out:
         notes.insert(0, f"family=encoders: exact search only; {len(left_out)} approximate runs left out.")
@@ -152,14 +154,10 @@ def _of_exact_search(runs: list[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _contrasts(
-    runs: list[Run],
-    score: str,
-    values: NDArray[np.float64],
-    members: NDArray[np.bool_] | None,
-    groups: NDArray[np.str_] | None,
-    options: Options,
+    same: MatchedRuns, score: str, members: NDArray[np.bool_] | None, options: Options
 ) -> Contrasts:
     """What the differences are tested by, as the runs' own intervals were made."""
+    runs, values, groups = same.runs, same.values, same.groups
     varies = {run.report.resampled for run in runs}
     if len(varies) > 1:
         raise UserError(
@@ -170,7 +168,8 @@ def _contrasts(
         halves = _halves(runs, score, means(values, members), options.confidence)
         return OfImages(halves, options.permutations, options.seed)
     flips = sign_flips(values, options.permutations, options.seed, groups, members)
-    return OfQueries(bootstrap(values, options.resampling, groups, members), flips)
+    highest = highest_values([score.removeprefix(MACRO)] * len(runs), same.n_relevant)
+    return OfQueries(bootstrap(values, options.resampling, groups, members, highest), flips)
 
 
 def _family(options: Options, reference: int, runs: int) -> list[tuple[int, int]]:

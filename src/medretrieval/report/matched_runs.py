@@ -1,13 +1,14 @@
 """Runs that may be compared: the same task, and their scores query by query."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
+from medretrieval.protocol.ranking import Labels
 from medretrieval.runs.folder import GROUP, ID, LABEL, N_RELEVANT, PER_QUERY
 from medretrieval.runs.report import ProtocolReport
 from medretrieval.track.find_runs import Run
@@ -67,10 +68,27 @@ def _listed(sources: list[str]) -> str:
     return sources[0] + (f" (and in {len(sources) - 1} more)" if len(sources) > 1 else "")
 
 
-def matched(
-    runs: list[Run], score: str
-) -> tuple[list[Run], NDArray[np.float64], NDArray[Any], NDArray[np.str_] | None]:
-    """Runs without duplicates, their scores float64 [q, runs], labels and groups, queries as in the first."""
+@dataclass(frozen=True)
+class MatchedRuns:
+    """Runs over the same queries, without duplicates.
+
+    Attributes:
+        runs: in any order.
+        values: a score of each, float64 [q, runs]; NaN for a query without relevant items.
+        labels: int64 [q] or bool [q, classes].
+        groups: of the queries, str [q]; None where they have none.
+        n_relevant: R of each query, int64 [q].
+    """
+
+    runs: list[Run]
+    values: NDArray[np.float64]
+    labels: Labels
+    groups: NDArray[np.str_] | None
+    n_relevant: NDArray[np.int64]
+
+
+def matched(runs: list[Run], score: str) -> MatchedRuns:
+    """The runs' scores, queries as in the first run."""
     from pyarrow import parquet
 
     column, first = score.removeprefix("macro_"), None
@@ -97,7 +115,13 @@ def matched(
     if (first[N_RELEVANT].to_numpy() > 0).sum() < 2:
         raise UserError("compare: fewer than two queries have a relevant image; nothing can be tested")
     kept_runs, columns = zip(*kept.values(), strict=True)
-    return list(kept_runs), np.stack(columns, axis=1), _label_array(first[LABEL]), _groups(kept_runs[0])
+    return MatchedRuns(
+        list(kept_runs),
+        np.stack(columns, axis=1),
+        _label_array(first[LABEL]),
+        _groups(kept_runs[0]),
+        first[N_RELEVANT].to_numpy(),
+    )
 
 
 def _in_order_of(ids: Any, table: Any) -> Any:

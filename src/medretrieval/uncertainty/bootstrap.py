@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import Config
+from medretrieval.evaluate.score_table import highest_values
 from medretrieval.protocol.ranking import Labels, class_members
 from medretrieval.uncertainty.distributions import exact_interval
 from medretrieval.uncertainty.totals import (
@@ -64,7 +65,8 @@ class Resamples:
         jackknife: float64 [g, s], the means without each query or group.
         parts: float64 [g, s], what each query or group gives to the means.
         effective: number of queries or groups, if all had one weight (Kish 1965).
-        are_shares: bool [s], columns of values between 0 and 1.
+        highest: float64 [s], what each mean can be at most, its values being 0 or more; NaN where these are
+            not bounded.
     """
 
     confidence: float
@@ -73,13 +75,12 @@ class Resamples:
     jackknife: Floats
     parts: Floats
     effective: float
-    are_shares: NDArray[np.bool_]
+    highest: Floats
 
     def interval(self, column: int) -> tuple[float, float] | None:
         """BCa interval of one mean (see `bca`), or the exact one of a share where few carry the variance.
 
-        None for fewer than MIN_UNITS queries or groups, and in the second case for values that are not all
-        between 0 and 1.
+        None for fewer than MIN_UNITS queries or groups, and in the second case for values without bounds.
         """
         if len(self.parts) < MIN_UNITS:
             return None
@@ -88,9 +89,7 @@ class Resamples:
         ends = bca(estimate, *columns, self.confidence, abs(estimate))
         if ends is not None and carriers(columns[1] - columns[1].mean()) >= MIN_CARRIERS:
             return ends
-        if not self.are_shares[column]:
-            return None
-        return exact_interval(min(max(estimate, 0.0), 1.0), self.effective, self.confidence)
+        return self._exact(max(estimate, 0.0), column, self.confidence)
 
     def difference(
         self, a: int, b: int, confidence: float | None = None
@@ -110,11 +109,9 @@ class Resamples:
         confidence = self.confidence if confidence is None else confidence
         estimate = float(self.means[a] - self.means[b])
         if self.few_differ(a, b):
-            more, less = (
-                exact_interval(min(part, 1.0), self.effective, (1 + confidence) / 2)
-                for part in self._gained_and_lost(a, b)
-            )
-            return estimate, more[0] - less[1], more[1] - less[0]
+            column = a if self.highest[a] > self.highest[b] else b
+            more, less = (self._exact(p, column, (1 + confidence) / 2) for p in self._gained_and_lost(a, b))
+            return None if more is None or less is None else (estimate, more[0] - less[1], more[1] - less[0])
         replicates = self.replicates[:, a] - self.replicates[:, b]
         jackknife = self.jackknife[:, a] - self.jackknife[:, b]
         scale = float(max(abs(self.means[a]), abs(self.means[b])))
@@ -124,7 +121,15 @@ class Resamples:
     def few_differ(self, a: int, b: int) -> bool:
         """Whether so few queries differ that many resamples have none of them."""
         apart = self.parts[:, a] - self.parts[:, b]
-        return bool(self.are_shares[[a, b]].all()) and carriers(apart) < MIN_CARRIERS
+        return bool(np.isfinite(self.highest[[a, b]]).all()) and carriers(apart) < MIN_CARRIERS
+
+    def _exact(self, mean: float, column: int, confidence: float) -> tuple[float, float] | None:
+        """Exact interval of a mean as a share of what it can be at most."""
+        most = float(self.highest[column])
+        if not most > 0:  # also NaN
+            return None
+        low, high = exact_interval(min(mean / most, 1.0), self.effective, confidence)
+        return low * most, high * most
 
     def _gained_and_lost(self, a: int, b: int) -> tuple[float, float]:
         apart = self.parts[:, a] - self.parts[:, b]
@@ -140,6 +145,7 @@ def intervals(
     resampling: Resampling,
     groups: Groups | None = None,
     labels: Labels | None = None,
+    n_relevant: NDArray[np.int64] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of the means of all scores (BCa: Efron 1987, doi 10.1080/01621459.1987.10478410).
 
@@ -149,6 +155,7 @@ def intervals(
         groups: any hashable codes [q], such as patients; whole groups are drawn where given.
         labels: int64 [q] or bool [q, classes]; adds `macro_<score>`, the mean of the class means. A class
             that a sample does not hold is left out of that sample's mean.
+        n_relevant: int64 [q], by which a score may be bounded (`highest_values`); None: all by 1.
 
     Returns:
         score -> (low, high), of those that have one (see `Resamples.interval`). Empty where fewer than
@@ -162,10 +169,11 @@ def intervals(
     values = np.stack(list(per_query.values()), axis=1)
     if len(totals_of(values, groups, None)) < MIN_UNITS:
         return {}
+    highest = None if n_relevant is None else highest_values(list(per_query), n_relevant)
     kinds = {"": None} | ({"macro_": class_members(labels)} if labels is not None else {})
     result: dict[str, tuple[float, float]] = {}
     for prefix, members in kinds.items():
-        drawn = bootstrap(values, resampling, groups, members)
+        drawn = bootstrap(values, resampling, groups, members, highest)
         ends = {f"{prefix}{n}": drawn.interval(i) for i, n in enumerate(per_query)}
         result |= {name: pair for name, pair in ends.items() if pair is not None}
     return result
@@ -187,6 +195,7 @@ def paired_difference(
     resampling: Resampling,
     groups: Groups | None = None,
     members: NDArray[np.bool_] | None = None,
+    highest: Floats | None = None,
 ) -> tuple[float, float, float] | None:
     """Mean of a minus mean of b over the same queries, with its paired interval (`Resamples.difference`).
 
@@ -196,6 +205,7 @@ def paired_difference(
         resampling: how queries are drawn again.
         groups: any hashable codes [q]; whole groups are drawn where given.
         members: bool [q, classes]; the means are then means over classes of the class means.
+        highest: float64 [q], the largest value that each query can have; None for 1.
 
     Returns:
         (difference, low, high); None where no interval is valid.
@@ -204,7 +214,8 @@ def paired_difference(
         ValueError: as `intervals`, and where fewer than two queries or groups are left.
     """
     pair = np.stack([a, b], axis=1)
-    return bootstrap(pair, resampling, groups, members).difference(0, 1)
+    most = None if highest is None else np.stack([highest, highest], axis=1)
+    return bootstrap(pair, resampling, groups, members, most).difference(0, 1)
 
 
 def means(values: Floats, members: NDArray[np.bool_] | None = None) -> Floats:
@@ -225,6 +236,7 @@ def bootstrap(
     resampling: Resampling,
     groups: Groups | None = None,
     members: NDArray[np.bool_] | None = None,
+    highest: Floats | None = None,
 ) -> Resamples:
     """Draw queries (or groups) with replacement and take the means of all columns, by matrix products.
 
@@ -233,6 +245,7 @@ def bootstrap(
         resampling: how queries are drawn again.
         groups: any hashable codes [q]; whole groups are drawn, and a mean is a ratio of sums.
         members: bool [q, classes]; the mean is then the mean over classes of the class means.
+        highest: float64 [q, s], the largest value that each query can have; None for 1.
 
     Raises:
         ValueError: shapes or NaN that do not fit, fewer than two queries or groups, no resamples.
@@ -255,7 +268,9 @@ def bootstrap(
     replicates, jackknife = (np.asfortranarray(np.concatenate(side)) for side in (parts, without))
     of_units = parts_of(totals)
     effective = 1 / float((of_units[:, -1] ** 2).sum())
-    are_shares = np.asarray(((values >= 0) & (values <= 1) | np.isnan(values)).all(axis=0), dtype=np.bool_)
+    missing = np.isnan(values)
+    most = np.where(missing, np.nan, 1.0 if highest is None else highest)
+    bounded = (values >= 0) & (values <= most * (1 + RELATIVE_TIE)) | missing
     return Resamples(
         resampling.confidence,
         means_of(everything),
@@ -263,7 +278,7 @@ def bootstrap(
         jackknife,
         of_units[:, :-1],
         effective,
-        are_shares,
+        np.where(bounded.all(axis=0), means_of(totals_of(most, groups, members).sum(axis=0)), np.nan),
     )
 
 
