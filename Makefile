@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage numbers clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
 
 coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md (20 minutes)
 	$(BIN)/python -m tests.coverage $(ARGS)
+
+numbers: $(STAMP) ## make the tables of numbers in the pages again (minutes)
+	$(BIN)/python -m tests.experiments.numbers
 
 clean: ## remove .venv, caches of tools and build products; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

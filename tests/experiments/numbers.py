@@ -1,0 +1,144 @@
+"""`make numbers`: the tables of numbers in the pages, made by the commands that stand above them.
+
+A table stands between `<!-- numbers: name -->` and `<!-- end of numbers -->`. Here each name has a function
+that makes it from finished runs; tests/experiments/test_numbers.py makes them again and compares.
+"""
+
+import io
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from medretrieval import compose, run
+from medretrieval.commands.compare import VERB as COMPARE
+from medretrieval.runs.report import RunReport
+from medretrieval.runs.tables import markdown
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"<!-- numbers: ([\w ]+) -->\n(.*?)<!-- end of numbers -->", re.DOTALL)
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.]*\w)")
+ENCODERS = ("pixels", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite0", "random")
+LOO_AND_TRAIN = (("leave_one_out", ENCODERS), ("query_gallery", ("pixels", "efficientnet_lite0", "random")))
+
+
+@dataclass
+class Runs:
+    """Finished runs of the presets, each made once.
+
+    Attributes:
+        places: overrides that say where data, cache and outputs are.
+    """
+
+    places: Sequence[str]
+    done: dict[tuple[str, ...], tuple[RunReport, Path]] = field(default_factory=dict)
+
+    def of(self, *overrides: str) -> tuple[RunReport, Path]:
+        """The report and the folder of a run."""
+        if overrides not in self.done:
+            result = run(compose(*overrides, *self.places, "tracking=none", "figures.enabled=false"))
+            self.done[overrides] = result.report, result.folder
+        return self.done[overrides]
+
+    def compared(self, runs: Sequence[tuple[str, ...]], *words: str) -> str:
+        """What `medretrieval compare` prints of some runs."""
+        folders = [str(self.of(*overrides)[1]) for overrides in runs]
+        text = io.StringIO()
+        with redirect_stdout(text):
+            COMPARE.main([*folders, *words, "track=false"])
+        return text.getvalue()
+
+
+def of_encoders(protocol: str, encoders: Sequence[str]) -> list[tuple[str, ...]]:
+    """The runs of encoders_offline."""
+    return [("experiments=encoders_offline", f"protocol={protocol}", f"encoder={e}") for e in encoders]
+
+
+def encoder_scores(runs: Runs) -> str:
+    names = ["precision_at_1", "precision_at_5", "precision_at_10", "map"]
+    rows = []
+    for encoder, overrides in zip(ENCODERS, of_encoders("leave_one_out", ENCODERS), strict=True):
+        scores = runs.of(*overrides)[0].scores
+        rows.append([encoder, *(f"{scores[name]:.4f}" for name in names)])
+    return markdown(["encoder", *names], rows)
+
+
+def encoder_differences(runs: Runs) -> str:
+    """The rows of `compare baseline=pixels` in both protocols."""
+    rows: list[list[str]] = []
+    for protocol, encoders in LOO_AND_TRAIN:
+        shown = runs.compared(of_encoders(protocol, encoders), "baseline=pixels", "format=markdown")
+        header, _, *lines = [_cells(line) for line in shown.splitlines() if line.startswith("|")]
+        # The run, and all from the difference on; the first row is compared with nothing.
+        rows += [[protocol, line[1], *line[4:]] for line in lines if line[-1]]
+    return markdown(["protocol", "encoder", "minus pixels", *header[5:]], rows)
+
+
+def comparison(runs: Runs) -> str:
+    """The terminal's table, without the sentences below it."""
+    shown = runs.compared(of_encoders("leave_one_out", ENCODERS))
+    return f"```\n{shown.split(chr(10) * 2)[0]}\n```"
+
+
+def index_types(runs: Runs) -> str:
+    header = ["index", "factory", "search", "precision_at_5", "recall@10", "change of precision_at_10 (95 %)"]
+    rows = []
+    for index in ("flat", "ivf", "hnsw", "ivfpq", "hnsw_sq8"):
+        report, _ = runs.of("experiments=index_types", f"index={index}")
+        loss = report.ann_loss
+        recall = change = ""
+        if loss is not None:
+            one = loss.changes["precision_at_10"]
+            recall, change = f"{loss.recall[10]:.4f}", f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
+        search, precision = report.index.search, f"{report.scores['precision_at_5']:.4f}"
+        size = f"{report.speed.bytes_per_vector:,.0f}"
+        rows.append([index, report.index.factory, search, precision, recall, change, size])
+    return markdown([*header, "bytes a vector"], rows)
+
+
+def mahbod(runs: Runs) -> str:
+    names = ["map_at_5_hits", "majority_vote_at_5", "hit_rate_at_1", "hit_rate_at_3", "hit_rate_at_5"]
+    rows = []
+    for encoder in ("efficientnet_lite0", "pixels", "random"):
+        scores = runs.of("experiments=mahbod2025", f"encoder={encoder}")[0].scores
+        rows.append([encoder, *(f"{100 * scores[name]:.2f}" for name in names)])
+    return markdown(["encoder, measured here", "mAP@5", "mMV@5", "ACC@1", "ACC@3", "ACC@5"], rows)
+
+
+TABLES: dict[str, Callable[[Runs], str]] = {
+    "encoder scores": encoder_scores,
+    "encoder differences": encoder_differences,
+    "comparison": comparison,
+    "index types": index_types,
+    "mahbod2025": mahbod,
+}
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def pages() -> list[Path]:
+    """Pages that have such tables."""
+    found = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("experiments/*.md")]
+    return [path for path in sorted(found) if BLOCK.search(path.read_text())]
+
+
+def _made(match: re.Match[str], runs: Runs) -> str:
+    name = match[1]
+    return f"<!-- numbers: {name} -->\n\n{TABLES[name](runs)}\n\n<!-- end of numbers -->"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as outputs:
+        runs = Runs([f"paths.outputs={outputs}"])
+        for path in pages():
+            path.write_text(BLOCK.sub(partial(_made, runs=runs), path.read_text()))
+            print(f"written: {path.relative_to(REPOSITORY)}")
+
+
+if __name__ == "__main__":
+    main()
