@@ -6,10 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from tests.mlflow_store import all_runs
 
-from medretrieval import cli
 from medretrieval.config import root
 from medretrieval.runs import folder as results
 from medretrieval.runs.folder import skipped_for

@@ -24,14 +24,18 @@ def program(tmp_path):
 
 def test_the_first_word_is_a_verb_or_a_key():
     offered = completions("medretrieval ")
-    assert {f"{verb} " for verb in VERBS} | {"dataset=", "encoder=", "index=", "index.", "seed="} <= set(offered)
+    assert {f"{verb} " for verb in VERBS} | {"dataset=", "encoder=", "index=", "index.", "seed="} <= set(
+        offered
+    )
 
 
 def test_after_keys_no_verb_is_offered():
     assert not {f"{verb} " for verb in VERBS} & set(completions("medretrieval index=flat "))
 
 
-@pytest.mark.parametrize("group", ["dataset", "encoder", "index", "metric", "protocol", "tracking", "experiments"])
+@pytest.mark.parametrize(
+    "group", ["dataset", "encoder", "index", "metric", "protocol", "tracking", "experiments"]
+)
 def test_every_choice_of_a_group_is_offered(group):
     offered = completions(f"medretrieval -m {group}=")
     assert offered == [f"{group}={name} " for name in sorted(all_choices(None)[group])]
@@ -89,7 +93,12 @@ def test_bash_gets_them_from_the_script(line, replies, program, tmp_path):
         'COMP_POINT=${#1}; COMP_WORDS=(medretrieval); _medretrieval; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
-        ["bash", "-c", code, "bash", line], cwd=tmp_path, env=program, capture_output=True, text=True, check=True
+        ["bash", "-c", code, "bash", line],
+        cwd=tmp_path,
+        env=program,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "-F _medretrieval medretrieval" in done.stderr
     assert [reply for reply in done.stdout.split("\n") if reply] == replies

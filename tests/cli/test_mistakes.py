@@ -14,18 +14,30 @@ def line_of(done):
     [
         ("indx=flat", "indx: no such key; did you mean index? choose from: audit,"),
         ("index=hsnw", "index=hsnw: there is no such index; did you mean hnsw? choose from: flat,"),
-        ("metric=cosin", "metric=cosin: there is no such metric; did you mean cosine? choose from: cosine, ip, l2"),
-        ("experiments=index_type", "experiments=index_type: there is no such preset; did you mean index_types? "),
+        (
+            "metric=cosin",
+            "metric=cosin: there is no such metric; did you mean cosine? choose from: cosine, ip, l2",
+        ),
+        (
+            "experiments=index_type",
+            "experiments=index_type: there is no such preset; did you mean index_types? ",
+        ),
         ("index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? choose from: autotune,"),
-        ("evaluation.kss=[1]", "evaluation.kss: no such key; did you mean evaluation.ks? choose from: baseline,"),
+        (
+            "evaluation.kss=[1]",
+            "evaluation.kss: no such key; did you mean evaluation.ks? choose from: baseline,",
+        ),
         ("encoder.sied=3", "encoder.sied: no such key; did you mean encoder.side? "),
         ("nprobe=4", "nprobe: no such key; did you mean index.nprobe? choose from: audit,"),
         ("zebra=4", "zebra: no such key; choose from: audit,"),
         (
             "evaluation.baseline=pixel",
-            "evaluation.baseline=pixel: not one of its values; did you mean pixels? choose from: none, pixels",
+            "evaluation.baseline=pixel: not one of its values; did you mean pixels? choose from: none,",
         ),
-        ("protocol.query=tst", "protocol.query=tst: not one of its values; did you mean test? choose from: test,"),
+        (
+            "protocol.query=tst",
+            "protocol.query=tst: not one of its values; did you mean test? choose from: test,",
+        ),
         ("+index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? "),
         ("+extra=4", "extra: no such key; choose from: audit,"),
     ],

@@ -30,7 +30,9 @@ def test_help_shows_verbs_and_choices_without_a_heavy_import(tmp_path):
         assert f"medretrieval {verb} " in text
 
 
-@pytest.mark.parametrize("words", [("dataset=x", "--help"), ("-m", "--help"), ("index=flat", "-h"), ("-m", "-h", "a=1")])
+@pytest.mark.parametrize(
+    "words", [("dataset=x", "--help"), ("-m", "--help"), ("index=flat", "-h"), ("-m", "-h", "a=1")]
+)
 def test_help_is_the_same_after_any_other_word(words, say):
     assert say(*words) == say("--help")
 
@@ -42,8 +44,10 @@ def test_help_of_the_users_own_folder_lists_its_choices_too(say, tmp_path):
     (tmp_path / "mine" / "experiments" / "two.yaml").write_text("")
     usual = say("--help")[1]
     for words in (
-        ("--config-dir", "mine", "--help"), ("--help", "--config-dir=mine"), ("-cd", "mine", "index=ivf", "-h")
-    ):  # fmt: skip
+        ("--config-dir", "mine", "--help"),
+        ("--help", "--config-dir=mine"),
+        ("-cd", "mine", "index=ivf", "-h"),
+    ):
         code, out, err = say(*words)
         assert (code, err) == (0, "")
         own = out.split("Your choices (mine):\n")[1].split("\n\n")[0].splitlines()
@@ -70,7 +74,10 @@ def test_a_verb_keeps_its_own_help(say):
     ("word", "meant"), [("--hlep", "--help"), ("--multirum", "--multirun"), ("--versoin", "--version")]
 )
 def test_an_option_that_is_none_is_refused_with_what_was_meant(word, meant, refused):
-    assert refused("index=flat", word) == f"{word}: no such option; did you mean {meant}? see medretrieval --help"
+    assert (
+        refused("index=flat", word)
+        == f"{word}: no such option; did you mean {meant}? see medretrieval --help"
+    )
 
 
 def test_options_of_hydra_are_let_through(command):

@@ -9,7 +9,9 @@ import pytest
 from medretrieval.sweep.plan import Plan, interrupted
 from medretrieval.sweep.progress import run_line, seconds_left
 
-JOBS = [["seed=1", f"encoder={encoder}", f"index={index}"] for encoder in ("a", "long") for index in ("x", "y")]
+JOBS = [
+    ["seed=1", f"encoder={encoder}", f"index={index}"] for encoder in ("a", "long") for index in ("x", "y")
+]
 
 
 @pytest.fixture

@@ -140,7 +140,9 @@ def test_a_failed_run_leaves_the_others_their_table_and_the_sweep_its_run(comman
 
 def test_the_table_is_kept_in_the_folder_of_the_sweep(command, write_npz, tmp_path):
     write_npz(n=60)
-    done = command("-m", *PLAIN, "encoder=random,pixels", "index=flat,ivf", "protocol=query_gallery,leave_one_out")
+    done = command(
+        "-m", *PLAIN, "encoder=random,pixels", "index=flat,ivf", "protocol=query_gallery,leave_one_out"
+    )
     folder = sweep_folder(tmp_path)
     assert f"table: {folder / 'table.md'} and table.csv" in done.stdout
     with (folder / "table.csv").open() as file:
