@@ -116,6 +116,10 @@ def test_zsh_gets_them_from_the_script(program, tmp_path):
     assert done.stdout.splitlines()[-2:] == ["index=hnsw ", "index=hnsw_sq8 "]
 
 
+def test_the_shell_may_follow_an_equals_sign(say):
+    assert say("--completion=zsh") == say("--completion", "zsh")
+
+
 def test_another_shell_is_refused(refused):
     assert refused("--completion", "bsh") == "--completion bsh: did you mean bash? choose from: bash, zsh"
     assert set(SCRIPTS) == {"bash", "zsh"}

@@ -38,6 +38,10 @@ def line_of(done):
             "protocol.query=tst",
             "protocol.query=tst: not one of its values; did you mean test? choose from: test,",
         ),
+        (
+            "evaluation.objective=precison_at_5",
+            "evaluation.objective=precison_at_5: no score that can be the objective; did you mean precision_at",
+        ),
         ("+index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? "),
         ("+extra=4", "extra: no such key; choose from: audit,"),
     ],

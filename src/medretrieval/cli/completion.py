@@ -134,7 +134,7 @@ def _keys_in_file(group: str, choice: str, words: Sequence[str]) -> list[str]:
     for folder in (root() / "conf", config_folder(words)):
         path = folder / group / f"{choice}.yaml" if folder is not None else None
         if path is not None and path.is_file():
-            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
             keys = [key for key in content if key not in ("_target_", "defaults")]
             below = [name for name in content.get("defaults", []) if name != "_self_"]
             return keys + [key for name in below for key in _keys_in_file(group, str(name), words)]
