@@ -40,7 +40,7 @@ def line_of(done):
         ),
         (
             "evaluation.objective=precison_at_5",
-            "evaluation.objective=precison_at_5: no score that can be the objective; did you mean precision_at",
+            "evaluation.objective=precison_at_5: no score that can be the objective; did you mean precision",
         ),
         ("+index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? "),
         ("+extra=4", "extra: no such key; choose from: audit,"),
