@@ -30,7 +30,7 @@ MAX_LISTED_PAIRS = 5
 CHOSEN_BY_NUMBER = (
     "The baseline was given by its number in the table, so it was chosen after the scores were seen"
 )
-PLACES = ("paths.", "tracking.", "force", "dataset.root")
+PLACES = ("paths.", "tracking.", "force", "verbose", "dataset.root")
 
 
 class Family(StrEnum):
