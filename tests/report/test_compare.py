@@ -305,7 +305,7 @@ def test_runs_from_mlflow_and_the_comparison_logged_there(tracked_runs, capsys):
 
 def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, capsys):
     folders, client = tracked_runs
-    monkeypatch.setattr("medretrieval.track.mlflow_entries.METRIC_BATCH", 4)
+    monkeypatch.setattr("medretrieval.track.mlflow.entries.METRIC_BATCH", 4)
     third = copy_of(folders[0], "a(b)*", np.r_[0.5, np.ones(23)])
     main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", *FEW[1:]])
     captured = capsys.readouterr()

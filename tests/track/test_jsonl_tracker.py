@@ -8,7 +8,7 @@ from medretrieval import compose, run
 from medretrieval.commands.log import VERB as LOG
 from medretrieval.errors import UserError
 from medretrieval.track.jsonl_tracker import JsonLinesTracker, append_line
-from medretrieval.track.mlflow_later import log_later
+from medretrieval.track.mlflow.later import log_later
 from medretrieval.track.tracker import Entry, RunDescription
 
 APPENDING = """

@@ -7,7 +7,7 @@ from tests.mlflow_store import only_run
 
 from medretrieval.runs.report import BaselineReport, Objective, read_report
 from medretrieval.runs.report_parts import Difference, ScoreInterval
-from medretrieval.track.mlflow_notes import run_note, sweep_note, sweep_view
+from medretrieval.track.mlflow.notes import run_note, sweep_note, sweep_view
 from medretrieval.track.run_metrics import run_metrics
 from medretrieval.track.tracker import Sweep, mlflow_at
 

@@ -14,7 +14,7 @@ from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track.find_runs import find_one
-from medretrieval.track.mlflow_later import log_later
+from medretrieval.track.mlflow.later import log_later
 
 PIXELS = (
     "dataset=breastmnist",

@@ -14,7 +14,7 @@ from medretrieval.report.page import render
 from medretrieval.report.views import Content
 from medretrieval.runs import folder as run_folder
 from medretrieval.track.find_runs import RUN_ID, config_of, find_all, load_run, local_folder
-from medretrieval.track.mlflow_store import download_pictures
+from medretrieval.track.mlflow.store import download_pictures
 from medretrieval.track.tracker import SWEEP_TAG, Entry, Tracker, tracker_of
 
 NAME = "report.html"

@@ -23,9 +23,9 @@ from medretrieval.runs.folder import (
     SCORES,
 )
 from medretrieval.runs.report import numbers, read_report
-from medretrieval.track.mlflow_entries import log_entry_run, log_sweep_run
-from medretrieval.track.mlflow_notes import run_note
-from medretrieval.track.mlflow_store import (
+from medretrieval.track.mlflow.entries import log_entry_run, log_sweep_run
+from medretrieval.track.mlflow.notes import run_note
+from medretrieval.track.mlflow.store import (
     MAX_TAG_LENGTH,
     NOTE_TAG,
     connect,

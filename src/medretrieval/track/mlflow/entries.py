@@ -5,8 +5,8 @@ import time
 from typing import TYPE_CHECKING
 
 from medretrieval.runs.tables import sweep_table
-from medretrieval.track.mlflow_notes import sweep_note, sweep_view
-from medretrieval.track.mlflow_store import MAX_TAG_LENGTH, NOTE_TAG, create_run, log_params
+from medretrieval.track.mlflow.notes import sweep_note, sweep_view
+from medretrieval.track.mlflow.store import MAX_TAG_LENGTH, NOTE_TAG, create_run, log_params
 from medretrieval.track.tracker import SWEEP_TAG, Entry, Sweep
 
 if TYPE_CHECKING:
