@@ -65,7 +65,8 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
         key: str(value)
         for key, value in leaves(config).items()
         if key not in NO_PARAMETERS and not key.endswith(("_target_", ".name"))
-        if value is not None and (key not in defaults or plain(value) != plain(defaults[key]))
+        if plain(value) != plain(defaults.get(key))
+        if value is not None or not key.startswith("index.")  # unset there: to be fitted
     }
     if changed.get("encoder.model") == tags["encoder"]:
         del changed["encoder.model"]

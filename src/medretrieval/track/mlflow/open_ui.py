@@ -51,7 +51,9 @@ def main(words: "Sequence[str]") -> int:
     parser.add_argument("--port", "-p", default=os.environ.get("MLFLOW_PORT", "5000"))
     given, _ = parser.parse_known_args(words)
     try:
-        lines = addresses(given.backend_store_uri, f"http://{given.host}:{given.port}")
+        uri = given.backend_store_uri
+        here = f"http://{given.host}:{given.port}"
+        lines = addresses(uri, uri.rstrip("/") if uri.startswith("http") else here)  # a server has its own UI
     except Exception as error:  # whatever a server, a database or a disk may raise
         lines = [f"{given.backend_store_uri}: cannot be read ({first_line(error)})"]
     print(*lines, sep="\n", flush=True)
