@@ -7,7 +7,7 @@ from tests.mlflow_store import only_run
 from medretrieval.runs.report import BaselineReport, Objective, read_report
 from medretrieval.runs.report_parts import Difference, ScoreInterval
 from medretrieval.track.mlflow.notes import run_note, sweep_note
-from medretrieval.track.mlflow.views import sweep_view
+from medretrieval.track.mlflow.views import address, sweep_view
 from medretrieval.track.tracker import Sweep, mlflow_at
 
 
@@ -75,8 +75,8 @@ def test_chance_within_the_interval_is_said(random):
 
 def test_a_sweeps_note_has_a_table_for_each_protocol_best_first(reports):
     note = sweep_note("s1", "7", reports)
-    assert "(#/experiments/7/runs?viewStateShareKey=s1)" in note
-    assert "(#/experiments/7/runs?viewStateShareKey=s1&compareRunsMode=CHART)" in note
+    for charts in (False, True):
+        assert f"({address('7', 's1', charts)})" in note
     first, second = note.split("**chest_phantom, ")[1:]
     assert first.startswith("query_gallery, precision_at_3**")
     assert second.startswith("leave_one_out, precision_at_3**")

@@ -24,8 +24,8 @@ CASES = {
     "multi-label": ("dataset=chestmnist", MANY_KS),
     "ordinal": ("dataset=retinamnist", "index=hnsw", MANY_KS),
     "groups": (
-        "dataset=breastmnist", "protocol.exclude_same_group=true", "protocol.drop_duplicates=true", "index=ivf",
-        "index.nlist=2",
+        "dataset=breastmnist", "protocol.exclude_same_group=true", "protocol.drop_duplicates=true",
+        "index=ivf", "index.nlist=2",
     ),
     "sentences": (*ASK, MANY_KS),
     "sentences, hnsw": (*ASK, "index=hnsw"),

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 VIEW_TAG = "mlflow.sharedViewState."
-# Without it MLflow 3 takes an experiment for one of language models, and shows their pages first.
-KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+OF_MODELS = "workflowType=machine_learning"  # else MLflow 3 shows its pages for language models beside it
 ALL_RUNS = "runs"  # the key of the view of every run of an experiment
 VARIED = ("encoder", "index", "metric")
 RUNS_ONLY = f"tags.{KIND_TAG} = 'run'"  # no sweeps, compares and reports
 LATENCY = "search/latency_ms_p50"
 BESIDE = tuple(f"{OBJECTIVE}_{end}" for end in ("low", "high", "chance", "baseline"))
 COSTS = (LATENCY, "search/bytes_per_vector", "time/total_s")
+MAX_CHARTED_RUNS = 20  # the best ones; MLflow knows 10 and 20
 COLUMN_WIDTH = 140  # pixels: the longest header of a usual view
 # Above the description that is written here, so that a description of the user's own is left alone.
 HEADING = "### Runs of medretrieval"
@@ -36,11 +36,11 @@ SECTIONS = ("ann", "audit", "embed", "search", "time", "Model metrics")  # of ML
 def address(experiment_id: str, key: str, charts: bool = False) -> str:
     """Where the UI shows a view, from its `#` on.
 
-    >>> address("1", "runs"), address("1", "runs", charts=True)[-22:]
-    ('#/experiments/1/runs?viewStateShareKey=runs', '&compareRunsMode=CHART')
+    >>> address("1", "runs")
+    '#/experiments/1/runs?viewStateShareKey=runs&workflowType=machine_learning'
     """
     mode = "&compareRunsMode=CHART" if charts else ""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}{mode}"
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}{mode}&{OF_MODELS}"
 
 
 def sweep_view(sweep: str, reports: Sequence[RunReport]) -> dict[str, str]:
@@ -72,10 +72,9 @@ def keep_views(client: "MlflowClient", experiment_id: str, views: Mapping[str, s
     """Set views as tags of the experiment, and link all that it has in its description."""
     experiment = client.get_experiment(experiment_id)
     tags = dict(experiment.tags)
-    unset = {name: value for name, value in KIND_OF_EXPERIMENT.items() if name not in tags}
-    for name, value in {**views, **unset}.items():
-        if tags.get(name) != value:
-            client.set_experiment_tag(experiment_id, name, value)
+    for name, view in views.items():
+        if tags.get(name) != view:
+            client.set_experiment_tag(experiment_id, name, view)
     note = _description(experiment_id, {**tags, **views})
     if tags.get(NOTE_TAG, HEADING).startswith(HEADING) and tags.get(NOTE_TAG) != note:
         client.set_experiment_tag(experiment_id, NOTE_TAG, note)
@@ -126,6 +125,7 @@ def _view(key: str, runs: str, place: Sequence[str], scores: Sequence[str]) -> d
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
+        "runsHiddenMode": f"FIRST_{MAX_CHARTED_RUNS}_RUNS",
         "columnWidths": dict.fromkeys(columns, COLUMN_WIDTH),
         **_charts(unlike if len(unlike) > 1 else [OBJECTIVE, *unlike]),
     }
@@ -134,7 +134,7 @@ def _view(key: str, runs: str, place: Sequence[str], scores: Sequence[str]) -> d
 
 def _charts(scores: Sequence[str]) -> dict[str, Any]:
     """Bars of each score, and the objective against what a query costs; MLflow's own charts are folded."""
-    bars = [{"type": "BAR", "metricKey": name, "runsCountToCompare": 20} for name in scores]
+    bars = [{"type": "BAR", "metricKey": name, "runsCountToCompare": MAX_CHARTED_RUNS} for name in scores]
     axes = {"xaxis": {"key": LATENCY, "type": "METRIC"}, "yaxis": {"key": OBJECTIVE, "type": "METRIC"}}
     against = {"type": "SCATTER", "runsCountToCompare": 100, **axes}
     charts = [
