@@ -8,7 +8,7 @@ from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb
 
 
 def _run(given: Given) -> int:
-    from medretrieval.track.mlflow_later import log_later
+    from medretrieval.track.mlflow.later import log_later
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     count = log_later([_folder(word, given.outputs) for word in given.run], given.uri)
