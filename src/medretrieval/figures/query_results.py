@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.figures.style import OUT_OF_DISTRIBUTION, plain_words
+from medretrieval.figures.style import OUT_OF_DISTRIBUTION, heading, plain_words
 from medretrieval.files import put_in_place
 from medretrieval.query.search import Answer, Neighbor
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MARK = "medretrieval query"  # in the file, so that another one's picture is never written over
 ROWS, RESULTS = 12, 10  # queries and results of each that are drawn
-CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.55, 0.15  # inches
+CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.75, 0.15  # inches
 DPI = 150
 PALE, FAINT = "0.8", "0.5"  # grays of frames
 
@@ -77,7 +77,7 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
     width, height = LEFT + CELL * columns, HEAD + (CELL + CAPTION) * len(answers)
     drawing = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(drawing)
-    drawing.text(LEFT / width, 1 - 0.2 / height, _fitted(title, width), ha="left", va="center", fontsize=8.5)
+    heading(drawing, "The nearest images of the gallery", title)
 
     def cell(row: int, column: int, span: int = 1) -> "Axes":
         bottom = height - HEAD - row * (CELL + CAPTION) - CELL
