@@ -10,6 +10,19 @@ from markupsafe import Markup
 from medretrieval.report.views import Content
 
 HERE = Path(__file__).resolve().parent
+# Keys of scores.json that say too little by themselves.
+WORDS = {
+    "audited_queries": "queries compared",
+    "identical_within_query": "byte-identical copies within the queries",
+    "identical_within_gallery": "byte-identical copies within the gallery",
+    "identical_between": "queries with a byte-identical copy in the gallery",
+    "label_conflicts": "of these, with another label",
+    "near_embedding": "queries with a near-duplicate in the gallery, by the encoder's embeddings",
+    "near_hash": "queries with a near-duplicate in the gallery, by perceptual hash",
+    "same_group": "queries with an image of their group in the gallery",
+    "groups_on_both_sides": "groups with images on both sides",
+    "ann_check": "ANN check",
+}
 
 
 def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
@@ -79,9 +92,9 @@ def interval(ends: Any, signs: bool = False) -> str:
 
 
 def said(key: str) -> str:
-    """A key of a file as words.
+    """A key of scores.json in words.
 
-    >>> said("identical_between")
-    'identical between'
+    >>> said("identical_between"), said("ann_check"), said("search")
+    ('queries with a byte-identical copy in the gallery', 'ANN check', 'search')
     """
-    return key.replace("_", " ")
+    return WORDS.get(key, key.replace("_", " "))
