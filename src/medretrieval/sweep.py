@@ -105,7 +105,7 @@ def draw_pareto(folder: Path, reports: list[RunReport]) -> list[Path]:
     pictures = []
     for place, runs in compared.items():
         name = "pareto.png" if len(compared) == 1 else f"pareto_{'_'.join(place).replace(' ', '_')}.png"
-        figure(folder / name, _points(runs), place[2], f"{place[0]}, {place[1]}")
+        figure(folder / name, _points(runs), f"{place[2]} ({place[0]}, {place[1]})")
         pictures.append(folder / name)
     return pictures
 

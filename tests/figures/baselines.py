@@ -115,7 +115,7 @@ def of_a_sweep(path):
             ("biomedclip", "flat", 0.71, 12.0, 2048),
         )
     ]
-    pareto.figure(path, rows, "precision_at_5", "chest_phantom, query_gallery")
+    pareto.figure(path, rows, "precision_at_5 (chest_phantom, query_gallery)")
 
 
 def of_an_audit(path):

@@ -65,7 +65,7 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
     hubness, most = document["hubness"], int(shown.failures.hubs.lists.max())
     nearer = [f"nearer than {100 * x:.0f} %" for x in shown.failures.confident.nearer_than]
     legend = f"{SIGNS[True]} relevant   {SIGNS[False]} not relevant   number: distance"
-    failing = f"{document['failing']} of {document['counted']} queries fail: fewer relevant images"
+    failing = failing_words(document["failing"], document["counted"], k)
     return {
         "gallery.png": mosaic(
             ["A sample of the queries, drawn from the classes in turn", run, legend],
@@ -75,7 +75,7 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
             [
                 f"The worst queries: those that fail, the lowest precision at {k} first",
                 run,
-                f"{failing} among their first {k} than they could have",
+                failing,
                 legend,
             ],
             _rows(shown, "worst"),
@@ -94,14 +94,40 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
             [
                 f"Hubs: gallery images among the first {k} of many queries they are not relevant to",
                 run,
-                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, one image for at most {most} "
-                f"queries, never retrieved {100 * hubness['never_retrieved']:.0f} %; "
-                f"right of the line: queries they mislead",
+                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}; one is retrieved for at most "
+                f"{most} queries; never retrieved: {100 * hubness['never_retrieved']:.0f} % of the images; "
+                "right of the line: queries for which they are wrong",
             ],
             [_hub_row(shown, hub) for hub in document["hubs"]],
             f"none: no gallery image is among the first {k} of a query that it is not relevant to",
         ),
     }
+
+
+def failing_words(failing: int, counted: int, k: int) -> str:
+    """How many queries fail, and what that means.
+
+    >>> failing_words(1, 40, 5)
+    '1 of 40 queries fails: fewer relevant images among its first 5 results than it could have'
+    """
+    fails, its, it = ("fails", "its", "it") if failing == 1 else ("fail", "their", "they")
+    return (
+        f"{failing} of {counted} queries {fails}: fewer relevant images among {its} first {k} results than "
+        f"{it} could have"
+    )
+
+
+def hub_words(lists: int, wrong: int) -> str:
+    """For how many queries a gallery image is retrieved, and for how many of them it is wrong.
+
+    >>> hub_words(11, 11), hub_words(18, 12)
+    ('retrieved for 11 queries, wrong for all 11', 'retrieved for 18 queries, wrong for 12')
+    >>> hub_words(1, 1)
+    'retrieved for 1 query, wrong for it'
+    """
+    queries = "1 query" if lists == 1 else f"{lists} queries"
+    spoilt = str(wrong) if wrong < lists else "it" if lists == 1 else f"all {lists}"
+    return f"retrieved for {queries}, wrong for {spoilt}"
 
 
 def _rows(shown: Examples, kind: str, notes: Sequence[str] = ()) -> list[list[Tile]]:
@@ -128,7 +154,7 @@ def _number(distance: float) -> str:
 
 
 def _hub_row(shown: Examples, hub: Mapping[str, Any]) -> list[Tile]:
-    about = (hub["id"], f"for {hub['lists']} queries", f"wrong for {hub['wrong_lists']}")
+    about = (hub["id"], *hub_words(hub["lists"], hub["wrong_lists"]).removeprefix("retrieved ").split(", "))
     queries = [Tile(shown.images[q], shown.labels[q], (f"query {q}",), False) for q in hub["queries"]]
     return [Tile(shown.images[hub["id"]], hub["class"], about), *queries]
 

@@ -32,7 +32,7 @@ MARKER_AREAS_POINTS = (40.0, 500.0)  # square points of the smallest and the lar
 KEYS = ("label", "encoder", "score", "latency_ms", "bytes_per_vector")
 
 
-def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "score", task: str = "") -> None:
+def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "score") -> None:
     """Draw score against latency, one marker a run, and join those that no other run beats in both.
 
     The area of a marker grows with its bytes per vector, its color and shape say its encoder.
@@ -42,7 +42,6 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
         rows: a mapping a run: "label" and "encoder" (str), "score", "latency_ms" and "bytes_per_vector"
             (numbers above 0, but for the score).
         objective: what the score is called on its axis.
-        task: on which data and by which protocol the runs are.
 
     Raises:
         UserError: no rows, a row without one of these, or a number that cannot be drawn.
@@ -56,7 +55,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
     FigureCanvasAgg(drawing)
     drawing.set_layout_engine("constrained", rect=(0, 0, 1, 1 - HEADING_INCHES / SIZE_INCHES[1]))
     count = f"{len(rows)} run{'s' if len(rows) > 1 else ''}"
-    heading(drawing, f"{objective} against the latency of a query", f"{task} · {count}" if task else count)
+    heading(drawing, "Score against the latency of a query", f"{objective} · {count}")
     axes = drawing.add_subplot()
     points = np.array([[row["score"], row["latency_ms"]] for row in rows], np.float64)
     front = pareto_front(points, [True, False])

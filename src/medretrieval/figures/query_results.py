@@ -17,6 +17,7 @@ from medretrieval.query.search import Answer, Neighbor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FAR = "out of distribution: above the 99th percentile of nearest-neighbor distances"
 MARK = "medretrieval query"  # in the file, so that another one's picture is never written over
 ROWS, RESULTS = 12, 10  # queries and results of each that are drawn
 CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.75, 0.15  # inches
@@ -77,7 +78,8 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
     width, height = LEFT + CELL * columns, HEAD + (CELL + CAPTION) * len(answers)
     drawing = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(drawing)
-    heading(drawing, "The nearest images of the gallery", title)
+    far = any(a.novelty is not None and a.novelty.is_out_of_distribution for a in answers)
+    heading(drawing, "The nearest images of the gallery", f"{title}; {FAR}" if far else title)
 
     def cell(row: int, column: int, span: int = 1) -> "Axes":
         bottom = height - HEAD - row * (CELL + CAPTION) - CELL

@@ -115,7 +115,12 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         by_source = {run.source: run for run in members}
         ordered, names = [by_source[s] for s in comparison.sources], comparison.names
         if len(ordered) < len(members):
-            notes.append(f"{len(members) - len(ordered)} runs that repeat another exactly are left out.")
+            count = len(members) - len(ordered)
+            notes.append(
+                "1 run that repeats another exactly is left out."
+                if count == 1
+                else f"{count} runs that repeat another exactly are left out."
+            )
     else:
         ordered = [members[i] for i in best_first([run.report for run in members])]
         names = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medretrieval.figures.galleries import failing_words, hub_words
 from medretrieval.report.views import Content
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +40,11 @@ def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"n": number, "signed": signed, "interval": interval, "said": said}
+    environment.filters |= {
+        "n": number, "signed": signed, "interval": interval, "said": said,
+        "hub_words": lambda hub: hub_words(hub["lists"], hub["wrong_lists"]),
+        "failing_words": lambda shown: failing_words(shown["failing"], shown["counted"], shown["k"]),
+    }  # fmt: skip
     script = (HERE / "report.js").read_text(encoding="utf-8")
     # The one script that a browser may run here, whatever a file's text should smuggle in.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
