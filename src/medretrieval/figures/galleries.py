@@ -353,7 +353,7 @@ def _in_grays(sheet: Image.Image, colors: int) -> Image.Image:
 
 
 def audit_picture(path: Path, audit: Audit, inputs: Inputs, run: str) -> None:
-    """Draw the most alike pairs of each kind (PNG), a query beside its gallery image.
+    """Draw pairs of each kind (PNG), a query beside its gallery image, in the order of the audit.
 
     Args:
         path: the PNG to write.
@@ -362,7 +362,7 @@ def audit_picture(path: Path, audit: Audit, inputs: Inputs, run: str) -> None:
         run: the run in one line; its encoder is the one whose embeddings are meant.
     """
     heading = [
-        "Look-alikes: queries and the gallery images that they resemble, the most alike first",
+        "Look-alikes: queries and gallery images that resemble them, other labels first",
         run,
         f"{SIGNS[True]} same label   {SIGNS[False]} another label   cos: of the encoder's embeddings   "
         "bits: of 64 of a perceptual hash, those that differ",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 SIZE_INCHES = (9.0, 6.0)
+LABEL_ROOM_PIXELS = 3.0  # pixels around a label that others leave free
 SHAPES = "osD^vP*X"  # a second sign beside color, and the only one in print without it
 MARKER_AREAS_POINTS = (40.0, 500.0)  # square points of the smallest and the largest marker
 KEYS = ("label", "encoder", "score", "latency_ms", "bytes_per_vector")
@@ -41,7 +42,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
         path: the PNG to write, 150 dpi.
         rows: a mapping a run: "label" and "encoder" (str), "score", "latency_ms" and "bytes_per_vector"
             (numbers above 0, but for the score).
-        objective: what the score is called on its axis.
+        objective: the score, and after it in parentheses on which task it is.
 
     Raises:
         UserError: no rows, a row without one of these, or a number that cannot be drawn.
@@ -62,7 +63,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
     _draw_front(axes, points[front])
     areas = _areas(np.array([row["bytes_per_vector"] for row in rows], np.float64))
     _draw_markers(axes, rows, points, areas)
-    axes.set(xscale="log", xlabel="latency of a query, ms (log scale)", ylabel=objective)
+    axes.set(xscale="log", xlabel="latency of a query, ms (log scale)", ylabel=objective.partition(" (")[0])
     axes.margins(x=0.2, y=0.12)
     # Written out, for matplotlib's own labels of a logarithmic axis are formulas, and no text here is.
     for set_ticks, places in (
@@ -184,9 +185,10 @@ def _place(
         frame=axes.get_window_extent().extents,
         point=point,
     )
-    placed = place_labels(canvas, [(extent.width, extent.height) for extent in extents])
+    room = 2 * LABEL_ROOM_PIXELS
+    placed = place_labels(canvas, [(extent.width + room, extent.height + room) for extent in extents])
     for label, center, place in zip(labels, canvas.centers, placed, strict=True):
-        label.set_position(tuple((place.box[:2] - center) / point))
+        label.set_position(tuple((place.box[:2] + LABEL_ROOM_PIXELS - center) / point))
         if place.lead is not None:
             ends = axes.transData.inverted().transform(place.lead)
             axes.plot(*ends.T, color=CHANCE, linewidth=0.6, zorder=1, scalex=False, scaley=False)

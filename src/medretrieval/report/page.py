@@ -41,7 +41,7 @@ def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "n": number, "signed": signed, "interval": interval, "said": said,
+        "n": number, "signed": signed, "interval": interval, "said": said, "p": p_value,
         "hub_words": lambda hub: hub_words(hub["lists"], hub["wrong_lists"]),
         "failing_words": lambda shown: failing_words(shown["failing"], shown["counted"], shown["k"]),
     }  # fmt: skip
@@ -94,6 +94,15 @@ def interval(ends: Any, signs: bool = False) -> str:
     if ends is None:
         return "–"
     return " to ".join(signed(end) if signs else number(end) for end in (ends.low, ends.high))
+
+
+def p_value(value: float) -> str:
+    """A p as the tables show it.
+
+    >>> p_value(0.0758), p_value(0.00001)
+    ('0.0758', '<0.0001')
+    """
+    return "<0.0001" if value < 0.00005 else number(value)
 
 
 def said(key: str) -> str:
