@@ -296,7 +296,9 @@ class Stages:
             writers[run_folder.HALVES] = halves.save
         if (leaks := outcome.audit) is not None and leaks.pairs:
             writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
-            writers[run_folder.AUDIT_PICTURE] = lambda path: audit_picture(path, leaks, inputs.task)
+            writers[run_folder.AUDIT_PICTURE] = functools.partial(
+                audit_picture, audit=leaks, inputs=inputs, run=run.report.title
+            )
         if outcome.explanations is not None:
             writers |= saliency_writers(outcome.explanations, run.report.title)
         content = run_folder.FolderContent(documents, links, writers)

@@ -11,6 +11,7 @@ from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.evidence import duplicate_audit as auditing
 from medretrieval.evidence.duplicate_audit import audit, image_hashes, write_pairs
 from medretrieval.figures.galleries import audit_picture
+from medretrieval.protocol.inputs import Inputs
 
 CONFIG = AuditConfig(enabled=True, near_cosine=0.999, near_hash=2, max_pairs=50)
 
@@ -162,6 +163,11 @@ def test_of_very_many_queries_a_sample_is_compared_and_its_size_said(monkeypatch
     assert result.counts["identical_within_gallery"] == 29
 
 
+def same(window, tile):
+    """Whether two pieces of pictures agree but for the sign in a corner and a level of gray."""
+    return np.abs(window - tile)[20:, 20:].max() <= 1
+
+
 def test_pairs_and_picture_are_written(tmp_path):
     queries, gallery = phantoms(5), phantoms(5, "train")
     others = gallery.images.copy()
@@ -170,11 +176,20 @@ def test_pairs_and_picture_are_written(tmp_path):
     write_pairs(tmp_path / "a.parquet", result, task)
     table = pd.read_parquet(tmp_path / "a.parquet")
     assert table.loc[0, ["kind", "query_id", "gallery_id"]].tolist() == ["identical", "test/4", "train/2"]
-    audit_picture(tmp_path / "a.png", result, task)
-    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
-    tile = np.asarray(Image.fromarray(queries.images[4]).resize((112, 112), Image.Resampling.NEAREST))
-    assert np.array_equal(drawn[28:140, 8:120], tile)
-    assert np.array_equal(drawn[28:140, 128:240], tile)
+    dataset = ChestPhantom(name="p", size=64, n_train=5, n_val=5, n_test=5, difficulty=0.5, seed=0)
+    inputs = Inputs(dataset, None, {}, task, None)
+    audit_picture(tmp_path / "a.png", result, inputs, "the run")
+    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("L"), float)
+    side = 128  # a whole number of pixels for each of the image's
+    tile = np.asarray(
+        Image.fromarray(queries.images[4]).resize((side, side), Image.Resampling.NEAREST), float
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(drawn, (side, side))
+    middle = side // 2
+    alike = np.abs(windows[..., middle, middle] - tile[middle, middle]) <= 1
+    places = [at for at in zip(*np.nonzero(alike), strict=True) if same(windows[at], tile)]
+    assert len(places) == 2  # the query and its copy, in one row
+    assert places[0][0] == places[1][0]
 
 
 def test_a_run_reports_its_look_alikes(config, write_npz):

@@ -115,16 +115,45 @@ def test_rows_of_confusion_sum_to_one_and_a_class_without_queries_has_none():
     assert (table[:CLASSES, CLASSES] == 0).all()
 
 
+def fails(task, outcome, query):
+    """Whether the first K of a query hold fewer relevant items than they could."""
+    return outcome.hits[query][:K].sum() < min(K, task.n_relevant[query])
+
+
 @KINDS
 def test_the_worst_come_first(kind):
-    _, evaluation, outcome = judged(kind)
+    task, evaluation, outcome = judged(kind)
     worst = failures.worst_queries(outcome, 10)
     ap = outcome.average_precision
     order = sorted(
-        np.flatnonzero(outcome.counted),
+        [q for q in np.flatnonzero(outcome.counted) if fails(task, outcome, q)],
         key=lambda q: (evaluation.per_query[f"precision_at_{K}"][q], ap[q], q),
     )
     assert worst.tolist() == order[:10]
+
+
+def test_what_does_not_fail_is_not_shown_as_a_failure():
+    """R of 5, 2, 1 and 0; the second and third have all that they can find among five."""
+    hits = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
+    precision = np.array([0.8, 0.4, 0.2, np.nan])
+    outcome = Outcome(5, hits, precision, precision, np.array([5, 2, 1, 0]))
+    assert outcome.failed.tolist() == [True, False, False, False]
+    assert failures.worst_queries(outcome, 8).tolist() == [0]
+
+
+@KINDS
+def test_a_perfect_ranking_has_no_failure_to_show(kind):
+    task, _, outcome = judged(kind)
+    n_relevant = task.n_relevant
+    hits = np.arange(outcome.hits.shape[1]) < n_relevant[:, None]
+    precision = np.where(n_relevant > 0, np.minimum(n_relevant, K) / K, np.nan)
+    perfect = Outcome(K, hits, precision, np.ones(len(hits)), n_relevant)
+    assert failures.worst_queries(perfect, 8).tolist() == []
+    spoilt = hits.copy()
+    query = int(np.flatnonzero(n_relevant > 0)[3])
+    spoilt[query, 0] = False
+    one = Outcome(K, spoilt, precision, np.ones(len(hits)), n_relevant)
+    assert failures.worst_queries(one, 8).tolist() == [query]
 
 
 def test_the_confidently_wrong_are_wrong_near_and_in_order():
@@ -140,7 +169,7 @@ def test_the_confidently_wrong_are_wrong_near_and_in_order():
 
 def test_without_a_right_first_result_every_wrong_one_counts():
     hits = np.zeros((2, 1), np.bool_)
-    outcome = Outcome(1, hits, np.zeros(2), np.zeros(2))
+    outcome = Outcome(1, hits, np.zeros(2), np.zeros(2), np.ones(2, np.int64))
     found = failures.confidently_wrong(outcome, np.array([[0.5], [0.2]], np.float32), 5)
     assert found.queries.tolist() == [1, 0]
     assert found.nearer_than.tolist() == [1, 1]

@@ -4,13 +4,16 @@
 first, which it writes into the folder that it is given (`python -m tests.figures.baselines <folder>`).
 """
 
+import dataclasses
 import functools
 import itertools
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tests.report_runs import finished as finished_sweep
 from tests.tasks import task_of
 
 from medretrieval import compose
@@ -29,6 +32,8 @@ from medretrieval.figures.examples import examples
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.query.novelty import Novelty
 from medretrieval.query.search import Answer, Neighbor, Query
+from medretrieval.runs.report import read_report
+from medretrieval.sweep import draw_pareto
 
 STORED = Path(__file__).with_name("baselines")
 SIDE = 64  # pixels of the longer side of a stored picture
@@ -39,6 +44,9 @@ SIDE = 64  # pixels of the longer side of a stored picture
 TOLERANCE = 10.0
 MOVED = 4  # pixels that parts and sides of a whole picture may move by: they hang on the widths of letters
 RUN = "chest_phantom 32 px, pixels, flat, l2, query_gallery"
+VOTE = "vote_accuracy"
+TRUST = Evidence({VOTE: (0.41, 0.66)}, "pixels", {VOTE: 0.72}, None, {VOTE: 0.25}, {}, "queries")
+VOTING = check(compose("evaluation.vote_k=5")).evaluation
 
 
 def inputs():
@@ -84,8 +92,8 @@ def of_a_run(name, path):
         "failures_hubs": lambda: galleries.galleries(shown, RUN)["failures_hubs.png"],
         "confusion": lambda: per_class.confusion_picture(shown.document["confusion"], RUN),
         "per_class": lambda: per_class.per_class_picture(parts.by_class, "pixels", 0.95, RUN),
-        "precision_recall": lambda: curves.depth_picture(parts.by_depth, "pixels", 0.95, RUN),
-        "vote": lambda: curves.vote_picture(parts.reliability, evaluation, 5, RUN),
+        "precision_recall_by_k": lambda: curves.depth_picture(parts.by_depth, "pixels", 0.95, RUN),
+        "vote": lambda: curves.vote_picture(parts.reliability, evaluation, TRUST, VOTING, RUN),
     }
     path.write_bytes(draw[name]())
 
@@ -107,7 +115,7 @@ def of_a_sweep(path):
             ("biomedclip", "flat", 0.71, 12.0, 2048),
         )
     ]
-    pareto.figure(path, rows, "precision_at_5")
+    pareto.figure(path, rows, "precision_at_5 (chest_phantom, query_gallery)")
 
 
 def of_an_audit(path):
@@ -116,7 +124,7 @@ def of_an_audit(path):
         Pair(NEAR_HASH, 2, 9, 0.9871, 3, True), Pair(NEAR_EMBEDDING, 4, 11, 0.9992, 14, False),
     ]  # fmt: skip
     galleries.audit_picture(
-        path, Audit({IDENTICAL: 2, NEAR_HASH: 1, NEAR_EMBEDDING: 1}, pairs), inputs().task
+        path, Audit({IDENTICAL: 2, NEAR_HASH: 1, NEAR_EMBEDDING: 1}, pairs), inputs(), RUN
     )
 
 
@@ -163,7 +171,7 @@ def of_a_query(path):
 
 WRITERS = {
     name: functools.partial(of_a_run, name)
-    for name in ("gallery", "failures_hubs", "confusion", "per_class", "precision_recall", "vote")
+    for name in ("gallery", "failures_hubs", "confusion", "per_class", "precision_recall_by_k", "vote")
 } | {
     "pareto": of_a_sweep,
     "audit": of_an_audit,
@@ -171,6 +179,46 @@ WRITERS = {
     "deletion": lambda path: saliency.deletion_curves(path, explained(), RUN),
     "query": of_a_query,
 }
+
+# Pictures of a real run, as they lie in its folder: that of raw pixels, and that of random vectors, which has
+# the pixels as its baseline.
+REAL = {
+    "run_gallery": "sweeps/s1/0/figures/gallery.png",
+    "run_failures_worst": "sweeps/s1/0/figures/failures_worst.png",
+    "run_confusion": "sweeps/s1/0/figures/confusion.png",
+    "run_per_class": "sweeps/s1/2/figures/per_class.png",
+    "run_precision_recall_by_k": "sweeps/s1/2/figures/precision_recall_by_k.png",
+    "run_vote": "sweeps/s1/2/figures/vote.png",
+}
+LATENCIES_MS = (0.08, 0.4, 4.0, 12.0)  # in place of what the clock said
+
+
+def of_a_real_sweep(outputs, path):
+    """The picture that ends a sweep, from the files of its runs, but for the latencies."""
+    reports = []
+    for number, p50 in enumerate(LATENCIES_MS):
+        report = read_report(outputs / "sweeps" / "s1" / str(number))
+        latency = dataclasses.replace(report.speed.latency_ms, p50=p50)
+        reports.append(
+            dataclasses.replace(report, speed=dataclasses.replace(report.speed, latency_ms=latency))
+        )
+    draw_pareto(path.parent, reports)[0].rename(path)
+
+
+def of_real(name, outputs, folder):
+    """A picture of the real sweep of `tests.report_runs` (RGB).
+
+    Args:
+        name: of REAL, or "sweep_pareto".
+        outputs: of the sweep.
+        folder: to work in.
+    """
+    if name == "sweep_pareto":
+        of_a_real_sweep(outputs, folder / f"{name}.png")
+    else:
+        shutil.copyfile(outputs / REAL[name], folder / f"{name}.png")
+    with Image.open(folder / f"{name}.png") as picture:
+        return picture.convert("RGB")
 
 
 def drawn(name, folder):
@@ -226,8 +274,11 @@ def main(folder):
 
     folder.mkdir(parents=True, exist_ok=True)
     STORED.mkdir(exist_ok=True)
-    for name in WRITERS:
-        picture, about = drawn(name, folder), PngInfo()
+    outputs = finished_sweep(folder / "outputs")
+    pictures = {name: drawn(name, folder) for name in WRITERS}
+    pictures |= {name: of_real(name, outputs, folder) for name in (*REAL, "sweep_pareto")}
+    for name, picture in pictures.items():
+        about = PngInfo()
         about.add_text("whole", "{}x{}".format(*picture.size))
         small(picture).save(STORED / f"{name}.png", pnginfo=about, optimize=True)
         print(name, picture.size, (STORED / f"{name}.png").stat().st_size, "bytes")

@@ -45,7 +45,7 @@ PICTURES = {
 DATA = {"examples.json", "curves.json", "embedding_map.html"}
 KEYS = {
     "k", "classes", "size", "thumbnails",
-    "retrieval", "worst", "confident", "hubs", "hubness", "confusion",
+    "retrieval", "worst", "failing", "counted", "confident", "hubs", "hubness", "confusion",
 }  # fmt: skip
 ROW = {"id", "class", "score", "results"}
 RESULT = {"id", "class", "distance", "relevant"}
@@ -227,7 +227,13 @@ def test_a_shallow_ranking_and_few_queries_are_drawn_too(config, dataset, depth)
     result = run(config(*BASE, *dataset("ordinal"), depth, "figures.queries=40", "figures.results=2"))
     document = read(result, "examples.json")
     assert document["k"] == (1 if "save" in depth else 3)
-    assert len(document["worst"]) == SIZES["test"]
+    ranking = Ranking.load(result.folder / "ranking.npz")
+    k, ids = document["k"], ranking.ids
+    relevant = np.bincount(ranking.gallery_labels, minlength=5)[ranking.query_labels]
+    right = (ranking.gallery_labels[ids[:, :k]] == ranking.query_labels[:, None]).sum(axis=1)
+    failing = np.flatnonzero((relevant > 0) & (right < np.minimum(k, relevant)))
+    assert {row["id"] for row in document["worst"]} == {f"test/{i}" for i in failing}
+    assert document["failing"] == len(failing) < document["counted"] == SIZES["test"]
     assert len(read(result, "curves.json")["ks"]) == (1 if "save" in depth else 60)
 
 
@@ -376,3 +382,20 @@ def test_names_of_classes_are_no_formulas(config, write_npz):
     words = drawing.text(0.1, 0.5, "b $x_1$ c")
     canvas.png(drawing)
     assert not words.get_parse_math()
+
+
+def test_a_gallery_without_failures_is_a_line_that_says_so(config, write_npz):
+    """Two classes, each of one gray: every result is right."""
+    labels = np.arange(24) % 2
+    images = np.repeat(np.array([40, 200], np.uint8)[labels], 28 * 28).reshape(-1, 28, 28)
+    images = images + np.arange(24, dtype=np.uint8)[:, None, None] % 5  # no copies
+    write_npz(
+        test_images=images, train_images=images, test_labels=labels[:, None], train_labels=labels[:, None]
+    )
+    result = run(config("dataset=breastmnist", *BASE))
+    document = read(result, "examples.json")
+    assert document["worst"] == []
+    assert (document["failing"], document["counted"]) == (0, 24)
+    with Image.open(result.folder / "figures" / "failures_worst.png") as picture:
+        assert picture.height < 200
+        assert len(picture.convert("L").getcolors()) > 5  # words

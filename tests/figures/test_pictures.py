@@ -11,8 +11,21 @@ from medretrieval.figures import galleries, pareto, per_class, query_results, sa
 
 
 def test_every_picture_is_stored_small():
-    assert sorted(baselines.WRITERS) == sorted(path.stem for path in baselines.STORED.glob("*.png"))
+    names = [*baselines.WRITERS, *baselines.REAL, "sweep_pareto"]
+    assert sorted(names) == sorted(path.stem for path in baselines.STORED.glob("*.png"))
     assert all(path.stat().st_size < 10_000 for path in baselines.STORED.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", [*baselines.REAL, "sweep_pareto"])
+def test_a_picture_of_a_real_sweep_looks_as_it_is_stored(name, finished_sweep, tmp_path):
+    found = baselines.difference(baselines.of_real(name, finished_sweep, tmp_path), name)
+    assert found < baselines.TOLERANCE, f"{name}: differs by {found:.1f} levels"
+
+
+def test_formulas_in_the_picture_of_a_real_sweep_are_noticed(finished_sweep, tmp_path, monkeypatch):
+    formulas(monkeypatch)
+    picture = baselines.of_real("sweep_pareto", finished_sweep, tmp_path)
+    assert baselines.difference(picture, "sweep_pareto") > 1.3 * baselines.TOLERANCE
 
 
 @pytest.mark.parametrize("name", baselines.WRITERS)
@@ -54,9 +67,9 @@ DAMAGE = {
     "per_class-legend": without(matplotlib.figure.Figure, "legend"),
     "per_class-chance": without(Axes, "scatter"),
     "per_class-names": lambda patch: patch.setattr(per_class, "scales", lambda *a, **k: None),
-    "precision_recall-legend": without(matplotlib.figure.Figure, "legend"),
-    "precision_recall-band": without(Axes, "fill_between"),
-    "precision_recall-chance": no_chance,
+    "precision_recall_by_k-legend": without(matplotlib.figure.Figure, "legend"),
+    "precision_recall_by_k-band": without(Axes, "fill_between"),
+    "precision_recall_by_k-chance": no_chance,
     "vote-legend": without(Axes, "legend"),
     "pareto-ticks": formulas,
     "pareto-legend": without(matplotlib.figure.Figure, "legend"),

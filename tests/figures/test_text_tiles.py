@@ -96,7 +96,7 @@ def test_a_report_shows_runs_of_sentences_centered_or_not_in_one_table(config, w
     code, _, printed = say("report", *(r.folder for r in runs), "track=false", f"out={tmp_path / 'r.html'}")
     assert code == 0, printed
     page = (tmp_path / "r.html").read_text()
-    assert len(re.findall(r"<h3>Runs</h3>", page)) == 1
+    assert len(re.findall(r'<h3 id="g\d-runs">Runs</h3>', page)) == 1
     assert 'class="gallery"' in page
     assert "prompt/malignant/0" in page
     assert not [line for line in page.splitlines() if 'class="warn"' in line and "examples.json" in line]

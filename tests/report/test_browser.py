@@ -107,7 +107,24 @@ def test_a_runs_number_leads_to_its_section(page):
     assert page.locator("details.run").nth(3).get_attribute("open") is None
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+def test_no_table_is_cut_on_a_laptop(page):
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    cut = page.evaluate(
+        "() => [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.getAttribute('aria-label'))"
+    )
+    assert cut == []
+
+
+def test_the_score_is_seen_without_scrolling_on_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    box = page.locator("table.runs tbody td.score").first.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
 def test_only_tables_are_wider_than_the_screen(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -3,6 +3,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -538,11 +539,73 @@ def test_markdown_and_latex_have_the_columns_they_announce(good, bad, capsys, pa
     assert r"a\|b_c & d" in tables[0]
     main([*arguments, "format=latex"])
     out = capsys.readouterr().out
-    tables = re.findall(r"\\begin\{tabular\}\{(l+)\}\n(.*?)\\end\{tabular\}", out, re.S)
+    needs, _, out = out.partition("\n")
+    assert needs == r"% in the preamble: \usepackage{booktabs} \usepackage{siunitx}"
+    tables = latex_tables(out)
     assert len(tables) == (1 if pairs == "best" else 2)
-    for columns, body in tables:
-        lines = [line for line in body.splitlines() if line != r"\hline"]
-        assert all(len(re.split(r"(?<!\\)&", line)) == len(columns) for line in lines)
-        assert all(line.endswith(r" \\") for line in lines)
+    for columns, head, rows in tables:
+        spans = [int(m[1]) if (m := re.match(r"\\multicolumn\{(\d)\}", cell)) else 1 for cell in head]
+        assert sum(spans) == len(columns)
+        assert len(rows) == 3
+        for row in rows:
+            assert len(row) == len(columns)
+            for column, cell in zip(columns, row, strict=True):
+                assert column == "l" or fits(column, cell), (column, cell)
     assert r"a|b\_c \& d" in out
     assert not re.search(r"(?<!\\)[_#%]", out)
+
+
+def latex_tables(text):
+    """Of each tabular of booktabs: its columns, the cells of its head, and those of its rows.
+
+    Anything that is not of this form, in this order, fails.
+    """
+    found = []
+    for spec, body in re.findall(r"\\begin\{tabular\}\{([^\n]*)\}\n(.*?)\n\\end\{tabular\}", text, re.S):
+        columns = re.findall(r"l|S\[table-format=[<-]*\d\.\d\]", spec)
+        assert " ".join(columns) == spec
+        top, head, middle, *rows, bottom = body.splitlines()
+        assert [top, middle, bottom] == [r"\toprule", r"\midrule", r"\bottomrule"]
+        lines = []
+        for line in [head, *rows]:
+            assert line.endswith(r" \\")
+            assert braces_match(line)
+            lines.append([cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix(r" \\"))])
+        found.append((columns, lines[0], lines[1:]))
+    return found
+
+
+def braces_match(line):
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", line):
+        depth += 1 if brace == "{" else -1
+        assert depth >= 0
+    return depth == 0
+
+
+def fits(column, cell):
+    """Whether a cell is a number that its column has room for, words in braces, or nothing."""
+    marks, whole, digits = re.fullmatch(r"S\[table-format=([<-]*)(\d)\.(\d)\]", column).groups()
+    if not cell or re.fullmatch(r"\{.*\}", cell):
+        return True
+    number = re.fullmatch(r"(<?)(-?)(\d+)(?:\.(\d+))?", cell)
+    return bool(
+        number
+        and all(mark in marks for mark in number[1] + number[2])
+        and len(number[3]) <= int(whole)
+        and len(number[4] or "") <= int(digits)
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on the PATH")
+def test_latex_compiles(good, bad, tmp_path, capsys):
+    main([str(good), str(bad), "pairs=all", *FEW, "format=latex"])
+    preamble = r"\documentclass{article}\usepackage{booktabs}\usepackage{siunitx}\begin{document}"
+    text = "\n".join([preamble, capsys.readouterr().out, r"\end{document}"])
+    (tmp_path / "t.tex").write_text(text)
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 5_000

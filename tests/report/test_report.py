@@ -4,6 +4,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from medretrieval.report.charts import Scale
 from medretrieval.report.compare import compare
 from medretrieval.report.gather import gather
 from medretrieval.report.pictures import Album, read_pictures
+from medretrieval.runs.folder import MLFLOW_SOURCE
 from medretrieval.track.find_runs import load_run
 from medretrieval.track.tracker import Sweep, mlflow_at
 
@@ -120,13 +122,56 @@ def test_the_page_asks_for_nothing_from_outside(sweep):
         assert "srcset" not in attributes
         for name in ("src", "href", "action", "data", "poster"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("#", "data:image/png;base64,")), (tag, name, value)
+            here = value is None or value.startswith(("#", "data:image/png;base64,"))
+            assert here or (sweep / value).is_file(), (tag, name, value)
     assert "//" not in re.sub(r"(?m)^ *//.*$|// .*$", "", text.split("<style>")[1].split("</style>")[0])
     assert "url(" not in text
     assert "@import" not in text
     assert not re.search(r"https?:", text)
     (policy,) = [m["content"] for m in Page(text).all("meta") if m.get("http-equiv")]
     assert policy.startswith("default-src 'none'; img-src data:")
+
+
+def test_contents_lead_to_every_section(sweep):
+    page = Page(page_of(sweep))
+    ids = [found["id"] for _, found in page.tags if "id" in found]
+    assert len(ids) == len(set(ids))
+    within = [found["href"][1:] for found in page.all("a") if found["href"].startswith("#")]
+    assert set(within) <= set(ids)
+    assert {"question", "g1", "g1-runs", "g1-cost", "g1-data", "g1-each", "reading", "again"} <= set(within)
+
+
+def test_every_run_links_to_its_map_and_its_vote_wherever_the_page_lies(sweep, tmp_path):
+    out = tmp_path / "a folder" / "r.html"
+    report(sweep, f"out={out}")
+    links = [unquote(a["href"]) for a in Page(out.read_text()).all("a") if not a["href"].startswith("#")]
+    found = {(out.parent / link).resolve() for link in links}
+    wanted = {
+        (sweep / str(number) / "figures" / name).resolve()
+        for number in range(4) for name in ("embedding_map.html", "vote.png")
+    }  # fmt: skip
+    assert found == wanted
+    assert len(links) == 8
+
+
+def test_a_run_from_mlflow_has_no_links_into_a_folder_that_is_gone(sweep):
+    runs = [dataclasses.replace(run, source=f"{MLFLOW_SOURCE}{run.source}") for run in runs_of(sweep)]
+    assert [view.links for view in gather(runs, sweep).runs] == [{}] * 4
+
+
+def test_the_score_stands_before_all_else(sweep):
+    text = page_of(sweep)
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", text.split('<table class="runs')[1].split("</thead>")[0])
+    assert heads[:2] == ["#", "precision_at_3"]
+
+
+def test_a_run_without_failures_says_so_in_place_of_a_gallery(sweep):
+    def perfect(document):
+        document |= {"worst": [], "failing": 0}
+
+    edit_json(sweep / "0" / "figures" / "examples.json", perfect)
+    text = page_of(sweep)
+    assert text.count("No failure to show: no query has fewer relevant images among its first 3 results") == 1
 
 
 def test_text_of_files_is_shown_and_never_run(config, write_npz, tmp_path):
@@ -173,7 +218,7 @@ def test_an_option_of_the_same_encoder_counts_as_varied_and_those_of_another_do_
     edit_json(sweep / "4" / "scores.json", lambda c: c.update(fingerprint="another"))
     config = (sweep / "4" / "config.yaml").read_text()
     (sweep / "4" / "config.yaml").write_text(re.sub(r"(?m)^  side: 28", "  side: 14", config))
-    varied = gather(runs_of(sweep)).varied
+    varied = gather(runs_of(sweep), sweep).varied
     assert varied["encoder.side"] == ["28", "14"]
     assert not {"encoder._target_", "index.factory", "paths.outputs"} & varied.keys()
 

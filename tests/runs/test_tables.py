@@ -75,7 +75,7 @@ def test_every_place_names_the_same_best_of_equals(finished_sweep, tmp_path):
     found = [run.report for run in runs]
     comparison = compare(runs, Options(SCORE, None, "best", 200, 200, 0.95, 0))
     assert comparison.names[0] == "pixels flat"
-    assert gather(runs).groups[0].runs[0].name == "pixels flat"
+    assert gather(runs, sweep).groups[0].runs[0].name == "pixels flat"
     assert sweep_table(found).splitlines()[2].split()[:2] == ["pixels", "flat"]
     first = next(line for line in sweep_note("s1", "1", found).splitlines() if "0.7000" in line)
     assert first.startswith("| pixels | flat |")

@@ -249,7 +249,8 @@ SCORES = (
     ),
     Score(
         "vote_brier",
-        meaning="squared error of the shares of the votes: 0 best, 2 worst",
+        meaning="squared error of the shares of the votes, summed over the classes: 0 best, 2 worst (with "
+        "two classes twice what scikit-learn's brier_score_loss gives by default)",
         formula="mean over queries of the sum over classes of (share - truth)^2",
         of_votes=lambda vote, labels: knn_vote.brier_score(vote.probabilities, labels),
         needs=Needs.VOTERS,

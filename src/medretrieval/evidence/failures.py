@@ -1,7 +1,7 @@
 """Where retrieval fails: which queries, which gallery items, which classes. Pure analysis, nothing is drawn.
 
-"First k" are the first k results of a ranking. A query without relevant items (R = 0) is no failure and
-is never chosen.
+"First k" are the first k results of a ranking. A query fails where its first k hold fewer relevant items
+than they could, min(k, R). One without relevant items (R = 0) is no failure and is never chosen.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,14 @@ class Outcome:
         hits: bool [q, depth], which saved results are relevant.
         precision: precision at k, float64 [q]; NaN where R = 0.
         average_precision: of the whole ranking where the run has it, else of the saved part; float64 [q].
+        n_relevant: R, int64 [q].
     """
 
     k: int
     hits: NDArray[np.bool_]
     precision: Floats
     average_precision: Floats
+    n_relevant: Ints
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation, task: RetrievalTask, k: int) -> "Outcome":
@@ -43,12 +45,18 @@ class Outcome:
         hits = task.relevance.hits(ranking.ids, ranking.query_labels, ranking.gallery_labels)
         precision = np.where(nothing, np.nan, precision_at(hits, k))
         partly = np.where(nothing, np.nan, average_precision(hits, task.n_relevant))
-        return cls(k, hits, precision, evaluation.per_query.get("map", partly))
+        return cls(k, hits, precision, evaluation.per_query.get("map", partly), task.n_relevant)
 
     @property
     def counted(self) -> NDArray[np.bool_]:
         """Queries that have something to find, bool [q]."""
         return ~np.isnan(self.precision)
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Queries whose first k hold fewer relevant items than they could, bool [q]."""
+        found = self.hits[:, : self.k].sum(axis=1)
+        return self.counted & (found < np.minimum(self.k, self.n_relevant))
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Failures:
 
     Attributes:
         sample: queries, drawn from the classes in turn, int64.
-        worst: queries of the lowest precision, int64.
+        worst: queries that fail, those of the lowest precision first, int64.
         confident: queries whose first result is wrong and near.
         hubs: counts of all gallery items.
         crowding: the items in the most wrong lists, int64.
@@ -166,7 +174,7 @@ class Sample:
 
 
 def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed: int) -> Sample:
-    """Draw queries in turn from every class: as many of each, as far as count and classes allow.
+    """Draw queries from the classes in turn, one of each class a turn; a class that has none left is passed.
 
     Args:
         labels: int64 [q] or bool [q, classes]; a query with several findings is drawn for one of them, and
@@ -192,8 +200,16 @@ def balanced_sample(labels: Labels, allowed: NDArray[np.bool_], count: int, seed
 
 
 def worst_queries(outcome: Outcome, count: int) -> Ints:
-    """Queries of the lowest precision at k, of equals the lowest average precision (positions, int64)."""
-    places = np.flatnonzero(outcome.counted)
+    """Queries that fail, the lowest precision at k first, of equals the lowest average precision.
+
+    Args:
+        outcome: the judged ranking.
+        count: how many; fewer where fewer fail.
+
+    Returns:
+        Positions, int64.
+    """
+    places = np.flatnonzero(outcome.failed)
     order = np.lexsort((places, outcome.average_precision[places], outcome.precision[places]))
     return places[order][:count]
 

@@ -69,5 +69,7 @@ def _of_scores(settings: Config, outputs: RunOutputs, parts: Breakdown, title: s
         "per_class.png": per_class.per_class_picture(parts.by_class, name, config.confidence, title),
     }
     if parts.reliability is not None:
-        files["vote.png"] = curves.vote_picture(parts.reliability, outputs.evaluation, config.vote_k, title)
+        files["vote.png"] = curves.vote_picture(
+            parts.reliability, outputs.evaluation, outputs.evidence, config, title
+        )
     return files

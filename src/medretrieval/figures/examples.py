@@ -57,6 +57,8 @@ def examples(inputs: Inputs, evaluation: Evaluation, parts: Breakdown, results: 
         "size": list(inputs.task.gallery.images.shape[1:3]),
         "retrieval": rows.of(failures.sample),
         "worst": rows.of(failures.worst),
+        "failing": int(outcome.failed.sum()),
+        "counted": int(outcome.counted.sum()),
         "confident": rows.of(failures.confident.queries),
         "hubs": rows.hubs(failures),
         "hubness": {"k": hubs.k, "skewness": hubs.skewness, "never_retrieved": hubs.never_retrieved},

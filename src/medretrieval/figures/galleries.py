@@ -15,15 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
-from medretrieval.datasets.base import Split
-from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit
+from medretrieval.evidence.duplicate_audit import GROUP, IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, Audit, Pair
 from medretrieval.figures.examples import Examples
 from medretrieval.figures.style import INK, QUIET, RIGHT, RULE, WRONG, font
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import PROMPT
-from medretrieval.protocol.task import RetrievalTask
+from medretrieval.protocol.ranking import class_name
 
 SIDE_PIXELS = 112  # pixels of an image as drawn, about
-AUDIT_SIDE, AUDIT_GAP, AUDIT_LETTERS = 112, 8, 10  # pixels of the audit's picture
+MAX_AUDIT_PAIRS, PAIRS_A_ROW = 9, 3  # pairs of each kind that the audit's picture shows, and in a row
+AUDIT_KINDS = {
+    IDENTICAL: "byte-identical",
+    NEAR_HASH: "alike by perceptual hash, not identical",
+    NEAR_EMBEDDING: "alike by the encoder's embeddings, not identical",
+    GROUP: "of the same group (patient or lesion)",
+}
 GAP, PAD, FRAME, LINE = 20, 14, 3, 15
 SIGNS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 MAX_TITLE_LINES = 2  # lines that a class may take
@@ -59,14 +65,21 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
     hubness, most = document["hubness"], int(shown.failures.hubs.lists.max())
     nearer = [f"nearer than {100 * x:.0f} %" for x in shown.failures.confident.nearer_than]
     legend = f"{SIGNS[True]} relevant   {SIGNS[False]} not relevant   number: distance"
+    failing = failing_words(document["failing"], document["counted"], k)
     return {
         "gallery.png": mosaic(
             ["A sample of the queries, drawn from the classes in turn", run, legend],
             _rows(shown, "retrieval"),
         ),
         "failures_worst.png": mosaic(
-            [f"The worst queries: lowest precision at {k}, then average precision", run, legend],
+            [
+                f"The worst queries: those that fail, the lowest precision at {k} first",
+                run,
+                failing,
+                legend,
+            ],
             _rows(shown, "worst"),
+            f"no failure to show: no query has fewer relevant images among its first {k} than it could have",
         ),
         "failures_confident.png": mosaic(
             [
@@ -75,18 +88,46 @@ def galleries(shown: Examples, run: str) -> dict[str, bytes]:
                 f"{legend}   %: of right first results that are farther",
             ],
             _rows(shown, "confident", nearer),
+            "none: no first result is wrong and as near as that",
         ),
         "failures_hubs.png": mosaic(
             [
                 f"Hubs: gallery images among the first {k} of many queries they are not relevant to",
                 run,
-                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}, one image for at most {most} "
-                f"queries, never retrieved {100 * hubness['never_retrieved']:.0f} %; "
-                f"right of the line: queries they mislead",
+                f"skewness of the {k}-occurrence {hubness['skewness']:.2f}; one is retrieved for at most "
+                f"{most} queries; never retrieved: {100 * hubness['never_retrieved']:.0f} % of the images; "
+                "right of the line: queries for which they are wrong",
             ],
             [_hub_row(shown, hub) for hub in document["hubs"]],
+            f"none: no gallery image is among the first {k} of a query that it is not relevant to",
         ),
     }
+
+
+def failing_words(failing: int, counted: int, k: int) -> str:
+    """How many queries fail, and what that means.
+
+    >>> failing_words(1, 40, 5)
+    '1 of 40 queries fails: fewer relevant images among its first 5 results than it could have'
+    """
+    fails, its, it = ("fails", "its", "it") if failing == 1 else ("fail", "their", "they")
+    return (
+        f"{failing} of {counted} queries {fails}: fewer relevant images among {its} first {k} results than "
+        f"{it} could have"
+    )
+
+
+def hub_words(lists: int, wrong: int) -> str:
+    """For how many queries a gallery image is retrieved, and for how many of them it is wrong.
+
+    >>> hub_words(11, 11), hub_words(18, 12)
+    ('retrieved for 11 queries, wrong for all 11', 'retrieved for 18 queries, wrong for 12')
+    >>> hub_words(1, 1)
+    'retrieved for 1 query, wrong for it'
+    """
+    queries = "1 query" if lists == 1 else f"{lists} queries"
+    spoilt = str(wrong) if wrong < lists else "it" if lists == 1 else f"all {lists}"
+    return f"retrieved for {queries}, wrong for {spoilt}"
 
 
 def _rows(shown: Examples, kind: str, notes: Sequence[str] = ()) -> list[list[Tile]]:
@@ -113,39 +154,95 @@ def _number(distance: float) -> str:
 
 
 def _hub_row(shown: Examples, hub: Mapping[str, Any]) -> list[Tile]:
-    about = (hub["id"], f"for {hub['lists']} queries", f"wrong for {hub['wrong_lists']}")
+    about = (hub["id"], *hub_words(hub["lists"], hub["wrong_lists"]).removeprefix("retrieved ").split(", "))
     queries = [Tile(shown.images[q], shown.labels[q], (f"query {q}",), False) for q in hub["queries"]]
     return [Tile(shown.images[hub["id"]], hub["class"], about), *queries]
 
 
-def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]]) -> bytes:
-    """Draw rows of tiles, the first of each row apart from the others, as PNG."""
-    sizes = [_drawn_size(tile.image) for row in rows for tile in row]
-    height, width = (max(sides) for sides in zip(*sizes, (SIDE_PIXELS // 2, SIDE_PIXELS // 2), strict=True))
+def mosaic(heading: Sequence[str], rows: Sequence[Sequence[Tile]], none: str = "there are none") -> bytes:
+    """Draw rows of tiles, the first of each row apart from the others, as PNG.
+
+    Args:
+        heading: lines above them, the first in larger letters.
+        rows: of tiles.
+        none: what is written where there are no rows.
+    """
+    return _sheet(heading, [_Section("", [[row[:1], row[1:]] for row in rows], none)])
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Rows under a caption.
+
+    Attributes:
+        caption: "" for none.
+        rows: each of groups of tiles, with a line between the groups.
+        none: what is written where there are no rows.
+    """
+
+    caption: str
+    rows: Sequence[Sequence[Sequence[Tile]]]
+    none: str = ""
+
+
+def _sheet(heading: Sequence[str], sections: Sequence[_Section]) -> bytes:
+    """Sections one below the other, as PNG."""
+    tiles = [tile for section in sections for row in section.rows for group in row for tile in group]
+    least = (SIDE_PIXELS // 2, SIDE_PIXELS // 2)
+    height, width = (
+        max(sides) for sides in zip(*map(_drawn_size, (t.image for t in tiles)), least, strict=True)
+    )
     column = max(width, SIDE_PIXELS) + GAP
-    titles = [[_wrapped(tile.title, column - 16) for tile in row] for row in rows]
-    heights = [
-        height
-        + 2 * FRAME
-        + PAD
-        + LINE * max(len(t) + len(tile.lines) for t, tile in zip(ts, row, strict=True))
-        for ts, row in zip(titles, rows, strict=True)
-    ]
-    across = max((len(row) for row in rows), default=0)
-    widest = max(font(size).getlength(text) for text, size in _sized(heading))
     top = 2 * PAD + LINE * len(heading) + 5
-    sheet_size = 2 * PAD + max(column * across + GAP, int(widest)), top + max(sum(heights), 2 * LINE)
-    sheet = Image.new("RGB", sheet_size, "white")
+    words: list[tuple[int, str]] = []
+    rows: list[tuple[int, int, Sequence[Sequence[Tile]]]] = []
+    for section in sections:
+        for text, room in ((section.caption, LINE + 8), ("" if section.rows else section.none, 2 * LINE)):
+            if text:
+                words.append((top, text))
+                top += room
+        for row in section.rows:
+            lines = max(len(_title(tile, column)) + len(tile.lines) for group in row for tile in group)
+            tall = height + 2 * FRAME + PAD + LINE * lines
+            rows.append((top, tall, row))
+            top += tall
+    across = max((column * sum(map(len, row)) + GAP * (len(row) - 1) for _, _, row in rows), default=0)
+    sized = [*_sized(heading), *((text, 12) for _, text in words)]
+    widest = int(max(font(size).getlength(text) for text, size in sized))
+    sheet = Image.new("RGB", (2 * PAD + max(across, widest), top), "white")
     draw = ImageDraw.Draw(sheet)
     _draw_heading(draw, heading)
-    if not rows:
-        draw.text((PAD, top), "there are none", INK, font(12))
-    for row, titles_of, tall in zip(rows, titles, heights, strict=True):
-        for place, (tile, title) in enumerate(zip(row, titles_of, strict=True)):
-            _draw_tile(sheet, draw, (PAD + place * column + (GAP if place else 0), top), tile, title)
-        draw.line([(PAD + column, top), (PAD + column, top + tall - PAD)], RULE, 1)
-        top += tall
-    return _png(sheet, gray=all(tile.image.ndim == 2 for row in rows for tile in row))
+    for y, text in words:
+        draw.text((PAD, y), text, INK, font(12))
+    for y, tall, row in rows:
+        _draw_row(sheet, draw, (y, tall, column), row)
+    return _png(sheet, gray=all(tile.image.ndim == 2 for tile in tiles))
+
+
+def _draw_row(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, place: tuple[int, int, int], row: Sequence[Sequence[Tile]]
+) -> None:
+    """Groups of tiles at a height of a sheet.
+
+    Args:
+        sheet: to draw on.
+        draw: what draws on it.
+        place: top and height of the row, and width of a column, in pixels.
+        row: groups of tiles.
+    """
+    top, tall, column = place
+    left = PAD
+    for number, group in enumerate(row):
+        if number:
+            draw.line([(left, top), (left, top + tall - PAD)], RULE, 1)
+            left += GAP
+        for tile in group:
+            _draw_tile(sheet, draw, (left, top), tile, _title(tile, column))
+            left += column
+
+
+def _title(tile: Tile, column: int) -> list[str]:
+    return _wrapped(tile.title, column - 16)
 
 
 def _sized(heading: Sequence[str]) -> list[tuple[str, int]]:
@@ -255,43 +352,45 @@ def _in_grays(sheet: Image.Image, colors: int) -> Image.Image:
     return picture
 
 
-def audit_picture(path: Path, audit: Audit, task: RetrievalTask, rows: int = 8) -> None:
-    """Draw the worst pairs of each kind side by side (PNG), at most `rows` a kind; one column a kind."""
-    queries = task.queries.split
-    assert queries is not None  # sentences have no look-alikes and are not audited
-    kinds = {
-        kind: [p for p in audit.pairs if p.kind == kind][:rows]
-        for kind in (IDENTICAL, NEAR_HASH, NEAR_EMBEDDING, *([GROUP] if GROUP in audit.counts else []))
-    }
-    column, row = 2 * AUDIT_SIDE + 3 * AUDIT_GAP, AUDIT_SIDE + 34
-    height = 28 + row * max(1, *(len(pairs) for pairs in kinds.values()))
-    sheet = Image.new("RGB", (column * len(kinds), height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, (kind, pairs) in enumerate(kinds.items()):
-        left = place * column + AUDIT_GAP
-        draw.text(
-            (left, 8),
-            f"{kind.replace('_', ' ')}: {f'{len(pairs)} shown' if pairs else 'none'}",
-            INK,
-            font(AUDIT_LETTERS),
-        )
-        for line, pair in enumerate(pairs):
-            top = 28 + line * row
-            sheet.paste(_tile(queries, pair.query), (left, top))
-            sheet.paste(_tile(task.gallery, pair.gallery), (left + AUDIT_SIDE + AUDIT_GAP, top))
-            color = INK if pair.same_label else WRONG
-            names = f"{task.queries.ids[pair.query]} ~ {task.gallery.ids[pair.gallery]}"
-            draw.text((left, top + AUDIT_SIDE + 2), names, color, font(AUDIT_LETTERS))
-            label = "same label" if pair.same_label else "OTHER LABEL"
-            draw.text(
-                (left, top + AUDIT_SIDE + 14),
-                f"cos {pair.cosine:.4f}, hash {pair.hash_distance}, {label}",
-                color,
-                font(AUDIT_LETTERS),
-            )
-    sheet.save(path)
+def audit_picture(path: Path, audit: Audit, inputs: Inputs, run: str) -> None:
+    """Draw pairs of each kind (PNG), a query beside its gallery image, in the order of the audit.
+
+    Args:
+        path: the PNG to write.
+        audit: what was found.
+        inputs: dataset and task.
+        run: the run in one line; its encoder is the one whose embeddings are meant.
+    """
+    heading = [
+        "Look-alikes: queries and gallery images that resemble them, other labels first",
+        run,
+        f"{SIGNS[True]} same label   {SIGNS[False]} another label   cos: of the encoder's embeddings   "
+        "bits: of 64 of a perceptual hash, those that differ",
+    ]
+    sections = []
+    for kind, said in AUDIT_KINDS.items():
+        if kind == GROUP and kind not in audit.counts:
+            continue
+        pairs = [_pair(pair, inputs) for pair in audit.pairs if pair.kind == kind][:MAX_AUDIT_PAIRS]
+        rows = [pairs[i : i + PAIRS_A_ROW] for i in range(0, len(pairs), PAIRS_A_ROW)]
+        sections.append(_Section(f"{said}: {f'{len(pairs)} shown' if pairs else 'none'}", rows))
+    path.write_bytes(_sheet(heading, sections))
 
 
-def _tile(split: Split, position: int) -> Any:
-    image = Image.fromarray(split.images[position]).convert("RGB")
-    return image.resize((AUDIT_SIDE, AUDIT_SIDE), Image.Resampling.NEAREST)
+def _pair(pair: Pair, inputs: Inputs) -> list[Tile]:
+    asking, gallery, classes = inputs.task.queries.split, inputs.task.gallery, inputs.dataset.classes
+    assert asking is not None  # sentences have no look-alikes and are not audited
+    number = f"cos {pair.cosine:.4f}, {pair.hash_distance} bit{'' if pair.hash_distance == 1 else 's'}"
+    return [
+        Tile(
+            asking.images[pair.query],
+            class_name(asking.labels, pair.query, classes),
+            (f"query {asking.ids[pair.query]}",),
+        ),
+        Tile(
+            gallery.images[pair.gallery],
+            class_name(gallery.labels, pair.gallery, classes),
+            (str(gallery.ids[pair.gallery]), number),
+            pair.same_label,
+        ),
+    ]

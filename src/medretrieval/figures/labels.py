@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 # Where a label may stand about its point: the first place that covers nothing is taken.
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 DISTANCES_POINTS = (4, 14, 26, 40, 60)  # from the edge of its marker, in points
+LEAD_COST = 8.0  # how much worse a line through a label is than as much of a label over another
+LEAD_GAP_PIXELS = 3.0  # pixels between a label and the line to it
 STEP_PIXELS = 5.0  # pixels between the boxes that stand for a line
 
 
@@ -67,7 +69,7 @@ def place_labels(canvas: Canvas, sizes: Sequence[tuple[float, float]]) -> list[L
         ]
         trails = [_trail(center, np.clip(center, box[:2], box[2:])) for box in boxes]
         costs = [
-            overlap(box[None], taken) + overlap(trail, others) + _outside(box, canvas.frame)
+            overlap(box[None], taken) + LEAD_COST * overlap(trail, others) + _outside(box, canvas.frame)
             for box, trail in zip(boxes, trails, strict=True)
         ]
         best = int(np.argmin(costs))
@@ -88,9 +90,10 @@ def overlap(boxes: Floats, others: Floats) -> float:
 
 
 def _lead(center: Floats, box: Floats, radius: float) -> Floats:
-    """From the edge of a marker to its label."""
-    end = np.clip(center, box[:2], box[2:])
-    return np.stack([center + (end - center) * radius / np.hypot(*(end - center)), end])
+    """From the edge of a marker to just before its label."""
+    apart = np.clip(center, box[:2], box[2:]) - center
+    length = float(np.hypot(*apart))
+    return np.stack([center + apart * radius / length, center + apart * (1 - LEAD_GAP_PIXELS / length)])
 
 
 def _beside(center: Floats, reach: float, size: Floats, direction: tuple[int, int]) -> Floats:

@@ -10,13 +10,24 @@ from numpy.typing import NDArray
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.figures.labels import Canvas, place_labels
-from medretrieval.figures.style import PALETTE, figure_of, log_ticks, plain_words, ticks
+from medretrieval.figures.style import (
+    CHANCE,
+    HEADING_INCHES,
+    PALETTE,
+    figure_of,
+    heading,
+    log_ticks,
+    plain_words,
+    ticks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
+SIZE_INCHES = (9.0, 6.0)
+LABEL_ROOM_PIXELS = 3.0  # pixels around a label that others leave free
 SHAPES = "osD^vP*X"  # a second sign beside color, and the only one in print without it
 MARKER_AREAS_POINTS = (40.0, 500.0)  # square points of the smallest and the largest marker
 KEYS = ("label", "encoder", "score", "latency_ms", "bytes_per_vector")
@@ -31,7 +42,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
         path: the PNG to write, 150 dpi.
         rows: a mapping a run: "label" and "encoder" (str), "score", "latency_ms" and "bytes_per_vector"
             (numbers above 0, but for the score).
-        objective: what the score is called on its axis.
+        objective: the score, and after it in parentheses on which task it is.
 
     Raises:
         UserError: no rows, a row without one of these, or a number that cannot be drawn.
@@ -41,15 +52,18 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
     from matplotlib.figure import Figure
 
     # Without pyplot: no state of the caller's is touched and no display is asked for.
-    drawing = Figure(figsize=(9, 6), dpi=150, layout="constrained")
+    drawing = Figure(figsize=SIZE_INCHES, dpi=150)
     FigureCanvasAgg(drawing)
+    drawing.set_layout_engine("constrained", rect=(0, 0, 1, 1 - HEADING_INCHES / SIZE_INCHES[1]))
+    count = f"{len(rows)} run{'s' if len(rows) > 1 else ''}"
+    heading(drawing, "Score against the latency of a query", f"{objective} · {count}")
     axes = drawing.add_subplot()
     points = np.array([[row["score"], row["latency_ms"]] for row in rows], np.float64)
     front = pareto_front(points, [True, False])
     _draw_front(axes, points[front])
     areas = _areas(np.array([row["bytes_per_vector"] for row in rows], np.float64))
     _draw_markers(axes, rows, points, areas)
-    axes.set(xscale="log", xlabel="latency of a query, ms (log scale)", ylabel=objective)
+    axes.set(xscale="log", xlabel="latency of a query, ms (log scale)", ylabel=objective.partition(" (")[0])
     axes.margins(x=0.2, y=0.12)
     # Written out, for matplotlib's own labels of a logarithmic axis are formulas, and no text here is.
     for set_ticks, places in (
@@ -57,7 +71,10 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
     ):  # fmt: skip
         set_ticks(list(places), labels=list(places.values()))
     axes.minorticks_off()
-    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.grid(color="black", alpha=0.1, linewidth=0.6)
+    axes.tick_params(labelsize=9, length=0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
     _draw_legends(drawing, rows)
     labels = [
         axes.annotate(
@@ -101,7 +118,7 @@ def _areas(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _draw_front(axes: "Axes", points: NDArray[np.float64]) -> None:
     order = np.argsort(points[:, 1])
-    axes.plot(points[order, 1], points[order, 0], color="0.45", linewidth=1.2, linestyle="--", zorder=1)
+    axes.plot(points[order, 1], points[order, 0], color=CHANCE, linewidth=1.2, linestyle="--", zorder=1)
 
 
 def _draw_markers(
@@ -132,11 +149,11 @@ def _draw_legends(drawing: "Figure", rows: Sequence[Mapping[str, Any]]) -> None:
         )  # fmt: skip
 
     encoders = [mark(shape, color, 9, name) for name, (color, shape) in _styles(rows).items()]
-    encoders.append(Line2D([], [], color="0.45", linestyle="--", label="no run is better in both (bold)"))
+    encoders.append(Line2D([], [], color=CHANCE, linestyle="--", label="no run is better in both (bold)"))
     sizes = np.array([row["bytes_per_vector"] for row in rows], np.float64)
     ends = sorted({float(sizes.min()), float(sizes.max())})
     scale = [
-        mark("o", "0.6", float(np.sqrt(_areas(np.array([s, sizes.max()]))[0])), f"{s:,.0f}") for s in ends
+        mark("o", CHANCE, float(np.sqrt(_areas(np.array([s, sizes.max()]))[0])), f"{s:,.0f}") for s in ends
     ]
     # Of the figure, not of the axes: the layout makes room for both, whatever is written in them.
     drawing.legend(
@@ -168,9 +185,10 @@ def _place(
         frame=axes.get_window_extent().extents,
         point=point,
     )
-    placed = place_labels(canvas, [(extent.width, extent.height) for extent in extents])
+    room = 2 * LABEL_ROOM_PIXELS
+    placed = place_labels(canvas, [(extent.width + room, extent.height + room) for extent in extents])
     for label, center, place in zip(labels, canvas.centers, placed, strict=True):
-        label.set_position(tuple((place.box[:2] - center) / point))
+        label.set_position(tuple((place.box[:2] + LABEL_ROOM_PIXELS - center) / point))
         if place.lead is not None:
             ends = axes.transData.inverted().transform(place.lead)
-            axes.plot(*ends.T, color="0.5", linewidth=0.6, zorder=1, scalex=False, scaley=False)
+            axes.plot(*ends.T, color=CHANCE, linewidth=0.6, zorder=1, scalex=False, scaley=False)

@@ -1,7 +1,7 @@
 """Classes: which are retrieved for which, and the precision of each."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from medretrieval.figures.style import (
     CHANCE,
     INK,
     OURS,
+    QUARTERS,
+    SHARES,
     axes_at,
     figure,
     heading,
@@ -21,7 +23,11 @@ from medretrieval.figures.style import (
     short,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.colors import LinearSegmentedColormap
+
 MAX_NUMBERED_CLASSES = 20  # classes up to which a cell's number can be read
+WHITE_ABOVE = 0.85  # share from which white letters stand out more than black ones
 
 
 def per_class_picture(scores: ClassScores, baseline: str | None, confidence: float, run: str) -> bytes:
@@ -79,14 +85,16 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
     share = np.array(confusion["share"], np.float64)
     cell = 0.9 if len(names) <= 4 else 0.52 if len(names) <= 9 else 0.4
     side, left, below = cell * len(names), 0.55 + room(names), 0.55 + 0.72 * room(names)
-    width = max(left + side + (0.2 if len(names) <= MAX_NUMBERED_CLASSES else 0.9), 5.6)
+    width = max(left + side + 1.1, 5.6)
     tall = below + side + 0.75
     drawing = figure(width, tall)
     several = bool((np.nansum(share, axis=1) > 1.001).any())
     note = "; images of several findings count for each" if several else ""
-    heading(drawing, f"Classes of the first {k} results (mean share) by the query's class", run + note)
+    heading(drawing, f"Classes of the first {k} results, by the query's class", run + note)
     axes = axes_at(drawing, left, below, side, side)
-    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1, zorder=1)
+    image = axes.imshow(share, cmap=_shares(), vmin=0, vmax=1, zorder=1)
+    for side_of_frame in ("top", "right"):  # pale cells need all four
+        axes.spines[side_of_frame].set_visible(True)
     scales(axes, dict(enumerate(names)), dict(enumerate(names)), slanted=True)
     drawing.text((left + side / 2) / width, 0.1 / tall, "class of the results", fontsize=9, ha="center")
     drawing.text(
@@ -99,8 +107,22 @@ def confusion_picture(confusion: Mapping[str, Any], run: str) -> bytes:
             value = share[row, column]
             axes.text(
                 column, row, f"{value:.2f}" if value > 0.995 else f"{value:.2f}"[digits],
-                ha="center", va="center", fontsize=size, color="black" if value > 0.55 else "white",
+                ha="center", va="center", fontsize=size, color="white" if value > WHITE_ABOVE else INK,
+                fontweight="bold" if row == column else "normal",
             )  # fmt: skip
-    else:
-        drawing.colorbar(image, cax=axes_at(drawing, left + side + 0.2, below, 0.16, side))
+    bar = axes_at(drawing, left + side + 0.2, below, 0.16, side)
+    drawing.colorbar(image, cax=bar)
+    bar.set(xticks=[], yticks=[])
+    for value, text in QUARTERS.items():
+        bar.text(1.4, value, text, transform=bar.transAxes, va="center", fontsize=8)
+    drawing.text(
+        (left + side + 0.85) / width, (below + side / 2) / tall, f"mean share of the {k}", fontsize=8,
+        ha="center", va="center", rotation=90,
+    )  # fmt: skip
     return png(drawing)
+
+
+def _shares() -> "LinearSegmentedColormap":
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shares", SHARES)

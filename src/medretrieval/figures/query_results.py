@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
-from medretrieval.figures.style import OUT_OF_DISTRIBUTION, plain_words
+from medretrieval.figures.style import OUT_OF_DISTRIBUTION, heading, plain_words
 from medretrieval.files import put_in_place
 from medretrieval.query.search import Answer, Neighbor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FAR = "out of distribution: above the 99th percentile of nearest-neighbor distances"
 MARK = "medretrieval query"  # in the file, so that another one's picture is never written over
 ROWS, RESULTS = 12, 10  # queries and results of each that are drawn
-CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.55, 0.15  # inches
+CELL, CAPTION, HEAD, LEFT = 1.35, 0.55, 0.85, 0.15  # inches
 DPI = 150
 PALE, FAINT = "0.8", "0.5"  # grays of frames
 
@@ -77,7 +78,10 @@ def draw(path: Path, answers: Sequence[Answer], gallery: Split, title: str) -> N
     width, height = LEFT + CELL * columns, HEAD + (CELL + CAPTION) * len(answers)
     drawing = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(drawing)
-    drawing.text(LEFT / width, 1 - 0.2 / height, _fitted(title, width), ha="left", va="center", fontsize=8.5)
+    far = any(a.novelty is not None and a.novelty.is_out_of_distribution for a in answers)
+    heading(drawing, "The nearest images of the gallery", title)
+    if far:
+        drawing.text(0.12 / width, 1 - 0.46 / height, FAR, fontsize=7.5, color=OUT_OF_DISTRIBUTION, va="top")
 
     def cell(row: int, column: int, span: int = 1) -> "Axes":
         bottom = height - HEAD - row * (CELL + CAPTION) - CELL

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medretrieval.explain.pairs import Explained, Explanations, Picture
 from medretrieval.explain.saliency import Map
-from medretrieval.figures.style import CHANCE, OURS, plain_words
+from medretrieval.figures.style import CHANCE, HEADING_INCHES, OURS, heading, plain_words
 from medretrieval.runs.folder import DELETION, EXPLAINED, EXPLANATIONS, as_json
 
 if TYPE_CHECKING:
@@ -41,13 +41,17 @@ def explanations(path: Path, pairs: Sequence[Explained], title: str) -> None:
         pairs = pairs[:MAX_ROWS]
     sentences = any(isinstance(pair.query, str) for pair in pairs)
     columns = 3 if sentences else 4
-    drawing = _figure((columns * PANEL_INCHES + 0.8, len(pairs) * (PANEL_INCHES + 0.26) + 0.6))
+    drawing = _figure((columns * PANEL_INCHES + 0.8, len(pairs) * (PANEL_INCHES + 0.26) + 0.9))
     grid = drawing.subplots(len(pairs), columns, squeeze=False)
     for pair, row in zip(pairs, grid, strict=True):
         _draw_query(pair, row)
         role = "image" if isinstance(pair.query, str) else "result"
         _draw_side(row[-2:], pair.result, role, f"cosine {pair.cosine:.3f}")
-    drawing.suptitle(f"{title}\n{_signs(pairs)}", fontsize=8)
+    heading(
+        drawing,
+        "What makes them similar: maps over each pair",
+        "; ".join(filter(None, [title, _signs(pairs)])),
+    )
     _bar(drawing, grid)
     plain_words(drawing)
     drawing.savefig(path, format="png", dpi=DPI)
@@ -156,7 +160,7 @@ def deletion_curves(path: Path, explained: Explanations, title: str) -> None:
         title: one line.
     """
     pairs, means = explained.pairs, explained.numbers["deletion"]
-    drawing = _figure((5.6, 3.8))
+    drawing = _figure((5.6, 4.1))
     axes = drawing.subplots()
     lines = {
         f"what the map marks (area {means['area_marked']:.3f})": (
@@ -174,9 +178,11 @@ def deletion_curves(path: Path, explained: Explanations, title: str) -> None:
             label=name,
         )  # fmt: skip
     axes.set(xlabel="share of the image removed (blurred)", ylabel="cosine", xlim=(0, 1))
-    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.grid(color="black", alpha=0.1, linewidth=0.6)
     axes.legend(title="removed first", frameon=False, fontsize=8, title_fontsize=8)
-    axes.set_title(title, fontsize=7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    heading(drawing, "The cosine while regions of the image are removed", title)
     plain_words(drawing)
     drawing.savefig(path, format="png", dpi=DPI)
 
@@ -186,8 +192,9 @@ def _figure(size: tuple[float, float]) -> "Figure":
     from matplotlib.figure import Figure
 
     # Without pyplot: no state of the caller's is touched and no display is asked for.
-    drawing = Figure(figsize=size, layout="constrained")
+    drawing = Figure(figsize=size)
     FigureCanvasAgg(drawing)
+    drawing.set_layout_engine("constrained", rect=(0, 0, 1, 1 - HEADING_INCHES / size[1]))
     return drawing
 
 

@@ -27,8 +27,11 @@ MANY = (
 BLUE, VERMILION = PALETTE[:2]
 OURS, BASELINE, CHANCE = BLUE, VERMILION, "#666666"
 RIGHT, WRONG, OUT_OF_DISTRIBUTION = BLUE, VERMILION, VERMILION
+SHARES = ("#FFFFFF", BLUE)  # a share from 0 to 1, in a table of them
 INK, QUIET, RULE = "#111111", "#555555", "#BBBBBB"  # letters and whiskers; what is said beside; thin lines
+QUARTERS = {0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}  # ticks of a share
 LINEAR_BELOW_RATIO = 5.0  # ends of a logarithmic axis in this ratio: its ticks are those of a linear one
+HEADING_INCHES = 0.55  # of a title and the line below it
 LETTER_INCHES = 0.076  # inches of a letter at 9 points, about
 MAX_NAME_LETTERS = 30  # letters of a name
 
@@ -150,7 +153,7 @@ def name_axes(axes: "Axes", x: str, y: str = "", title: str = "") -> None:
 
 
 def heading(drawing: "Figure", title: str, run: str) -> None:
-    """A title and the run below it, at the top left; they take half an inch."""
+    """A title and the run below it, at the top left; they take HEADING_INCHES."""
     width, height = drawing.get_size_inches()
     drawing.text(0.12 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
     longest = int(width / LETTER_INCHES * 9 / 7.5)

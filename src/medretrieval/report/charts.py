@@ -16,7 +16,7 @@ from medretrieval.figures.labels import Canvas, Label, place_labels
 from medretrieval.figures.style import PALETTE, log_ticks, ticks
 
 WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46  # margins
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 30, 46  # margins; the title stands in the upper one
 RADIUS = 5
 DIGIT, NUMERAL = 7.0, 10.0  # width and height of a numeral
 POINT = 0.7  # pixels of a point: numerals stand nearer to their markers than names in a large picture
@@ -82,7 +82,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: 
         centers=np.array([[x(p.x), y(p.y)] for p in points]),
         radii=np.full(len(points), float(RADIUS)),
         line=np.array([[x(p.x), y(p.y)] for p in best]),
-        frame=(LEFT, 2, WIDTH - 2, HEIGHT - BOTTOM),
+        frame=(LEFT, TOP - 10, WIDTH - 2, HEIGHT - BOTTOM),
         point=POINT,
     )
     labels = place_labels(canvas, [(DIGIT * len(str(p.number)), NUMERAL) for p in points])
@@ -117,15 +117,21 @@ def _mark(p: Point, center: tuple[float, float], y: Scale, label: Label, first: 
 def _shape(series: int, x: float, y: float) -> Markup:
     """A second sign beside color: circle, square, diamond, triangle."""
     r = RADIUS
+    if series % 4 == 2:
+        return Markup('<polygon points="{}"/>').format(_diamond(x, y, 1.4 * r))
     shapes: dict[int, list[tuple[float, float]]] = {
         1: [(-r, -r), (r, -r), (r, r), (-r, r)],
-        2: [(0, -1.4 * r), (1.4 * r, 0), (0, 1.4 * r), (-1.4 * r, 0)],
         3: [(0, -1.3 * r), (1.3 * r, r), (-1.3 * r, r)],
     }
     corners = shapes.get(series % 4)
     if corners is None:
         return Markup('<circle cx="{}" cy="{}" r="{}"/>').format(x, y, r)
     return Markup('<polygon points="{}"/>').format(" ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners))
+
+
+def _diamond(x: float, y: float, reach: float) -> str:
+    corners = [(0, -reach), (reach, 0), (0, reach), (-reach, 0)]
+    return " ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners)
 
 
 def legend_shape(series: int) -> Markup:
@@ -152,12 +158,16 @@ def curve(ks: Sequence[int], drawn: dict[str, Any], names: tuple[str, str, str |
     y = _y_scale(values)
     band = [(k, v) for k, v in zip(ks, drawn["high"], strict=True) if v is not None]
     band += reversed([(k, v) for k, v in zip(ks, drawn["low"], strict=True) if v is not None])
-    parts = [_axes(x, y, "k, results looked at", score, whole=True)]
+    parts = [_axes(x, y, "k, number of results", score, whole=True)]
     parts.append(Markup('<polygon class="band" points="{}"/>').format(_path(band, x, y)))
     parts += _lines("chance", ks, drawn["chance"], x, y)
     if line:
         inside = [(k, v) for k, v in zip(line["ks"], line["mean"], strict=True) if ks[0] <= k <= ks[-1]]
         parts += _lines("baseline", [k for k, _ in inside], [v for _, v in inside], x, y)
+        parts += [
+            Markup('<polygon class="baseline-mark" points="{}"/>').format(_diamond(x(k), y(v), RADIUS))
+            for k, v in inside
+        ]
     parts += _lines("mean", ks, drawn["mean"], x, y)
     said = [f"{score} by k, with its {percent} interval and a random ranking's."]
     marks = sorted({0, len(ks) // 2, len(ks) - 1})
@@ -168,7 +178,7 @@ def curve(ks: Sequence[int], drawn: dict[str, Any], names: tuple[str, str, str |
         if None not in (drawn["mean"][i], drawn["low"][i], drawn["high"][i], drawn["chance"][i])
     ]
     said += [f"Baseline: {baseline}." if line and baseline else ""]
-    return _svg(parts, f"{score} by k", " ".join(said).strip(), key)
+    return _svg(parts, score, " ".join(said).strip(), key)
 
 
 def _lines(kind: str, ks: Sequence[int], values: Sequence[float | None], x: Scale, y: Scale) -> list[Markup]:
@@ -242,8 +252,12 @@ def _short(value: float) -> str:
 def _svg(parts: Sequence[Markup], title: str, described: str, key: str) -> Markup:
     return Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{key}-t {key}-d">'
-        '<title id="{key}-t">{title}</title><desc id="{key}-d">{described}</desc>{parts}</svg>'
-    ).format(w=WIDTH, h=HEIGHT, key=key, title=title, described=described, parts=Markup("").join(parts))
+        '<title id="{key}-t">{title}</title><desc id="{key}-d">{described}</desc>'
+        '<text class="heading" x="2" y="15">{short}</text>{parts}</svg>'
+    ).format(
+        w=WIDTH, h=HEIGHT, key=key, title=title, short=title.partition(" (")[0], described=described,
+        parts=Markup("").join(parts),
+    )  # fmt: skip
 
 
 def range_bar(

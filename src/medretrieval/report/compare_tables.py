@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from medretrieval.track.tracker import Entry
 Ends = tuple[float, float] | None  # None where no interval is valid
 NO_ENDS = ("", "")
 NOT_DIFFERENT = "not significantly different"
+LATEX_NEEDS = r"% in the preamble: \usepackage{booktabs} \usepackage{siunitx}"
+EMPTY = ("", "-")  # cells of a table that hold nothing
+NUMBER = re.compile(r"<?[-+]?\d+(\.\d+)?")
+INTERVAL = re.compile(rf"{NUMBER.pattern} to {NUMBER.pattern}")
 SUFFIXES = {"terminal": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}
 
 
@@ -74,7 +79,10 @@ def render(comparison: Comparison, kind: str) -> str:
     else:
         blocks = [_tabular(*t) for t in tables]
         notes = " ".join(_latex(note) for note in comparison.notes)
-        return "\n".join([r"\begin{table}", r"\centering", *blocks, rf"\caption{{{notes}}}", r"\end{table}"])
+        return "\n".join([
+            LATEX_NEEDS, r"\begin{table}", r"\centering", r"\small", *blocks, rf"\caption{{{notes}}}",
+            r"\end{table}",
+        ])  # fmt: skip
     return "\n\n".join([*blocks, ("\n\n" if kind == "markdown" else "\n").join(comparison.notes)])
 
 
@@ -142,11 +150,73 @@ def _csv(c: Comparison) -> str:
     return text.getvalue().rstrip("\n")
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of a LaTeX table, from what stands in it.
+
+    Attributes:
+        name: its head.
+        cells: of the rows.
+        formats: one siunitx table-format for numbers, two for intervals, none for words.
+    """
+
+    name: str
+    cells: list[str]
+    formats: tuple[str, ...]
+
+    @classmethod
+    def from_cells(cls, name: str, cells: list[str]) -> "_Column":
+        """Numbers are aligned by their decimal point, the ends of intervals in a column each."""
+        filled = [cell for cell in cells if cell not in EMPTY]
+        if filled and all(map(INTERVAL.fullmatch, filled)):
+            ends = zip(*(cell.split(" to ") for cell in filled), strict=True)
+            return cls(name, cells, tuple(_table_format(end) for end in ends))
+        if filled and all(map(NUMBER.fullmatch, filled)):
+            return cls(name, cells, (_table_format(filled),))
+        return cls(name, cells, ())
+
+    @property
+    def specification(self) -> str:
+        """What the table says of it at its beginning."""
+        return " ".join(f"S[table-format={form}]" for form in self.formats) or "l"
+
+    @property
+    def head(self) -> str:
+        """Its name, over all that it takes."""
+        name = _latex(self.name)
+        if len(self.formats) > 1:
+            return rf"\multicolumn{{{len(self.formats)}}}{{c}}{{{name}}}"
+        return f"{{{name}}}" if self.formats else name
+
+    def written(self, row: int) -> str:
+        """A cell; words among numbers stand in braces."""
+        cell, width = self.cells[row], max(len(self.formats), 1)
+        if cell in EMPTY:
+            return " & ".join([f"{{{_latex(cell)}}}" if self.formats and cell else ""] + [""] * (width - 1))
+        return cell.replace(" to ", " & ") if self.formats else _latex(cell)
+
+
+def _table_format(numbers: Sequence[str]) -> str:
+    """Signs and digits that numbers need, as siunitx has it: "-1.4".
+
+    >>> _table_format(["0.8138", "-12.5"]), _table_format(["<0.0001", "0.2500"]), _table_format(["1", "12"])
+    ('-2.4', '<1.4', '2.0')
+    """
+    bare = [number.lstrip("<+-").partition(".") for number in numbers]
+    sign = "".join(mark for mark in "<-" if any(mark in number for number in numbers))
+    return f"{sign}{max(len(a) for a, _, _ in bare)}.{max(len(b) for _, _, b in bare)}"
+
+
 def _tabular(header: list[str], rows: list[list[str]]) -> str:
-    lines = [" & ".join(map(_latex, line)) + r" \\" for line in [header, *rows]]
-    columns = "l" * len(header)
-    ruled = [r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *ruled, r"\end{tabular}"])
+    """A table by booktabs, its numbers aligned by siunitx."""
+    columns = [_Column.from_cells(name, [row[place] for row in rows]) for place, name in enumerate(header)]
+    heads = " & ".join(column.head for column in columns)
+    lines = [" & ".join(column.written(row) for column in columns) + r" \\" for row in range(len(rows))]
+    specification = " ".join(column.specification for column in columns)
+    return "\n".join([
+        rf"\begin{{tabular}}{{{specification}}}", r"\toprule", rf"{heads} \\", r"\midrule", *lines,
+        r"\bottomrule", r"\end{tabular}",
+    ])  # fmt: skip
 
 
 def _latex(text: str) -> str:

@@ -1,10 +1,12 @@
 """What a report says: runs in groups that may be ranked together, and what is known of each."""
 
 import base64
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from medretrieval.errors import UserError
+from medretrieval.figures import embedding_map
 from medretrieval.protocol.ranking import Labels, Ranking
 from medretrieval.report import charts
 from medretrieval.report.compare import PLACES, Family, Options, compare, resampling_of
@@ -27,15 +30,16 @@ from medretrieval.track.find_runs import Run, config_of, place
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
 UNSAID = (*PLACES, "figures.")  # where things lie, and which pictures there are
+LINKED = {"map of the embeddings": embedding_map.FILE, "the vote of the neighbors": "vote.png"}
 NAMES_FIRST = ("encoder", "index", "search", "metric")
 
 
-def gather(runs: Sequence[Run]) -> Content:
+def gather(runs: Sequence[Run], page_folder: Path) -> Content:
     """Put runs into groups, compare them within each, and read their pictures.
 
     Args:
         runs: finished runs; the same run given twice counts once.
-
+        page_folder: where the page will be, from which it links to files of the runs.
     """
     runs = list({run.folder.resolve(): run for run in runs}.values())
     album = Album()
@@ -50,6 +54,7 @@ def gather(runs: Sequence[Run]) -> Content:
         for group in groups:
             for view in group.runs[:1] if whole else group.runs[1:]:
                 _illustrate(view, group.percent, album, whole)
+                view.links = _links(view.run, page_folder)
     configs = [_config(run) for run in runs]
     axes = {name: list(dict.fromkeys(axis(r.report) for r in runs)) for name, axis in AXES.items()}
     shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
@@ -110,7 +115,12 @@ def _group(key: str, heading: str, members: list[Run]) -> Group:
         by_source = {run.source: run for run in members}
         ordered, names = [by_source[s] for s in comparison.sources], comparison.names
         if len(ordered) < len(members):
-            notes.append(f"{len(members) - len(ordered)} runs that repeat another exactly are left out.")
+            count = len(members) - len(ordered)
+            notes.append(
+                "1 run that repeats another exactly is left out."
+                if count == 1
+                else f"{count} runs that repeat another exactly are left out."
+            )
     else:
         ordered = [members[i] for i in best_first([run.report for run in members])]
         names = [
@@ -245,6 +255,18 @@ def _illustrate(view: RunView, percent: str, album: Album, whole: bool) -> None:
         for name in ("precision", "recall"):
             said = (f"{name} at k", percent, view.baseline)
             view.charts.append(charts.curve(found["ks"], found[name], said, f"{view.key}{name}"))
+
+
+def _links(run: Run, page_folder: Path) -> dict[str, str]:
+    """Files of a run's folder that the page does not hold; none of a run that was fetched from MLflow."""
+    if run.source.startswith(run_folder.MLFLOW_SOURCE):
+        return {}
+    places = {name: run.folder.absolute() / run_folder.FIGURES / file for name, file in LINKED.items()}
+    return {
+        name: quote(Path(os.path.relpath(path, page_folder.absolute())).as_posix())
+        for name, path in places.items()
+        if path.exists()
+    }
 
 
 def _whole_command(words: Sequence[str]) -> str | None:

@@ -7,9 +7,23 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medretrieval.figures.galleries import failing_words, hub_words
 from medretrieval.report.views import Content
 
 HERE = Path(__file__).resolve().parent
+# Keys of scores.json that say too little by themselves.
+WORDS = {
+    "audited_queries": "queries compared",
+    "identical_within_query": "byte-identical copies within the queries",
+    "identical_within_gallery": "byte-identical copies within the gallery",
+    "identical_between": "queries with a byte-identical copy in the gallery",
+    "label_conflicts": "of these, with another label",
+    "near_embedding": "queries with a near-duplicate in the gallery, by the encoder's embeddings",
+    "near_hash": "queries with a near-duplicate in the gallery, by perceptual hash",
+    "same_group": "queries with an image of their group in the gallery",
+    "groups_on_both_sides": "groups with images on both sides",
+    "ann_check": "ANN check",
+}
 
 
 def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
@@ -26,7 +40,11 @@ def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"n": number, "signed": signed, "interval": interval, "said": said}
+    environment.filters |= {
+        "n": number, "signed": signed, "interval": interval, "said": said, "p": p_value,
+        "hub_words": lambda hub: hub_words(hub["lists"], hub["wrong_lists"]),
+        "failing_words": lambda shown: failing_words(shown["failing"], shown["counted"], shown["k"]),
+    }  # fmt: skip
     script = (HERE / "report.js").read_text(encoding="utf-8")
     # The one script that a browser may run here, whatever a file's text should smuggle in.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -78,10 +96,19 @@ def interval(ends: Any, signs: bool = False) -> str:
     return " to ".join(signed(end) if signs else number(end) for end in (ends.low, ends.high))
 
 
-def said(key: str) -> str:
-    """A key of a file as words.
+def p_value(value: float) -> str:
+    """A p as the tables show it.
 
-    >>> said("identical_between")
-    'identical between'
+    >>> p_value(0.0758), p_value(0.00001)
+    ('0.0758', '<0.0001')
     """
-    return key.replace("_", " ")
+    return "<0.0001" if value < 0.00005 else number(value)
+
+
+def said(key: str) -> str:
+    """A key of scores.json in words.
+
+    >>> said("identical_between"), said("ann_check"), said("search")
+    ('queries with a byte-identical copy in the gallery', 'ANN check', 'search')
+    """
+    return WORDS.get(key, key.replace("_", " "))

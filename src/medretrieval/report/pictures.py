@@ -158,6 +158,7 @@ def _check_examples(content: dict[str, Any]) -> None:
         for name in hub["queries"]:
             _want(name in thumbnails, f"no thumbnail of {name}")
     _ = content["hubness"]["k"], content["hubness"]["skewness"], content["hubness"]["never_retrieved"]
+    _want(all(isinstance(content[key], int) for key in ("failing", "counted")), "failing is no whole number")
     confusion, names = content["confusion"], content["confusion"]["classes"]
     _want(isinstance(confusion["k"], int), "confusion.k is no whole number")
     rows = confusion["share"]

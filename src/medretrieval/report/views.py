@@ -29,6 +29,7 @@ class RunView:
         series: of its encoder in charts.
         recall: neighbors found by its index, None where it is exact.
         bar: its interval, drawn.
+        links: what to call a file of its folder -> its address, seen from the page.
     """
 
     key: str
@@ -44,6 +45,7 @@ class RunView:
     pictures: Pictures = field(default_factory=Pictures)
     charts: list[Markup] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
 
     @property
     def report(self) -> RunReport:

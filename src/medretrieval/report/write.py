@@ -78,7 +78,7 @@ def write_report(request: Request, out: Path | None, failures: list[str]) -> Wri
         places = find_all(request.runs, request.uri, request.outputs, Path(aside))
         _fetch_pictures(places, request.uri, Path(aside))
         runs = [load_run(folder, source) for folder, source in places.items()]
-        content = gather(runs)
+        content = gather(runs, out.parent)
         sweep = _sweep(request, config_of(runs[0]).get("tracking.experiment"))
         tracker = tracker_of(runs[0].folder, request.uri) if request.track else None
         page = render(content, _facts(request, sweep), failures)

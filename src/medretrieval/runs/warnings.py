@@ -54,8 +54,8 @@ def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
         )
     if counts["missing_results"]:
         notes.append(
-            f"{counts['missing_results']} results within the score depths are missing (FAISS id -1) and "
-            "count as misses; raise index.nprobe."
+            f"{_count(counts['missing_results'], 'result is', 'results are')} missing within the depths of "
+            "the scores (FAISS id -1) and counted as not relevant; raise index.nprobe."
         )
     if counts["queries_without_relevant"]:
         one = counts["queries_without_relevant"] == 1

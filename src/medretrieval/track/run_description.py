@@ -19,7 +19,7 @@ from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, RunDescription, Trac
 TRACKING = "tracking.json"
 
 # Where files lie, and whether a run is done again, do not tell two runs apart; prompts are in prompts.json.
-NOT_COMPARED = ("paths", "tracking", "force", "prompts")
+NOT_COMPARED = ("paths", "tracking", "force", "verbose", "prompts")
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
     "dataset.channels",
