@@ -290,7 +290,7 @@ def test_a_run_is_named_by_its_manifest(say, outputs, tmp_path, name):
 
 
 def test_the_store_is_the_one_that_is_given_else_that_of_the_environment_else_that_of_outputs(monkeypatch):
-    from medretrieval.commands.named_runs import uri_of
+    from medretrieval.commands.parts.named_runs import uri_of
 
     parse = compare.VERB.parse
     assert uri_of(parse(["x", "outputs=o"])) == default_uri(Path("o")) == "sqlite:///o/mlflow.db"

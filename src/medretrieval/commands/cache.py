@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medretrieval.commands.parts.amounts import bytes_text, count_text
 from medretrieval.commands.words import JSON, Given, Option, Verb
 from medretrieval.errors import UserError
 
@@ -54,11 +55,13 @@ def _list(place: Path, given: Given) -> int:
     found = contents(place)
     kept, left = [k for k in found if not k.leftover], [k for k in found if k.leftover and k.size]
     lines = table(["last used", "size", "kind", "key", "made from"], [_row(k) for k in kept]) if kept else []
-    lines.append(f"{_count(len(kept), 'entry', 'entries')}, {_bytes(sum(k.size for k in kept))}, in {place}")
+    lines.append(
+        f"{count_text(len(kept), 'entry', 'entries')}, {bytes_text(sum(k.size for k in kept))}, in {place}"
+    )
     if left:
-        size = _bytes(sum(k.size for k in left))
+        size = bytes_text(sum(k.size for k in left))
         lines.append(
-            f"{_count(len(left), 'leftover', 'leftovers')}, {size}: medretrieval cache prune removes them"
+            f"{count_text(len(left), 'leftover', 'leftovers')}, {size}: medretrieval cache prune removes them"
         )
     leftovers = [{"path": str(k.path), "bytes": k.size} for k in left]
     _print(given, {"cache": str(place), "entries": [_entry(k) for k in kept], "leftovers": leftovers}, lines)
@@ -76,7 +79,7 @@ def _verify(place: Path, given: Given) -> int:
             print(f"{folder}: {file} is damaged; the next run that needs it makes it again")
 
     whole = damages(place, report)
-    line = f"{_count(whole, 'entry', 'entries')} whole, {len(damaged)} damaged, in {place}"
+    line = f"{count_text(whole, 'entry', 'entries')} whole, {len(damaged)} damaged, in {place}"
     _print(given, {"cache": str(place), "whole": whole, "damaged": damaged}, [line])
     return 1 if damaged else 0
 
@@ -86,11 +89,11 @@ def _prune(place: Path, given: Given) -> int:
 
     done = prune(place, round(given.keep_gb * GB))
     lines = [
-        f"{_count(done.removed, 'item', 'items')} removed, {_bytes(done.freed)} freed, "
-        f"{_bytes(done.size)} left in {place}"
+        f"{count_text(done.removed, 'item', 'items')} removed, {bytes_text(done.freed)} freed, "
+        f"{bytes_text(done.size)} left in {place}"
     ]
     if done.in_use:
-        lines.append(f"{_count(done.in_use, 'entry', 'entries')} kept: another process is making them")
+        lines.append(f"{count_text(done.in_use, 'entry', 'entries')} kept: another process is making them")
     content = {"cache": str(place), "removed": done.removed, "freed_bytes": done.freed}
     _print(given, content | {"left_bytes": done.size, "in_use": done.in_use}, lines)
     return 0
@@ -114,7 +117,7 @@ def _entry(kept: "Kept") -> dict[str, Any]:
 
 def _row(kept: "Kept") -> list[str]:
     day = f"{datetime.fromtimestamp(kept.used):%Y-%m-%d %H:%M}" if kept.used else "never"
-    return [day, _bytes(kept.size), kept.kind, kept.place.name[:SHORT_KEY], _origin(kept)]
+    return [day, bytes_text(kept.size), kept.kind, kept.place.name[:SHORT_KEY], _origin(kept)]
 
 
 def _origin(kept: "Kept") -> str:
@@ -128,7 +131,7 @@ def _origin(kept: "Kept") -> str:
         about = read_about(entries[0])
         made, facts = about["made_from"], about["facts"]
         if kept.unfinished:
-            return f"{_encoder(made['encoder'])} · unfinished, {_count(len(entries), 'shard', 'shards')}"
+            return f"{_encoder(made['encoder'])} · unfinished, {count_text(len(entries), 'shard', 'shards')}"
         return ORIGINS[kept.kind](made, facts) if kept.kind in ORIGINS else ""
     except (LookupError, TypeError, AttributeError):
         return "unreadable"
@@ -159,25 +162,15 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "maps": lambda made, _: (
         f"{made['method']} · embeddings {', '.join(key[:SHORT_KEY] for key in made['embeddings'].values())}"
     ),
-    "texts": lambda made, _: f"{_encoder(made['encoder'])} · {_count(len(made['texts']), 'text', 'texts')}",
+    "texts": lambda made, _: (
+        f"{_encoder(made['encoder'])} · {count_text(len(made['texts']), 'text', 'texts')}"
+    ),
     "queries": lambda made, _: f"prompts, {made['use']} · texts {made['texts'][:SHORT_KEY]}",
     "centered": lambda made, _: (
         f"{' '.join(made['mean_of'])} {made['embeddings'][:SHORT_KEY]} minus their mean"
     ),
     "identities": lambda made, _: _encoder(made["signature"]),
 }
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 ACTIONS: dict[str, Callable[[Path, Given], int]] = {

@@ -10,12 +10,10 @@ from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.runs.folder import TRACKING as TRACKING
 from medretrieval.runs.folder import write_json
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.tracker import SWEEP_TAG, RunDescription, Tracker, class_name
-
-# In a run's folder: what its tracker was told, so that another can be told later.
-TRACKING = "tracking.json"
 
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
