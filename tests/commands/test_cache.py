@@ -79,7 +79,10 @@ def test_the_command_has_the_verb(command, tmp_path):
         ([], "cache: action= is missing; medretrieval cache list|verify|path"),
         (["clean"], "cache: action=clean: choose from: list, path, prune, verify"),
         (["lst"], "cache: action=lst: did you mean list? choose from: list, path, prune, verify"),
-        (["list", "--all"], "cache: --all: no such key; choose from: --json, --keep-gb, action, paths.cache"),
+        (
+            ["list", "--all"],
+            "cache: --all: no such key; choose from: --dry-run, --json, --keep-gb, action",
+        ),
         (["verify", "x"], "cache: action=x: action= is given twice"),
         (["path", "cache=/tmp"], "cache: cache=/tmp: no such key; did you mean paths.cache? choose from:"),
         (["list", "--keep-gb", "3"], "cache: --keep-gb: only for prune"),

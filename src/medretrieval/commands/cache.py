@@ -1,26 +1,32 @@
 """The verb `cache`: what is kept between runs, whether it is whole, and making room."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.parts.amounts import bytes_text, count_text
-from medretrieval.commands.words import JSON, Given, Option, Verb
+from medretrieval.commands.words import JSON, OUTPUTS, Given, Option, Verb
 from medretrieval.errors import UserError
 
 if TYPE_CHECKING:
-    from medretrieval.cache.maintenance import Kept
+    from medretrieval.cache.maintenance import Kept, Pruned
 
 GB = 10**9
 SHORT_KEY = 12
+SHOWN_RUNS = 20  # that lose something, in the text
 
 
 def _run(given: Given) -> int:
     place = _place(given)
-    if given.action != "prune" and given.keep_gb is not None:
-        raise VERB.refusal(f"--keep-gb: only for prune; {given.action} takes no such option")
+    for name, value in (
+        ("--keep-gb", given.keep_gb),
+        ("--dry-run", given.dry_run),
+        ("outputs=", given.outputs),
+    ):
+        if given.action != "prune" and value not in (None, False):
+            raise VERB.refusal(f"{name}: only for prune; {given.action} takes no such option")
     if given.action == "prune" and given.keep_gb is None:
         raise VERB.refusal("prune needs --keep-gb N: how many GB (10^9 bytes) may stay")
     try:
@@ -50,11 +56,10 @@ def _path(place: Path, given: Given) -> int:
 
 def _list(place: Path, given: Given) -> int:
     from medretrieval.cache.maintenance import contents
-    from medretrieval.runs.tables import table
 
     found = contents(place)
     kept, left = [k for k in found if not k.leftover], [k for k in found if k.leftover and k.size]
-    lines = table(["last used", "size", "kind", "key", "made from"], [_row(k) for k in kept]) if kept else []
+    lines = _table(kept) if kept else []
     lines.append(
         f"{count_text(len(kept), 'entry', 'entries')}, {bytes_text(sum(k.size for k in kept))}, in {place}"
     )
@@ -86,17 +91,62 @@ def _verify(place: Path, given: Given) -> int:
 
 def _prune(place: Path, given: Given) -> int:
     from medretrieval.cache.maintenance import prune
+    from medretrieval.runs.saved.links import losing
 
-    done = prune(place, round(given.keep_gb * GB))
-    lines = [
-        f"{count_text(done.removed, 'item', 'items')} removed, {bytes_text(done.freed)} freed, "
-        f"{bytes_text(done.size)} left in {place}"
-    ]
+    outputs = given.outputs or Path(str(OUTPUTS.default))
+    done = prune(place, round(given.keep_gb * GB), dry_run=given.dry_run)
+    lost = losing(outputs, [kept.path for kept in done.removed])
+    items = count_text(len(done.removed), "item")
+    if given.dry_run:
+        lines = [*_doomed_table(done), f"{items} would be removed, {bytes_text(done.freed)} would be freed, "]
+    else:
+        lines = [f"{items} removed, {bytes_text(done.freed)} freed, "]
+    lines[-1] += f"{bytes_text(done.size)} left in {place}"
     if done.in_use:
         lines.append(f"{count_text(done.in_use, 'entry', 'entries')} kept: another process is making them")
-    content = {"cache": str(place), "removed": done.removed, "freed_bytes": done.freed}
-    _print(given, content | {"left_bytes": done.size, "in_use": done.in_use}, lines)
+    lines += _lost_lines(lost, outputs, given.dry_run)
+    content = {
+        "cache": str(place),
+        "dry_run": given.dry_run,
+        "removed": len(done.removed),
+        "freed_bytes": done.freed,
+        "left_bytes": done.size,
+        "in_use": done.in_use,
+        "entries": [_entry(kept) for kept in done.removed if given.dry_run and not kept.leftover],
+        "losing": {str(folder): names for folder, names in lost.items()},
+    }
+    _print(given, content, lines)
     return 0
+
+
+def _doomed_table(doomed: "Pruned") -> list[str]:
+    """What would go, the least recently used first; leftovers as one number."""
+    entries = [kept for kept in doomed.removed if not kept.leftover]
+    left = [kept for kept in doomed.removed if kept.leftover and kept.size]
+    lines = _table(entries) if entries else []
+    if left:
+        lines.append(f"{count_text(len(left), 'leftover')}, {bytes_text(sum(kept.size for kept in left))}")
+    return lines
+
+
+def _lost_lines(lost: Mapping[Path, list[str]], outputs: Path, dry_run: bool) -> list[str]:
+    """Which runs lose which of their links."""
+    if not lost:
+        return [f"no run in {outputs} links to {'it' if dry_run else 'what is gone'}"]
+    verb = "would lose" if dry_run else "lost"
+    lines = [
+        f"{count_text(len(lost), 'run')} in {outputs} {verb} what they link to (scores and rankings stay; "
+        "medretrieval again <run> makes it again):"
+    ]
+    lines += [f"  {folder}: {', '.join(names)}" for folder, names in list(lost.items())[:SHOWN_RUNS]]
+    return [*lines, f"  and {len(lost) - SHOWN_RUNS} more"] if len(lost) > SHOWN_RUNS else lines
+
+
+def _table(kept: "Sequence[Kept]") -> list[str]:
+    from medretrieval.runs.tables import table
+
+    header = ["last used", "size", "kind", "key", "made from"]
+    return table(header, [_row(k) for k in kept], words=("last used", "key"))
 
 
 def _print(given: Given, content: Mapping[str, Any], lines: list[str]) -> None:
@@ -182,18 +232,31 @@ ACTIONS: dict[str, Callable[[Path, Given], int]] = {
 
 VERB = Verb(
     "cache",
-    usage=("list|verify|path [key=value ...]", "prune --keep-gb N [key=value ...]"),
+    usage=("list|verify|path [key=value ...]", "prune --keep-gb N [--dry-run] [key=value ...]"),
     options=(
         Option(
             "action",
             "list: show the entries, the least recently used first; verify: compare files with their hashes, "
             "exit code 1 if one is damaged; prune: remove leftovers, then the least recently used entries "
-            "until no more than --keep-gb are left; path: show where the cache is. The word alone, without "
-            "action=, is enough",
+            "until no more than --keep-gb are left, and say which runs lose what; path: show where the cache "
+            "is. The word alone, without action=, is enough",
             choices=tuple(ACTIONS),
             needed=True,
         ),
         Option("--keep-gb", "for prune: how many GB (10^9 bytes) may stay", "N", float, unset="none"),
+        Option(
+            "--dry-run",
+            "for prune: show what would go and which runs would lose what, and remove nothing",
+            type=bool,
+            unset="remove it",
+        ),
+        Option(
+            "outputs",
+            "for prune: the folder that holds the runs which may lose something",
+            "<folder>",
+            Path,
+            unset=str(OUTPUTS.default),
+        ),
         Option(
             "paths.cache",
             "folder of the cache",
@@ -204,6 +267,10 @@ VERB = Verb(
         JSON,
     ),
     run=_run,
-    examples=("medretrieval cache list", "medretrieval cache prune --keep-gb 20"),
+    examples=(
+        "medretrieval cache list",
+        "medretrieval cache prune --keep-gb 20 --dry-run",
+        "medretrieval cache prune --keep-gb 20",
+    ),
     bare="action",
 )

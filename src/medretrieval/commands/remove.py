@@ -161,7 +161,7 @@ VERB = Verb(
         Option("--yes", "remove it", type=bool, unset="show what would be removed"),
         Option(
             "unfinished",
-            "remove runs too that have neither results nor failed: they were interrupted, or are still running",
+            "remove runs too that have neither finished nor failed: interrupted, or running still",
             "true|false",
             bool,
             default="false",

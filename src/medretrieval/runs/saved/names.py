@@ -1,4 +1,4 @@
-"""What a word names in an outputs folder: a run or a sweep, by folder, id, the beginning of one, or `latest`."""
+"""What a word names in an outputs folder: a run or a sweep, by folder, id, its beginning, or `latest`."""
 
 import re
 from pathlib import Path

@@ -137,7 +137,7 @@ def _size(folder: Path) -> int:
 
 
 def _note(run: SavedRun, outputs: Path) -> Path | None:
-    """The note that a run has the results of its configuration; None where it is not there or names another."""
+    """The note that a run has the results of its configuration; None where it names another."""
     fingerprint = fingerprint_of(run)
     if fingerprint is None:
         return None
