@@ -197,6 +197,7 @@ class Config:
     force: bool = MISSING
     device: str = MISSING
     threads: int | None = MISSING
+    verbose: bool = False  # a sweep prints the whole table of each run; here, so that older manifests have it
 
 
 # Keys of earlier versions and what they are called now, for the refusal that names it and for `renamed`.
@@ -266,6 +267,8 @@ def check(cfg: DictConfig) -> Config:
     Raises:
         UserError: a value that its type allows but that cannot be meant.
     """
+    # Hydra adds any key that is given with a +; one that nobody reads would be accepted and ignored.
+    OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg, resolve=False))
     settings = OmegaConf.to_object(cfg)
     if not isinstance(settings, Config):
         raise UserError("the configuration has no schema: compose it with medretrieval.compose(...)")

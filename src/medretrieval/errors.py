@@ -1,5 +1,6 @@
 """The one exception that a user may see: it says what, where and how to mend it, in one line."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -23,3 +24,13 @@ def first_line(error: BaseException) -> str:
 def choices(names: Sequence[str]) -> str:
     """The end of an error message: what could have been said instead."""
     return "choose from: " + ", ".join(sorted(names)) if names else "there is nothing to choose from"
+
+
+def suggestion(word: str, names: Sequence[str]) -> str:
+    """What may have been meant by a word that is none of the names, as a question; empty where nothing.
+
+    >>> suggestion("kk", ["k", "fit"]), suggestion("zebra", ["k", "fit"])
+    ('did you mean k? ', '')
+    """
+    near = difflib.get_close_matches(word, names, 1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -98,7 +98,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         finished = None if settings.force else find_finished(outputs, fingerprint)
         if finished is not None:
             tracker.skip(about, finished)
-            return _skip(finished, folder)
+            return _skip(finished, folder, said=sweep is None)
         explaining.require(settings, inputs.encoder)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
@@ -317,9 +317,10 @@ def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _skip(finished: Path, folder: Path | None) -> RunResult:
-    log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
-    if folder is not None:
+def _skip(finished: Path, folder: Path | None, said: bool) -> RunResult:
+    if said:  # a sweep has a line of its own for each run
+        log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
+    if folder is not None and folder.resolve() != finished.resolve():
         run_folder.mark_skipped(folder, finished)
     return RunResult(finished, read_report(finished), skipped=True)
 

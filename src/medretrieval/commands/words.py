@@ -4,7 +4,6 @@ This program is spoken to in key=value, as Hydra is; argparse gets the same word
 """
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.commands import VERBS
-from medretrieval.errors import UserError, choices
+from medretrieval.errors import UserError, choices, suggestion
 
 Given = argparse.Namespace  # an attribute for each option, and `overrides` of the run's configuration
 # What a verb's own option is called in the configuration of a run.
@@ -359,16 +358,6 @@ def _config_keys() -> set[str]:
     from medretrieval.config import RENAMED, Config
 
     return {field.name for field in fields(Config)} | {old.split(".")[0] for old in RENAMED}
-
-
-def suggestion(word: str, names: Sequence[str]) -> str:
-    """What may have been meant by a word that is none of the names, as a question; empty where nothing.
-
-    >>> suggestion("kk", ["k", "fit"]), suggestion("zebra", ["k", "fit"])
-    ('did you mean k? ', '')
-    """
-    near = difflib.get_close_matches(word, names, 1)
-    return f"did you mean {near[0]}? " if near else ""
 
 
 def shown(word: str) -> str:

@@ -135,7 +135,9 @@ def _encode(encoder: Encoder, split: Split, shards: Shards) -> None:
     from tqdm import tqdm
 
     total, done = len(shards.first), shards.done
-    with tqdm(total=total, initial=done, unit="img", desc=f"embed {split.name}", leave=False) as bar:
+    said = f"embed {split.name} images with {encoder.name}"
+    # disable=None: only where someone looks, on a terminal.
+    with tqdm(total=total, initial=done, unit="img", desc=said, leave=False, disable=None) as bar:
         work = _Work(encoder, split, shards, bar)
         for positions in shards.cut(encoder.batch_size):
             shards.add(positions, functools.partial(work.write, positions))

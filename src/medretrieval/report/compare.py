@@ -33,7 +33,7 @@ IN_COMMON = {ID: "query ids", LABEL: "labels", N_RELEVANT: "counts of relevant i
 DATA = {"content_sha256": "{}", "labels_sha256": "labels", "groups_sha256": "groups"}
 # How intervals are made where runs made theirs in different ways.
 USUAL = Resampling(resamples=10_000, confidence=0.95, seed=0)
-PLACES = ("paths.", "tracking.", "force", "dataset.root")
+PLACES = ("paths.", "tracking.", "force", "verbose", "dataset.root")
 
 
 @dataclass(frozen=True)

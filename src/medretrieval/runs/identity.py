@@ -20,7 +20,7 @@ from medretrieval.runs.report import read_report
 def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     """What makes two runs the same: configuration, data and weights; not where files lie or who is told."""
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
-    for key in ("paths", "tracking", "force"):
+    for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from medretrieval.config import Baseline, leaves
 from medretrieval.evaluate.half_samples import IN_BOTH_ROLES
 from medretrieval.evaluate.score_table import MAP_DEPTH, is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
+from medretrieval.runs.folder import SCORES
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
+
+MAP = f"map_at_{MAP_DEPTH}"  # which every index answers
+SAME_AT_1 = ("precision_at_1", "hit_rate_at_1", "ndcg_at_1")  # 1 where the nearest is relevant, else 0
+READABLE = 0.001  # what is smaller has less than two of the four digits that are shown
 
 
 def run_table(report: RunReport, folder: Path) -> str:
@@ -45,7 +51,36 @@ def _score_table(report: RunReport) -> list[str]:
     if baseline is not None:
         columns[baseline.encoder] = lambda name: _number(baseline.scores, name)
     names = [name for name in report.scores if is_headline(name)]
-    return table(list(columns), [[cell(name) for cell in columns.values()] for name in names])
+    small = [name for name in names if _unreadable(report, name)]
+    shown = _once(report, [name for name in names if name not in small])
+    cells = [[label, *(cell(name) for cell in list(columns.values())[1:])] for name, label in shown.items()]
+    left_out = [f"not shown, below {READABLE:g}: {', '.join(small)} (in {SCORES})"] if small else []
+    return table(list(columns), cells) + left_out
+
+
+def _unreadable(report: RunReport, name: str) -> bool:
+    """Whether four digits after the point say less than two of a score, of its chance and of its interval."""
+    values = [report.scores[name], report.chance.get(name, 0.0)]
+    values += [report.intervals[name].high] if name in report.intervals else []
+    return max(values) < READABLE
+
+
+def _once(report: RunReport, names: Sequence[str]) -> dict[str, str]:
+    """Names of the scores that get a row, each with what the row is called: the same number stands once."""
+    rows = {name: name for name in names}
+    for same in _same_by_definition(report):
+        first, *others = [name for name in same if name in rows] or [""]
+        for other in others:
+            del rows[other]
+            rows[first] += f" = {other.removesuffix('_at_1')}"
+    return rows
+
+
+def _same_by_definition(report: RunReport) -> list[tuple[str, ...]]:
+    """Names of scores that are one number, whatever was ranked."""
+    found = [SAME_AT_1 + (("vote_accuracy",) if report.vote.k == 1 else ())]
+    # A ranking of at most 100: its average precision over the first 100 is that over all of it.
+    return found + ([("map", MAP)] if report.counts.depth <= MAP_DEPTH else [])
 
 
 def _fidelity_lines(encoder: EncoderReport) -> list[str]:
@@ -95,7 +130,10 @@ def _interval(intervals: dict[str, ScoreInterval], name: str) -> str:
     return f"{intervals[name].low:.4f} .. {intervals[name].high:.4f}" if name in intervals else "-"
 
 
-MAP = f"map_at_{MAP_DEPTH}"  # which every index answers
+CSV_COLUMNS = (
+    "score", "value", "low", "high", "difference", "chance", MAP, "ann_recall", "latency_ms_p50", "seconds",
+    "embeddings_cached",
+)  # fmt: skip
 # What runs can differ in, and how their reports say it.
 AXES: dict[str, Callable[[RunReport], str]] = {
     "dataset": lambda r: r.dataset,
@@ -167,21 +205,70 @@ def _settings(report: RunReport) -> int:
     return len(index) + (report.autotune is not None) + len(chosen) + (report.protocol.center is not None)
 
 
-def sweep_table(reports: list[RunReport]) -> str:
-    """One line a run, best first: what differs between runs, objective, chance, mAP, seconds.
+def sweep_table(reports: Sequence[RunReport], in_markdown: bool = False) -> str:
+    """The runs of a sweep, best first: a table for each dataset, protocol and score.
 
     Seconds say where the embeddings were in the cache already: such runs are not faster encoders.
+
+    Args:
+        reports: of its runs.
+        in_markdown: in Markdown instead of columns.
     """
-    shown = differing(reports)
-    rows = [
-        [*(f(r) for f in shown.values()), r.objective.name, f"{r.objective.value:.4f}",
-         _number(r.chance, r.objective.name), _number(r.scores, MAP), _seconds(r)]
-        for r in (reports[i] for i in best_first(reports))
-    ]  # fmt: skip
-    lines = table([*shown, "score", "value", "chance", MAP, "seconds"], rows)
+    groups, blocks = ranked_together(reports), []
+    for place, runs in groups.items():
+        header, rows = _ranked(runs)
+        lines = [markdown(header, rows)] if in_markdown else table(header, rows)
+        heading = ", ".join(place)
+        named = [f"**{heading}**\n" if in_markdown else heading] if len(groups) > 1 or in_markdown else []
+        blocks.append("\n".join(named + lines))
+    notes = ["difference: from the best run of the table"]
     if any(r.encoder.random_weights for r in reports):
-        lines.append("* RANDOM WEIGHTS: says nothing about the model")
-    return "\n".join(lines)
+        notes.append("* RANDOM WEIGHTS: says nothing about the model")
+    return "\n\n".join(blocks) + ("\n\n" if in_markdown else "\n") + "\n".join(notes)
+
+
+def _ranked(runs: Sequence[RunReport]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of runs that are ranked together: in what they differ, their score and its cost."""
+    shown, order = differing(runs), [runs[i] for i in best_first(runs)]
+    name, best = order[0].objective.name, order[0].objective.value
+    ks = {list(r.ann_loss.recall)[-1] for r in runs if r.ann_loss is not None}
+    recall = f"ANN recall@{ks.pop()}" if len(ks) == 1 else "ANN recall"
+    header = [*shown, name, "interval", "difference", "chance", MAP, recall, "p50 ms", "seconds"]
+    rows = [
+        [
+            *(axis(r) for axis in shown.values()),
+            f"{r.objective.value:.4f}",
+            _interval(r.intervals, name),
+            f"{round(r.objective.value - best, 4) + 0.0:.4f}",
+            _number(r.chance, name),
+            _number(r.scores, MAP),
+            "exact" if r.ann_loss is None else f"{list(r.ann_loss.recall.values())[-1]:.4f}",
+            f"{r.speed.latency_ms.p50:.2f}",
+            _seconds(r),
+        ]
+        for r in order
+    ]
+    return header, rows
+
+
+def sweep_rows(reports: Sequence[RunReport]) -> list[list[Any]]:
+    """The same for a program: a header, and a row of plain values for each run; "" where a run has none.
+
+    `difference` is to the best run of the same dataset, protocol and score; `ann_recall` is that at the
+    largest of evaluation.ks, 1 for exact search.
+    """
+    rows: list[list[Any]] = [[*AXES, *CSV_COLUMNS]]
+    for runs in ranked_together(reports).values():
+        order = [runs[i] for i in best_first(runs)]
+        for r in order:
+            name, value = r.objective.name, r.objective.value
+            ends = r.intervals.get(name)
+            low, high = ("", "") if ends is None else (ends.low, ends.high)
+            recall = 1.0 if r.ann_loss is None else list(r.ann_loss.recall.values())[-1]
+            of_it = [name, value, low, high, value - order[0].objective.value, r.chance.get(name, "")]
+            costs = [recall, r.speed.latency_ms.p50, r.timings_s["total"], str(r.encoder.cached).lower()]
+            rows.append([*(axis(r) for axis in AXES.values()), *of_it, r.scores.get(MAP, ""), *costs])
+    return rows
 
 
 def _seconds(report: RunReport) -> str:

@@ -44,7 +44,7 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
     config = dataclasses.asdict(settings)
     # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
     # Prompts are in prompts.json.
-    for key in ("paths", "tracking", "force", "prompts"):
+    for key in ("paths", "tracking", "force", "verbose", "prompts"):
         del config[key]
     params = {
         key.removesuffix(".name"): str(value)
