@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "medretrieval"
 LAYERS = (
     "errors", "files", "vectors", "config", "instantiate", "images", "datasets", "encoders", "cache",
     "protocol", "embed", "index", "evaluate", "evidence", "explain", "runs", "track", "query", "figures",
-    "report", "load", "runner", "sweep", "verify", "commands", "cli", "__main__",
+    "report", "load", "runner", "dry_run", "sweep", "verify", "commands", "cli", "__main__",
 )  # fmt: skip
 MOST_FILES = 12  # modules a folder
 MOST_LINES = 60  # of a function
