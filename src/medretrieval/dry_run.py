@@ -67,7 +67,8 @@ class SidePlan:
         """Bytes that its embeddings will take in the cache; None where their dimension is not known."""
         if self.images.kept:
             return 0
-        return None if self.rate is None else bytes_of(self.images.images, self.rate.dimension)
+        dimension = None if self.rate is None else self.rate.dimension
+        return None if dimension is None else bytes_of(self.images.images, dimension)
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,9 @@ def _sides(settings: Config, inputs: Inputs, cache: Cache) -> list[SidePlan]:
 def _index(settings: Config, inputs: Inputs, sides: Sequence[SidePlan], cache: Cache) -> IndexPlan | None:
     """The gallery's index: its size is known where it is there, and of exact search before it is made."""
     (gallery,) = [side for side in sides if side.role.endswith("gallery")]
-    if (
-        gallery.rate is None or settings.protocol.center is not None
-    ):  # centered vectors have a key of their own
+    n, d = len(inputs.task.gallery), None if gallery.rate is None else gallery.rate.dimension
+    if d is None or settings.protocol.center is not None:  # centered vectors have a key of their own
         return None
-    n, d = len(inputs.task.gallery), gallery.rate.dimension
     place, factory = place_of(
         settings.index, settings.metric, settings.seed, (gallery.images.key, n, d), cache
     )

@@ -42,13 +42,14 @@ class Rate:
         images_per_s: images a second.
         split: that was embedded then.
         made_at: when, UTC, ISO 8601.
-        dimension: of the vectors.
+        dimension: of the vectors it makes of a split's images; None where it has embedded no images of
+            their shape, on which that may depend.
     """
 
     images_per_s: float
     split: str
     made_at: str
-    dimension: int
+    dimension: int | None
 
 
 def remembered(encoder: Encoder, cache: Cache) -> dict[str, Any]:
@@ -84,23 +85,24 @@ def forecast(identity: Mapping[str, Any], split: Split, size: int, cache: Cache)
 
 
 def last_rate(identity: Mapping[str, Any], split: Split, size: int, cache: Cache) -> Rate | None:
-    """An encoder's latest rate, at this size of images where the cache has one; None where it has none."""
+    """An encoder's latest rate, at images of this shape where the cache has such; None where it has none."""
     parts, group = key_parts(identity, split, size)
     top = cache.place(KIND, parts, group).parent
     finished = [path for path in top.glob("*") if "." not in path.name]
     saved = [about(path) for path in (*finished, *top.glob(f"*{SHARDS_SUFFIX}/*"))]
-    rates = [(said, rate) for said in saved if (rate := _rate(said)) is not None]
-    if not rates:
-        return None
-    return max(rates, key=lambda pair: (pair[0]["made_from"].get("size") == size, pair[1].made_at))[1]
+    rates = [rate for said in saved if (rate := _rate(said, split)) is not None]
+    return max(rates, key=lambda rate: (rate.dimension is not None, rate.made_at), default=None)
 
 
-def _rate(said: Mapping[str, Any]) -> Rate | None:
+def _rate(said: Mapping[str, Any], split: Split) -> Rate | None:
     """The rate that an entry or a shard tells; None where it cannot be read."""
     try:
         facts, made = said["facts"], said["made_from"]
-        rate, width = float(facts["images_per_s"]), int(facts["shape"][1])
-        return Rate(rate, made.get("split", "a part of a split"), str(said["made_at"]), width)
+        alike = made.get("images_sha256") == split.images_sha256
+        alike |= facts.get("image_shape") == list(split.images.shape[1:])
+        width = int(facts["shape"][1]) if alike else None
+        name = made.get("split", "a part of a split")
+        return Rate(float(facts["images_per_s"]), name, str(said["made_at"]), width)
     except (LookupError, TypeError, ValueError, AttributeError):
         return None
 

@@ -90,7 +90,8 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
 
     def assemble(partial: Path) -> Mapping[str, Any]:
         assert shards is not None
-        return {**shards.assemble(partial), "images_per_s": _rate(shards)}
+        facts = {"images_per_s": _rate(shards), "image_shape": list(split.images.shape[1:])}
+        return shards.assemble(partial) | facts
 
     try:
         entry = cache.get_or_make(KIND, parts, assemble, group=group, before=encode)
@@ -177,7 +178,8 @@ class _Work:
         if begin < n:
             raise UserError(f"encoder={encoder.name}: gave vectors for {begin} of {n} images")
         seconds = time.perf_counter() - start
-        return {"shape": [n, width], "seconds": seconds, "images_per_s": n / seconds}
+        facts = {"shape": [n, width], "image_shape": list(self.split.images.shape[1:])}
+        return facts | {"seconds": seconds, "images_per_s": n / seconds}
 
     def _name(self, positions: NDArray[np.int64], row: int) -> str:
         return str(self.split.ids[positions[row]])
