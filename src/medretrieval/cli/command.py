@@ -124,6 +124,8 @@ def _hydra(task: Callable[[Any], float]) -> int:
             raise
         raise line from error
     finally:
+        if full is None:  # what runs later in this process decides for itself
+            del os.environ["HYDRA_FULL_ERROR"]
         if "hydra.experimental.callback" in sys.modules:
             _end_sweep()
     return 0

@@ -72,8 +72,8 @@ def _entry(summary: "Summary") -> dict[str, Any]:
 
     kind ("run" or "sweep"), name, folder, ended (UTC, ISO 8601), state, axes (dataset, encoder, index,
     metric and protocol, each a list of names), score (name and value of the objective, of a sweep that of
-    its best run; or null), runs (of a sweep: how many in each state; else null), run_id (in MLflow, or null)
-    and reason (of a failure, or where a skipped run has its results).
+    its best run; or null), runs (of a sweep: how many in each state, or not started; else null), run_id (in
+    MLflow, or null) and reason (of a failure, or where a skipped run has its results).
     """
     from datetime import UTC, datetime
 
@@ -86,7 +86,7 @@ def _entry(summary: "Summary") -> dict[str, Any]:
         "state": summary.state.value,
         "axes": {axis: list(names) for axis, names in summary.axes.items()},
         "score": score,
-        "runs": None if summary.counts is None else {s.value: n for s, n in summary.counts.items()},
+        "runs": summary.counts,
         "run_id": summary.run_id,
         "reason": summary.reason,
     }

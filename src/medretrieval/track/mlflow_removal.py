@@ -93,13 +93,16 @@ def delete(runs: Sequence[LoggedRun]) -> None:
     """Mark runs as deleted.
 
     Raises:
-        UserError: MLflow cannot be reached.
+        UserError: MLflow refuses it, or cannot be reached any more.
     """
     for run in runs:
         try:
             _client(run.uri).delete_run(run.run_id)
         except Exception as error:  # whatever a server, a database or a disk may raise
-            raise _away(run.uri, error) from error
+            raise UserError(
+                f"MLflow at {run.uri}: run {run.run_id} cannot be deleted ({first_line(error)}); the folders "
+                "are left as they are; give the command again"
+            ) from error
 
 
 def _active(uri: str, run_ids: Sequence[str]) -> list[Any]:

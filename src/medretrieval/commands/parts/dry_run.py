@@ -27,7 +27,11 @@ def hydra_words(arguments: Sequence[str], aside: Path) -> list[str]:
         w for w in arguments if w not in ours and not w.startswith(("hydra/launcher=", "hydra.launcher."))
     ]
     places = [f"hydra.{kind}.dir='{aside}'" for kind in ("run", "sweep")]
-    return [*kept, *places, "hydra.output_subdir=null", "~hydra.callbacks.medretrieval"]
+    added = [*places, "hydra.output_subdir=null", "~hydra.callbacks.medretrieval"]
+    # Right behind the last override: Hydra's parser wants all of them in a row, and the last of a key counts.
+    overrides = [i for i, word in enumerate(kept) if "=" in word and not word.startswith("-")]
+    end = overrides[-1] + 1 if overrides else len(kept)
+    return [*kept[:end], *added, *kept[end:]]
 
 
 @dataclass

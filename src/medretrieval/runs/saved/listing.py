@@ -16,6 +16,7 @@ from typing import Any
 from medretrieval.runs import folder as run_folder
 
 RUNS, SWEEPS = "runs", "sweeps"
+SWEEP_PLAN = "sweep.json"  # in a sweep's folder: what it is going to run
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 AXES = ("dataset", "encoder", "index", "metric", "protocol")
 
@@ -98,6 +99,12 @@ def runs_in(outputs: Path) -> list[SavedRun]:
 def sweeps_in(outputs: Path) -> list[Path]:
     """The folders of the sweeps of an outputs folder."""
     return list(_folders(outputs / SWEEPS))
+
+
+def planned_runs(sweep: Path) -> int | None:
+    """How many runs a sweep was going to have; None where its folder does not say."""
+    jobs = _json(sweep / SWEEP_PLAN).get("jobs")
+    return len(jobs) if isinstance(jobs, list) else None
 
 
 def newest(outputs: Path) -> SavedRun | None:

@@ -13,6 +13,7 @@ from medretrieval.runs.saved.listing import (
     SavedRun,
     State,
     facts_of,
+    planned_runs,
     runs_in,
     saved_run,
     sweeps_in,
@@ -20,6 +21,7 @@ from medretrieval.runs.saved.listing import (
 
 MAX_SAID_CHARACTERS = 60  # of a failure, in the table
 MAX_NAMES = 3  # of an axis that a sweep varies; more are counted
+NOT_STARTED = "not started"  # runs that a sweep was going to have
 STAMP = re.compile(r"\d{8}-\d{6}-\d{6}")  # with which this program begins the names of folders
 
 
@@ -35,7 +37,8 @@ class Summary:
         score: name of the objective; None without results.
         value: of the objective, of a sweep that of its best run; None without results, or where its runs are
             ranked by several objectives.
-        counts: of a sweep, how many of its runs are in each state; None for a run.
+        counts: of a sweep, how many of its runs are in each state, and how many are NOT_STARTED; None for a
+            run.
         run_id: of a run in MLflow; None where it is not there.
         reason: why it failed, or which run has its results.
     """
@@ -46,7 +49,7 @@ class Summary:
     axes: Mapping[str, Sequence[str]]
     score: str | None
     value: float | None
-    counts: Mapping[State, int] | None = None
+    counts: Mapping[str, int] | None = None
     run_id: str | None = None
     reason: str = ""
 
@@ -85,7 +88,7 @@ class Summary:
         return ", ".join([f"{has} of {sum(self.counts.values())} runs", *others])
 
 
-_FAILED = {State.FAILED: "failed", State.UNFINISHED: "interrupted or running"}
+_FAILED = {State.FAILED: "failed", State.UNFINISHED: "interrupted or running", NOT_STARTED: "not started"}
 
 
 def summaries(outputs: Path, sweep: Path | None = None) -> list[Summary]:
@@ -128,8 +131,14 @@ def _of_run(run: SavedRun) -> Summary:
 def _of_sweep(folder: Path, runs: Sequence[SavedRun]) -> Summary:
     facts = [facts_of(run) for run in runs]
     axes = {axis: sorted({f.axes[axis] for f in facts} - {""}) for axis in AXES}
-    counts = {state: n for state in State if (n := sum(run.state is state for run in runs))}
+    counts: dict[str, int] = {
+        state.value: n for state in State if (n := sum(run.state is state for run in runs))
+    }
+    if (missing := (planned_runs(folder) or 0) - len(runs)) > 0:
+        counts[NOT_STARTED] = missing
     without = [state for state in (State.FAILED, State.UNFINISHED) if counts.get(state)]
+    if not without and NOT_STARTED in counts:
+        without = [State.UNFINISHED]
     score, value = _best(facts)
     return Summary(
         folder, max(run.time for run in runs), (without or [State.FINISHED])[0], axes, score, value, counts
