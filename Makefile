@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+# uv makes the environment in a tenth of the time; pip where it is not installed.
+UV      := $(shell command -v uv 2>/dev/null)
+INSTALL  = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage clean
@@ -11,13 +14,13 @@ ARGS   ?=
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with everything in it (done by the others when needed)
+setup: $(STAMP) ## make .venv with everything in it (done by the others when needed); PINNED=1: versions of constraints.txt
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(if $(PINNED),constraints.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'medretrieval needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(if $(UV),$(UV) venv --quiet --seed --allow-existing --python '$(PYTHON)' $(VENV),$(PYTHON) -m venv $(VENV))
+	$(INSTALL) $(if $(PINNED),-c constraints.txt) -e '.[dev]'
 	@touch $@
 
 run: $(STAMP) ## one run on the embedded phantoms: embed, index, evaluate, track

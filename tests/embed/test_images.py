@@ -1,3 +1,6 @@
+import io
+import sys
+
 import numpy as np
 import pytest
 from tests.refusals import refusal
@@ -207,3 +210,24 @@ def test_after_an_interruption_the_next_start_begins_anew_and_completes(cache):
     assert not made.cached
     assert made.vectors.shape == (10, 2)
     assert np.array_equal(made.vectors, second.encode(make_split().images))
+
+
+# The progress bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_a_bar_says_what_is_embedded_with_what(cache, monkeypatch):
+    encoder = Brightness(batch_size=4)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    run(encoder, cache)
+    assert f"embed test images with {encoder.name}:" in sys.stderr.getvalue()
+
+
+def test_elsewhere_there_is_no_bar(cache, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    run(Brightness(batch_size=4), cache)
+    assert sys.stderr.getvalue() == ""

@@ -1,4 +1,4 @@
-"""The order of runs: one for every table, note and choice of a best run."""
+"""What is read in the terminal: the table of a run, that of a sweep, and one order of runs everywhere."""
 
 import itertools
 import json
@@ -6,13 +6,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pyarrow import parquet
 
+from medretrieval.evaluate import scores
 from medretrieval.report.compare import Options, compare
 from medretrieval.report.gather import gather
 from medretrieval.runs.report import Objective, read_report
-from medretrieval.runs.tables import best_first, run_table, sweep_table
+from medretrieval.runs.report_parts import ScoreInterval
+from medretrieval.runs.tables import best_first, run_table, sweep_rows, sweep_table
 from medretrieval.track.best_run import choose
 from medretrieval.track.find_runs import load_run
 from medretrieval.track.mlflow_notes import sweep_note
@@ -88,3 +94,99 @@ def test_seconds_say_what_came_from_the_cache(reports):
     assert "(from the cache: embeddings and index)" in run_table(kept, Path("any"))
     ends = [line.split()[-1] for line in sweep_table([fresh, kept]).splitlines()[2:4]]
     assert sorted(end == "cached" for end in ends) == [False, True]
+
+
+# The table of one run
+
+
+def run_of(report, values, **changes):
+    """A report with these scores, each with chance and an interval of its own."""
+    chance = {name: value / 2 for name, value in values.items()}
+    intervals = {name: ScoreInterval(value * 0.9, value * 1.1) for name, value in values.items()}
+    return replace(report, scores=values, chance=chance, intervals=intervals, baseline=None, **changes)
+
+
+def rows_of(report):
+    """First words of the table's rows, up to the value, and the lines below the table."""
+    lines = run_table(report, Path("any")).splitlines()[5:]
+    end = lines.index("")
+    rows = {line.split("  ")[0]: line for line in lines[:end] if "  " in line}
+    return rows, [line for line in lines[:end] if "  " not in line]
+
+
+def test_what_is_one_number_at_depth_1_stands_once(reports):
+    values = {"precision_at_1": 0.7, "recall_at_1": 0.2, "hit_rate_at_1": 0.7, "ndcg_at_1": 0.7, "mrr": 0.8}
+    rows, _ = rows_of(run_of(reports[0], values))
+    assert list(rows) == ["precision_at_1 = hit_rate = ndcg", "recall_at_1", "mrr"]
+    assert rows["precision_at_1 = hit_rate = ndcg"].split()[5:9] == ["0.7000", "0.6300", "..", "0.7700"]
+
+
+@pytest.mark.parametrize(("vote_k", "once"), [(1, True), (10, False)])
+def test_a_vote_of_one_neighbor_is_the_precision_at_1(vote_k, once, reports):
+    values = {"precision_at_1": 0.7, "vote_accuracy": 0.7}
+    report = run_of(reports[0], values, vote=replace(reports[0].vote, k=vote_k))
+    rows, _ = rows_of(report)
+    assert list(rows) == (["precision_at_1 = vote_accuracy"] if once else ["precision_at_1", "vote_accuracy"])
+
+
+@pytest.mark.parametrize(("depth", "once"), [(100, True), (101, False)])
+def test_a_ranking_of_at_most_100_has_one_map(depth, once, reports):
+    counts = replace(reports[0].counts, depth=depth)
+    rows, _ = rows_of(run_of(reports[0], {"map_at_100": 0.7, "map": 0.7}, counts=counts))
+    assert list(rows) == (["map = map_at_100"] if once else ["map_at_100", "map"])
+
+
+@given(
+    hits=arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 100))), more=st.integers(0, 3),
+)  # fmt: skip
+def test_scores_that_stand_once_are_one_number_whatever_was_ranked(hits, more):
+    in_all, relevant = hits.sum(axis=1), hits.sum(axis=1) + more
+    kept = relevant > 0
+    first = scores.precision_at(hits, 1)[kept]
+    assert np.array_equal(first, scores.hit_rate_at(hits, 1)[kept])
+    assert np.array_equal(first, scores.ndcg_at(hits, relevant, 1)[kept])
+    # A whole ranking of at most 100: what it does not hold is not relevant.
+    deep = np.pad(hits, ((0, 0), (0, 100 - hits.shape[1])))
+    found = in_all > 0
+    at_100 = scores.average_precision_at(deep, in_all, 100)[found]
+    assert np.allclose(at_100, scores.average_precision(hits, in_all)[found])
+
+
+def test_what_four_digits_cannot_say_is_named_and_left_out(reports):
+    values = {"precision_at_1": 0.0, "recall_at_1": 0.0003, "recall_at_10": 0.0034}
+    report = run_of(reports[0], values)
+    report = replace(report, chance=report.chance | {"precision_at_1": 0.5})
+    rows, below = rows_of(report)
+    assert list(rows) == ["precision_at_1", "recall_at_10"]  # a score of 0 is no small number
+    assert below == ["not shown, below 0.001: recall_at_1 (in scores.json)"]
+    whole, nothing = rows_of(run_of(reports[0], {"recall_at_1": 0.0012}))
+    assert (list(whole), nothing) == (["recall_at_1"], [])
+
+
+# The table of a sweep
+
+
+def test_differences_are_from_the_best_of_the_same_task(reports):
+    other = replace(reports[0], dataset="another", objective=Objective(SCORE, 0.9))
+    lower = replace(reports[1], objective=Objective(SCORE, 0.6))
+    lines = sweep_table([reports[0], lower, other]).splitlines()
+    assert [line for line in lines if line.startswith(("another,", reports[0].dataset))] == [
+        f"{reports[0].dataset}, query_gallery, {SCORE}", f"another, query_gallery, {SCORE}",
+    ]  # fmt: skip
+    header, *rows = sweep_rows([reports[0], lower, other])
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [round(row["difference"], 9) for row in found] == [0.0, -0.1, 0.0]
+    assert "-0.1000" in next(line for line in lines if line.startswith("ivf"))
+
+
+def test_a_difference_is_never_minus_zero(reports):
+    assert "-0.0000" not in sweep_table(reports)
+
+
+def test_exact_search_and_what_an_approximate_one_finds_are_told_apart(reports):
+    lines = sweep_table(reports).splitlines()
+    assert "ANN recall@3" in lines[0]
+    flat, ivf = (next(line for line in lines if name in line.split()) for name in ("flat", "ivf"))
+    assert " exact " in flat
+    assert f" {list(reports[1].ann_loss.recall.values())[-1]:.4f} " in ivf
+    assert f" {reports[1].speed.latency_ms.p50:.2f} " in ivf

@@ -60,7 +60,7 @@ def _do(arguments: list[str]) -> int:
     if "--version" in arguments:
         print(version_text())
         return 0
-    if first in (COMPLETE, COMPLETION):
+    if first.partition("=")[0] in (COMPLETE, COMPLETION):
         return _complete(first, arguments[1:])
     if first and not first.startswith(("-", "+", "~")) and "=" not in first:
         hint = suggestion(first, list(VERBS))
@@ -71,10 +71,12 @@ def _do(arguments: list[str]) -> int:
     return _hydra(_task)
 
 
-def _complete(asked: str, words: list[str]) -> int:
+def _complete(first: str, rest: list[str]) -> int:
     """Print the script that completes the command line in a shell, or what such a script asks for."""
     from medretrieval.cli.completion import completions, script
 
+    asked, equals, value = first.partition("=")
+    words = [value, *rest] if equals else rest
     if asked == COMPLETION:
         print(script(words))
     else:

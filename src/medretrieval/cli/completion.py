@@ -126,6 +126,7 @@ def _keys_of(group: str, words: Sequence[str], groups: Mapping[str, Sequence[str
 
 
 def _keys_in_file(group: str, choice: str, words: Sequence[str]) -> list[str]:
+    """Keys of a choice's file and of the files of its group that it starts from."""
     from omegaconf import OmegaConf
 
     from medretrieval.config import root
@@ -133,7 +134,10 @@ def _keys_in_file(group: str, choice: str, words: Sequence[str]) -> list[str]:
     for folder in (root() / "conf", config_folder(words)):
         path = folder / group / f"{choice}.yaml" if folder is not None else None
         if path is not None and path.is_file():
-            return [str(key) for key in OmegaConf.load(path) if key not in ("_target_", "defaults")]
+            content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            keys = [key for key in content if key not in ("_target_", "defaults")]
+            below = [name for name in content.get("defaults", []) if name != "_self_"]
+            return keys + [key for name in below for key in _keys_in_file(group, str(name), words)]
     return []
 
 

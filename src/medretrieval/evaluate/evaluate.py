@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import EvaluationConfig
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, suggestion
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.half_samples import MAX_DEEP_CELLS, DeepResults, HalfSamples, half_samples
 from medretrieval.evaluate.knn_vote import Vote, abstention_curve
@@ -94,8 +94,9 @@ def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
     names = [name for name in query_scores(config.ks, label_type(task)) if not less_is_better(name)]
     if config.objective.removeprefix(MACRO) not in names:
         raise UserError(
-            f"evaluation.objective={config.objective}: no score that can be the objective; choose from "
-            f"(also with {MACRO} before it): {', '.join(names)}"
+            f"evaluation.objective={config.objective}: no score that can be the objective; "
+            f"{suggestion(config.objective, names)}choose from (also with {MACRO} before it): "
+            f"{', '.join(names)}"
         )
     return config.objective
 

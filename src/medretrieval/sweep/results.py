@@ -59,6 +59,8 @@ def sweep_summary(folder: Path, how_to_find: str | None) -> str:
     lines = ["", f"sweep {folder.name}: {said}", *([sweep_table(reports)] if reports else []), *failures]
     if reports:
         lines.append(f"table: {folder / MARKDOWN} and {CSV}")
+    if len(reports) > 1:
+        lines.append(f"is a difference more than chance? medretrieval compare {folder.name}")
     lines += [f"picture: {path}" for path in sorted(folder.glob("pareto*.png"))]
     return "\n".join([*lines, *([how_to_find] if how_to_find else [])])
 

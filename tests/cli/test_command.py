@@ -6,10 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from tests.mlflow_store import all_runs
 
-from medretrieval import cli
 from medretrieval.config import root
 from medretrieval.runs import folder as results
 from medretrieval.runs.folder import skipped_for
@@ -26,20 +23,6 @@ def one_line(done):
     assert line.startswith("medretrieval: ")
     assert done.stdout == ""
     return line.removeprefix("medretrieval: ")
-
-
-def test_help_shows_verbs_and_choices_without_a_heavy_import(tmp_path):
-    code = (
-        "import sys; sys.argv=['medretrieval','--help']; from medretrieval.cli import main; main();"
-        "print([m for m in ('torch','faiss','mlflow','medmnist') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert lines[-1] == "[]"
-    assert "clip_vit_b32" in done.stdout
-    assert "clip_pneumonia" in done.stdout
-    for verb in cli.VERBS:
-        assert f"medretrieval {verb} " in done.stdout
 
 
 def test_a_run_prints_scores_beside_chance_and_where_everything_is(command, write_npz, tmp_path):
@@ -65,13 +48,6 @@ def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz,
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (
-            ["encoder=clipp"],
-            "encoder=clipp: there is no such encoder; choose from: biomedclip, clip_vit_b16,",
-        ),
-        (["experiments=mahbod"], "experiments=mahbod: there is no such preset; choose from: clip_pneumonia,"),
-        (["seeds=1"], "seeds: no such key; choose from: audit, dataset, device,"),
-        (["index.nlists=1"], "index.nlists: no such key; choose from: autotune, build, deterministic,"),
         (["index.nlist=many"], "index.nlist: Value 'many' of type 'str' could not be converted to Integer"),
         (["encoder=timm"], "encoder.model: a value is needed; give it as encoder.model=<value>"),
         (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),
@@ -127,73 +103,6 @@ def test_an_interrupted_embedding_ends_at_once_and_goes_on_later(tmp_path, write
     assert "Traceback" not in said
     assert not list(tmp_path.glob("cache/embeddings/**/*.partial-*"))
     assert not list(tmp_path.glob("outputs/**/scores.json"))
-
-
-def test_a_sweep_ends_with_one_table_and_goes_on_after_a_failure(command, write_npz):
-    write_npz()
-    done = command("-m", *UNTRACKED, "index=flat,ivf", "index.nlist=2,99")
-    assert done.returncode == 1
-    assert "1 of 4 runs have results" in done.stdout
-    assert done.stdout.count("failed: ") == 3
-    assert "index.nlist=99: more cells than the gallery has vectors (12)" in done.stdout
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_four_parallel_jobs_on_a_new_database_all_finish(command, write_npz, tmp_path):
-    write_npz()
-    done = command(
-        "-m", *RUN, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "index=flat,ivf", "metric=l2,ip",
-        OMP_NUM_THREADS="1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    _, runs = all_runs(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    assert [r.info.status for r in runs] == ["FINISHED"] * 5
-    assert sum("encoder" in r.data.tags for r in runs) == 4  # and one of the sweep itself
-    assert len({r.data.tags["sweep"] for r in runs}) == 1
-    assert len(list(tmp_path.glob("cache/embeddings/*/*/embeddings.npy"))) == 2
-    assert "4 of 4 runs have results" in done.stdout
-
-
-def test_a_sweep_shows_quality_against_cost_and_logs_it(command, write_npz, tmp_path):
-    write_npz(n=60)
-    done = command("-m", *RUN, "index=flat,ivf", "metric=l2,cosine")
-    assert done.returncode == 0, done.stderr
-    picture = Path(done.stdout.rsplit("picture: ", 1)[1].splitlines()[0])
-    assert Image.open(tmp_path / picture).size[0] > 1000
-    client, runs = all_runs(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
-    (sweep,) = [r for r in runs if r.info.run_name.startswith("sweep ")]
-    assert len(runs) == 5
-    assert {r.data.tags["sweep"] for r in runs} == {sweep.data.tags["sweep"]}
-    assert {a.path for a in client.list_artifacts(sweep.info.run_id)} == {"pareto.png", "sweep.txt"}
-    compared = command("compare", sweep.data.tags["sweep"], "track=false")
-    assert compared.returncode == 0, compared.stderr
-    # By its id in MLflow as well, where the run of the sweep itself is none to compare.
-    (tmp_path / "elsewhere").mkdir()
-    uri = f"uri=sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}"
-    assert (
-        command("compare", sweep.data.tags["sweep"], "track=false", "outputs=elsewhere", uri).returncode == 0
-    )
-
-
-def test_two_protocols_of_a_sweep_are_not_drawn_into_one_picture(command, write_npz):
-    write_npz(n=60)
-    done = command("-m", *UNTRACKED, "index=flat,ivf", "protocol=leave_one_out,query_gallery")
-    pictures = [line for line in done.stdout.splitlines() if line.startswith("picture: ")]
-    assert [Path(line).name for line in pictures] == [
-        "pareto_breastmnist_leave_one_out_precision_at_3.png",
-        "pareto_breastmnist_query_gallery_precision_at_3.png",
-    ]
-
-
-def test_a_preset_sweeps_by_itself(command, write_npz, tmp_path):
-    write_npz()
-    (tmp_path / "mine" / "experiments").mkdir(parents=True)
-    (tmp_path / "mine" / "experiments" / "two.yaml").write_text(
-        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      index: flat,hnsw\n"
-    )
-    done = command("--config-dir", "mine", "experiments=two", *UNTRACKED)
-    assert "2 of 2 runs have results" in done.stdout
 
 
 def test_a_run_can_be_logged_later(command, write_npz, tmp_path):

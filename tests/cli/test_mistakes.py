@@ -1,0 +1,57 @@
+"""What is misspelt is answered with what was meant."""
+
+import pytest
+
+
+def line_of(done):
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert (done.returncode, done.stdout) == (1, "")
+    return line.removeprefix("medretrieval: ")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("indx=flat", "indx: no such key; did you mean index? choose from: audit,"),
+        ("index=hsnw", "index=hsnw: there is no such index; did you mean hnsw? choose from: flat,"),
+        (
+            "metric=cosin",
+            "metric=cosin: there is no such metric; did you mean cosine? choose from: cosine, ip, l2",
+        ),
+        (
+            "experiments=index_type",
+            "experiments=index_type: there is no such preset; did you mean index_types? ",
+        ),
+        ("index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? choose from: autotune,"),
+        (
+            "evaluation.kss=[1]",
+            "evaluation.kss: no such key; did you mean evaluation.ks? choose from: baseline,",
+        ),
+        ("encoder.sied=3", "encoder.sied: no such key; did you mean encoder.side? "),
+        ("nprobe=4", "nprobe: no such key; did you mean index.nprobe? choose from: audit,"),
+        ("zebra=4", "zebra: no such key; choose from: audit,"),
+        (
+            "evaluation.baseline=pixel",
+            "evaluation.baseline=pixel: not one of its values; did you mean pixels? choose from: none,",
+        ),
+        (
+            "protocol.query=tst",
+            "protocol.query=tst: not one of its values; did you mean test? choose from: test,",
+        ),
+        (
+            "evaluation.objective=precison_at_5",
+            "evaluation.objective=precison_at_5: no score that can be the objective; did you mean precision",
+        ),
+        ("+index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? "),
+        ("+extra=4", "extra: no such key; choose from: audit,"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_what_was_meant(word, said, command, write_npz):
+    write_npz()
+    assert line_of(command("dataset=breastmnist", "encoder=pixels", "tracking=none", word)).startswith(said)
+
+
+def test_a_sweep_with_a_misspelt_value_starts_no_run_and_leaves_no_folder(command, tmp_path):
+    line = line_of(command("-m", "index=flat,hsnw", "tracking=none"))
+    assert line.startswith("index=hsnw: there is no such index; did you mean hnsw?")
+    assert list((tmp_path / "outputs").rglob("*.*")) == []
