@@ -47,7 +47,9 @@ again: $(STAMP) ## repeat RUN=<folder or MLflow id> and say what differs
 query: $(STAMP) ## search RUN=<folder, id or sweep> with IMAGE=<file or folder> or TEXT="..."
 	@$(BIN)/medretrieval query run="$(RUN)" $(if $(IMAGE),image="$(IMAGE)") $(if $(TEXT),text="$(TEXT)") $(ARGS)
 
-ui: $(STAMP) ## the MLflow UI on what has been run
+# MLflow itself opens on another page than that of the runs.
+ui: $(STAMP) ## the MLflow UI on what has been run; prints where the runs are shown
+	@$(BIN)/python -m medretrieval.track.mlflow.open_ui $(ARGS)
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)
 
 test: $(STAMP) ## the tests (ARGS="-m slow" for the slow ones)

@@ -6,7 +6,7 @@ import pytest
 
 from medretrieval import run
 from medretrieval.runs.tables import run_table
-from medretrieval.track.mlflow_notes import run_note
+from medretrieval.track.mlflow.notes import run_note
 
 RANDOM = (
     "dataset=breastmnist",

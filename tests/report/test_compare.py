@@ -305,9 +305,9 @@ def test_runs_from_mlflow_and_the_comparison_logged_there(tracked_runs, capsys):
 
 def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, capsys):
     folders, client = tracked_runs
-    monkeypatch.setattr("medretrieval.track.mlflow_entries.METRIC_BATCH", 4)
+    monkeypatch.setattr("medretrieval.track.mlflow.entries.METRIC_BATCH", 4)
     third = copy_of(folders[0], "a(b)*", np.r_[0.5, np.ones(23)])
-    main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", *FEW[1:]])
+    main([*map(str, folders), str(third), "score=precision_at_3", "pairs=all", "track=true", *FEW[1:]])
     captured = capsys.readouterr()
     assert "RANDOM WEIGHTS" not in captured.out
     assert "in MLflow at" in captured.err
@@ -319,11 +319,11 @@ def test_metrics_of_many_pairs_are_logged_in_batches(tracked_runs, monkeypatch, 
 
 def test_mlflow_away_is_a_line_and_no_failure(good, bad, capsys, caplog):
     blocked = "uri=sqlite:////proc/nowhere/mlflow.db"
-    assert main([str(good), str(bad), blocked, *FEW[1:]]) == 0
+    assert main([str(good), str(bad), blocked, "track=true", *FEW[1:]]) == 0
     assert "pixels" in capsys.readouterr().out
     (line,) = caplog.messages
     assert re.fullmatch(
-        r"MLflow at sqlite.* cannot be reached \(.*\); this comparison is not logged there", line
+        r"MLflow at sqlite.* cannot be reached \(.*\); what compare made is not logged there", line
     )
 
 

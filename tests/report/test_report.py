@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from tests.files import edit_json
 from tests.mlflow_store import only_run
 from tests.refusals import refusal
@@ -16,6 +17,7 @@ from medretrieval import run
 from medretrieval.cli import VERBS
 from medretrieval.commands import compare as compare_verb
 from medretrieval.commands.report import VERB
+from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.figures.examples import thumbnail
 from medretrieval.figures.labels import overlap
@@ -337,8 +339,8 @@ def artifacts_of(client, found):
 
 def test_it_is_logged_with_its_sweep_and_linked_there(sweep, database, capsys):
     mlflow_at(database).log_sweep(Sweep(Path("s1"), [r.report for r in runs_of(sweep)]))
-    assert main(["s1", f"uri={database}"]) == 0
-    assert main(["s1", f"uri={database}"]) == 0
+    assert main(["s1", f"uri={database}", "track=true"]) == 0
+    assert main(["s1", f"uri={database}", "track=true"]) == 0
     client, found = only_run(database)
     assert artifacts_of(client, found) == {"sweep.txt", "report.html"}
     note = found.data.tags["mlflow.note.content"]
@@ -348,7 +350,7 @@ def test_it_is_logged_with_its_sweep_and_linked_there(sweep, database, capsys):
 
 
 def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep, database):
-    assert main([str(sweep / "0"), str(sweep / "1"), "out=two.html", f"uri={database}"]) == 0
+    assert main([str(sweep / "0"), str(sweep / "1"), "out=two.html", f"uri={database}", "track=true"]) == 0
     client, found = only_run(database)
     assert found.info.run_name == "report of 2 runs"
     assert found.info.status == "FINISHED"
@@ -358,10 +360,22 @@ def test_some_runs_of_a_sweep_are_not_the_sweep_and_get_a_run_of_their_own(sweep
 
 def test_mlflow_being_away_costs_a_warning_not_the_file(sweep, tmp_path, caplog):
     (tmp_path / "blocked").write_text("")
-    assert main([str(sweep), "uri=sqlite:///blocked/mlflow.db"]) == 0
+    assert main([str(sweep), "uri=sqlite:///blocked/mlflow.db", "track=true"]) == 0
     assert "cannot be reached" in caplog.text
-    assert "this report is not logged there" in caplog.text
+    assert "what report made is not logged there" in caplog.text
     assert (sweep / "report.html").exists()
+
+
+def test_the_tracker_of_the_runs_is_not_made_where_it_keeps_nothing(sweep):
+    """Its class may be gone, or it may talk to a server that is away."""
+    for config in sweep.glob("*/config.yaml"):
+        content = OmegaConf.load(config)
+        content.tracking = {"_target_": "gone.Tracker"}
+        OmegaConf.save(content, config)
+    assert main([str(sweep), "track=false"]) == 0
+    assert main([str(sweep)]) == 0  # as where nothing is said
+    with pytest.raises(UserError, match=r"gone.Tracker"):
+        main([str(sweep), "track=true"])
 
 
 def test_the_verb_is_known():

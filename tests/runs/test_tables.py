@@ -21,7 +21,7 @@ from medretrieval.runs.report_parts import ScoreInterval
 from medretrieval.runs.tables import best_first, run_table, sweep_rows, sweep_table
 from medretrieval.track.best_run import choose
 from medretrieval.track.find_runs import load_run
-from medretrieval.track.mlflow_notes import sweep_note
+from medretrieval.track.mlflow.notes import sweep_note
 
 SCORE = "precision_at_3"
 

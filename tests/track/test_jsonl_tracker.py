@@ -8,7 +8,7 @@ from medretrieval import compose, run
 from medretrieval.commands.log import VERB as LOG
 from medretrieval.errors import UserError
 from medretrieval.track.jsonl_tracker import JsonLinesTracker, append_line
-from medretrieval.track.mlflow_later import log_later
+from medretrieval.track.mlflow.later import log_later
 from medretrieval.track.tracker import Entry, RunDescription
 
 APPENDING = """
@@ -65,7 +65,7 @@ def test_a_number_that_is_none_is_null_and_every_line_has_every_key(tmp_path):
     path = tmp_path / "runs.jsonl"
     tracker = JsonLinesTracker(str(path))
     metrics = {"a": float("nan"), "b": float("inf"), "c": 1.0}
-    tracker.log_entry(Entry("comparison", "x", {}, {}, metrics=metrics))
+    tracker.log_entry(Entry("compare", "x", {}, {}, metrics=metrics))
     tracker.fail(RunDescription("line\nbreak \u2028", {}), "two\nlines", "FAILED")
     entry, failed = (json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines())
     assert entry["metrics"] == {"a": None, "b": None, "c": 1.0}

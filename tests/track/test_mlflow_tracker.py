@@ -14,7 +14,8 @@ from medretrieval.commands.verify import VERB as VERIFY
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track.find_runs import find_one
-from medretrieval.track.mlflow_later import log_later
+from medretrieval.track.mlflow.later import log_later
+from medretrieval.track.run_metrics import run_metrics
 
 PIXELS = (
     "dataset=breastmnist",
@@ -41,25 +42,28 @@ def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked
     client, found = only_run(database)
     assert found.info.status == "FINISHED"
     metrics = found.data.metrics
-    for name, value in result.report.scores.items():
+    for name, value in run_metrics(result.report).items():
         assert metrics[name] == pytest.approx(value)
     assert metrics["chance_precision"] == 0.5
     assert metrics["queries_without_relevant"] == 0
     assert metrics["ann/recall_at_3"] == 1.0  # one cell
     assert metrics["audit/identical_between"] == 0
-    assert metrics["interval/precision_at_3_low"] <= metrics["precision_at_3"]
+    assert metrics["objective_low"] <= metrics["precision_at_3"] == metrics["objective"]
     assert {"time/embed_s", "time/total_s", "queries", "gallery"} <= metrics.keys()
-    tags = {k: found.data.tags[k] for k in ("dataset", "encoder", "index", "metric", "protocol", "sweep")}
+    tags = {
+        k: found.data.tags[k] for k in ("dataset", "encoder", "index", "metric", "protocol", "sweep", "kind")
+    }
     assert tags == {
+        "kind": "run",
         "dataset": "breastmnist", "encoder": "pixels", "index": "ivf", "metric": "l2",
         "protocol": "query_gallery", "sweep": "s1",
     }  # fmt: skip
     assert "git_commit" in found.data.tags
-    assert found.info.run_name == "pixels ivf l2 query_gallery breastmnist"
+    assert found.info.run_name == "pixels ivf l2"
     assert {k: found.data.params[k] for k in ("dataset", "encoder", "index", "metric", "protocol")} == {
-        k: v for k, v in tags.items() if k != "sweep"
+        k: v for k, v in tags.items() if k not in ("sweep", "kind")
     }
-    assert found.data.params["encoder.side"] == "28"
+    assert found.data.params["evaluation.ks"] == "[1, 3]"
     assert found.data.params["index.nlist"] == "1"  # as fitted
     assert not any("path" in key or "uri" in key for key in found.data.params)
     assert {i.tags[0].value: i.dataset.name for i in found.inputs.dataset_inputs} == {
@@ -138,7 +142,7 @@ def test_without_the_server_results_are_kept_and_can_be_logged_later(tracked, da
     _, found = only_run(database)
     assert found.info.status == "FINISHED"
     assert found.data.metrics["precision_at_3"] == 1.0
-    assert found.data.params["encoder.side"] == "28"
+    assert found.data.params["evaluation.ks"] == "[1, 3]"
     assert log_later([result.folder], database) == 0
     assert json.loads((result.folder / "tracking.json").read_text())["logged"] is True
 
@@ -210,11 +214,11 @@ def test_the_operating_curve_of_autotune_is_logged_step_by_step(tracked, databas
 def test_lift_chance_speed_and_approximation_reach_mlflow(tracked, database):
     report = run(tracked(database, "index=ivf")).report
     metrics = only_run(database)[1].data.metrics
-    assert metrics["lift/precision_at_3"] == report.lift["precision_at_3"]
-    assert metrics["chance/vote_accuracy"] == report.chance["vote_accuracy"]
+    assert metrics["objective_lift"] == report.lift["precision_at_3"]
+    assert metrics["objective_chance"] == report.chance["precision_at_3"]
     assert metrics["search/latency_ms_p99"] == report.speed.latency_ms.p99
-    assert metrics["ann/map_at_3_change"] == report.ann_loss.changes["map_at_3"].value
-    assert metrics["ann/missing"] == report.ann_loss.missing
+    assert metrics["ann/objective_change"] == report.ann_loss.changes["precision_at_3"].value
+    assert metrics["missing_results"] == report.counts.missing_results
 
 
 def test_another_run_in_a_runs_folder_is_not_taken_for_it(tracked, database, tmp_path, monkeypatch):
@@ -248,6 +252,33 @@ def test_pictures_reach_mlflow_and_a_pruned_map_does_not_stop_them(tracked, data
     _, runs = all_runs(database)
     (later,) = [r.info.run_id for r in runs if r.info.run_id != found.info.run_id]
     assert logged(later) == drawn - {"embedding_map.html"}
+
+
+def test_a_map_is_kept_once_for_each_set_of_embeddings(tracked, database):
+    drawn = ("figures.enabled=true", "evaluation.resamples=100")
+    first = run(tracked(database, *drawn, "index=flat"))
+    run(tracked(database, *drawn, "index=ivf"))
+    run(tracked(database, *drawn, "index=flat", "protocol.query=val"))  # other embeddings
+    client, runs = all_runs(database)
+    holders = [run.info.run_id for run in runs if has_map(client, run.info.run_id)]
+    assert len(holders) == 2
+    of_flat = json.loads((first.folder / "tracking.json").read_text())["run_id"]
+    (of_ivf,) = [run for run in runs if run.data.tags["index"] == "ivf"]
+    assert of_ivf.data.tags["embedding_map_run"] == of_flat
+    link = (
+        f"[Map of the embeddings](#/experiments/{of_ivf.info.experiment_id}/runs/{of_flat}/artifacts/figures"
+    )
+    assert link in of_ivf.data.tags["mlflow.note.content"]
+    # Where the run that has it is deleted, the next one to be logged has it.
+    client.delete_run(of_flat)
+    run(tracked(database, *drawn, "index=hnsw"))
+    hnsw = all_runs(database)[1][0]
+    assert has_map(client, hnsw.info.run_id)
+    assert hnsw.data.tags["embedding_map_run"] == hnsw.info.run_id
+
+
+def has_map(client, run_id):
+    return "figures/embedding_map.html" in {a.path for a in client.list_artifacts(run_id, "figures")}
 
 
 def test_a_run_that_mlflow_missed_is_logged_when_it_is_asked_for_again(tracked, database):

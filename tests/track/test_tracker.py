@@ -14,6 +14,7 @@ from medretrieval.commands.compare import VERB as COMPARE
 from medretrieval.config import root
 from medretrieval.errors import UserError
 from medretrieval.runs.report import read_report
+from medretrieval.track.run_metrics import run_metrics
 from medretrieval.track.tracker import Entry, Sweep, Tracker, tracker_from_config, unless_away
 
 KINDS = sorted(path.stem for path in (root() / "conf" / "tracking").glob("*.yaml"))
@@ -96,12 +97,15 @@ def test_a_finished_run_is_kept_with_name_tags_params_metrics_and_folder(kept):
     if (record := kept.only()) is None:
         return
     assert (record["status"], record["reason"]) == ("FINISHED", None)
-    assert record["name"] == "pixels ivf l2 query_gallery breastmnist"
+    assert record["name"] == "pixels ivf l2"
     said = {key: record["tags"][key] for key in ("dataset", "encoder", "index", "metric", "sweep")}
     assert list(said.values()) == ["breastmnist", "pixels", "ivf", "l2", "s1"]
-    assert (record["params"]["encoder.side"], record["params"]["index.nlist"]) == ("28", "1")  # as fitted
+    assert (record["params"]["evaluation.ks"], record["params"]["index.nlist"]) == (
+        "[1, 3]",
+        "1",
+    )  # as fitted
     assert not [key for key in record["params"] if key.startswith(("tracking", "paths"))]
-    for name, value in result.report.scores.items():
+    for name, value in run_metrics(result.report).items():
         assert record["metrics"][name] == pytest.approx(value)
     assert record["metrics"]["ann/recall_at_3"] == 1.0
     assert Path(record["folder"]) == result.folder
@@ -159,7 +163,7 @@ def test_a_sweep_is_kept_as_something_that_is_no_run(kept, finished_sweep):
 
 
 def test_an_entry_is_kept_and_where_is_said(kept):
-    entry = Entry("comparison", "two runs", {"compared": "a b"}, {"t.txt": "1"}, metrics={"p/a-b": 0.5})
+    entry = Entry("compare", "two runs", {"compared": "a b"}, {"t.txt": "1"}, metrics={"p/a-b": 0.5})
     place = kept.tracker().log_entry(entry)
     if (record := kept.only()) is None:
         assert place is None
@@ -193,7 +197,7 @@ def test_another_tracker_makes_no_other_run_and_learns_of_the_skipped_one(kept):
     assert (again.skipped, again.folder) == (True, first.folder)
     if (record := kept.only()) is not None:
         assert record["metrics"]["precision_at_3"] == 1.0
-        assert record["params"]["encoder.side"] == "28"
+        assert record["params"]["evaluation.ks"] == "[1, 3]"
         assert Path(record["folder"]) == first.folder
 
 
@@ -238,7 +242,7 @@ def test_a_tracker_of_ones_own_is_a_class_and_a_file(command, write_npz, tmp_pat
     done = command("--config-dir", "mine", "-m", "tracking=diary", *PIXELS, "index=flat,ivf")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "diary.txt").read_text().splitlines() == [
-        f"pixels {index} l2 query_gallery breastmnist: True" for index in ("flat", "ivf")
+        f"pixels {index} l2: True" for index in ("flat", "ivf")
     ]
     assert not list(tmp_path.glob("**/*.db"))
     assert "MLflow" not in done.stdout + done.stderr
@@ -264,7 +268,9 @@ def test_a_comparison_is_kept_with_its_runs(kept, monkeypatch, tmp_path, capsys)
     folders = [str(run(settings(kept, f"index={i}")).folder) for i in ("flat", "ivf")]
     before = len(kept.records())
     store = tmp_path / "outputs" / "mlflow.db"
-    words = ("resamples=100", "permutations=100", f"uri=sqlite:///{store}")
+    words = ("resamples=100", "permutations=100", "track=true", f"uri=sqlite:///{store}")
+    assert COMPARE.main([*folders, *(w for w in words if w != "track=true")]) == 0
+    assert (len(kept.records()), "MLflow" in capsys.readouterr().err) == (before, False)  # only when asked
     assert COMPARE.main([*folders, *words]) == 0
     # Of runs that nothing keeps, a comparison goes to MLflow.
     in_mlflow = kept.kind in ("mlflow", "none")

@@ -9,7 +9,7 @@ from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb
 
 
 def _run(given: Given) -> int:
-    from medretrieval.track.mlflow_later import log_later
+    from medretrieval.track.mlflow.later import log_later
 
     say_latest(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

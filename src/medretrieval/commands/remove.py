@@ -10,7 +10,7 @@ from medretrieval.commands.words import JSON, OUTPUTS, SHORT_IDS, URI, Given, Op
 
 if TYPE_CHECKING:
     from medretrieval.runs.saved.removal import Removal
-    from medretrieval.track.mlflow_removal import LoggedRun
+    from medretrieval.track.mlflow.removal import LoggedRun
 
 SHOWN = 10  # MLflow runs that are listed by name
 
@@ -26,7 +26,7 @@ class Plan:
 
 def _run(given: Given) -> int:
     from medretrieval.runs.saved.removal import remove, remove_leftovers
-    from medretrieval.track.mlflow_removal import delete
+    from medretrieval.track.mlflow.removal import delete
 
     plan = _plan(given)
     if given.yes:
@@ -42,7 +42,7 @@ def _run(given: Given) -> int:
 def _plan(given: Given) -> Plan:
     from medretrieval.runs.saved.names import local_folder
     from medretrieval.runs.saved.removal import removal_of, results_of
-    from medretrieval.track.mlflow_removal import run_there, still_there
+    from medretrieval.track.mlflow.removal import run_there, still_there
 
     say_latest(given)
     removals: dict[Path, Removal] = {}
@@ -79,7 +79,7 @@ def _folder_of_id(word: str, outputs: Path) -> Path | None:
 
 def _logged(given: Given, removal: "Removal") -> "list[LoggedRun]":
     """What MLflow has of a run or sweep."""
-    from medretrieval.track.mlflow_removal import noted_run, runs_of_sweep
+    from medretrieval.track.mlflow.removal import noted_run, runs_of_sweep
 
     found = [logged for run in removal.runs if (logged := noted_run(run.folder)) is not None]
     if removal.kind == "sweep":

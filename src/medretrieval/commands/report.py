@@ -15,13 +15,13 @@ def _run(given: Given) -> int:
     if given.out is not None and given.out.is_dir():
         raise VERB.refusal(f"out={given.out}: is a folder; give the name of a file: out={given.out / NAME}")
     say_latest(given)
-    request = Request(given.run, uri_of(given), given.outputs)
+    request = Request(given.run, uri_of(given), given.outputs, given.track)
     failures = reports_of(request.folder)[1] if request.folder else []
     written = write_report(request, given.out, failures)
     count = len(written.content.runs)
     if not given.json:
         print(f"{written.path}: {said_runs(written.content)}, {written.size_bytes / 1e6:.2f} MB")
-    place = log_report(written) if given.track else None
+    place = log_report(written)
     if place is not None:
         print(f"in {place}", file=sys.stderr)
     if given.json:
@@ -55,6 +55,6 @@ VERB = Verb(
     run=_run,
     examples=(
         "medretrieval report 20260101-120000-000000",
-        "medretrieval report outputs/runs/first outputs/runs/second out=two.html track=false",
+        "medretrieval report outputs/runs/first outputs/runs/second out=two.html track=true",
     ),
 )

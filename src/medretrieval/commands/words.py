@@ -137,7 +137,7 @@ JSON = Option("--json", "write JSON, and nothing else, to stdout", type=bool, un
 def track(what: str, formerly: str = "") -> Option:
     """The option of a verb that logs what it makes."""
     meaning = f"log {what} with the tracker of its runs, or to MLflow where they have none"
-    return Option("track", meaning, "true|false", bool, default="true", formerly=formerly)
+    return Option("track", meaning, "true|false", bool, default="false", formerly=formerly)
 
 
 @dataclass(frozen=True)

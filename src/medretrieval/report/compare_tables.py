@@ -149,7 +149,7 @@ def as_entry(c: Comparison, params: dict[str, str]) -> Entry:
         for kind, value in (("difference", pair.difference), ("p", pair.p), ("p_holm", pair.adjusted))
     }
     return Entry(
-        kind="comparison",
+        kind="compare",
         name=f"compare {len(c.names)} runs {c.score}",
         tags={"comparison": c.score, "compared": " ".join(c.sources)},
         files={f"comparison.{suffix}": render(c, kind) + "\n" for kind, suffix in SUFFIXES.items()},

@@ -15,7 +15,7 @@ from medretrieval.report.views import Content
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.saved.names import local_folder
 from medretrieval.track.find_runs import RUN_ID, config_of, find_all, load_run
-from medretrieval.track.mlflow_store import download_pictures
+from medretrieval.track.mlflow.store import download_pictures
 from medretrieval.track.tracker import SWEEP_TAG, Entry, Tracker, tracker_of
 
 NAME = "report.html"
@@ -29,11 +29,13 @@ class Request:
         runs: words that name runs.
         uri: MLflow's store.
         outputs: the folder that holds sweeps.
+        track: whether the tracker of the runs is to keep the page.
     """
 
     runs: list[str]
     uri: str
     outputs: Path
+    track: bool
 
     @property
     def folder(self) -> Path | None:
@@ -50,14 +52,14 @@ class Written:
         path: of the page.
         size_bytes: of the page.
         sweep: the id of the sweep that it is on as a whole, None where it is on something else.
-        tracker: of the first run, which keeps the report.
+        tracker: of the first run, which is to keep the report; None where none is.
         content: what it says.
     """
 
     path: Path
     size_bytes: int
     sweep: str | None
-    tracker: Tracker
+    tracker: Tracker | None
     content: Content
 
 
@@ -79,7 +81,7 @@ def write_report(request: Request, out: Path | None, failures: list[str]) -> Wri
         runs = [load_run(folder, source) for folder, source in places.items()]
         content = gather(runs)
         sweep = _sweep(request, config_of(runs[0]).get("tracking.experiment"))
-        tracker = tracker_of(runs[0].folder, request.uri)
+        tracker = tracker_of(runs[0].folder, request.uri) if request.track else None
         page = render(content, _facts(request, sweep), failures)
     _write(out, page)
     return Written(out, len(page.encode()), sweep, tracker, content)
@@ -133,8 +135,11 @@ def log_report(written: Written) -> str | None:
     """Let the runs' tracker keep the page: with the sweep, where it is on one as a whole.
 
     Returns:
-        Where it is kept; None where the tracker keeps no reports or cannot be reached, which it says itself.
+        Where it is kept; None where no tracker is to keep it, keeps no reports, or cannot be reached, which
+        it says itself.
     """
+    if written.tracker is None:
+        return None
     content, sweep = written.content, written.sweep
     entry = Entry(
         kind="report",

@@ -21,7 +21,7 @@ LOCK_TIMEOUT_S = 60
 class JsonLinesTracker(Tracker):
     """Appends a line when a run has ended: finished, failed, interrupted, or skipped.
 
-    A line is an object with the keys kind ("run", "sweep", "comparison" or "report"), status ("FINISHED",
+    A line is an object with the keys kind ("run", "sweep", "compare" or "report"), status ("FINISHED",
     "FAILED", "KILLED", "SKIPPED"), ended (UTC, ISO 8601), name, tags, params, inputs, metrics (numbers of
     scores.json under the names that MLflow has them under; null for what is no finite number), folder and
     reason (of a failure); what a line has nothing to say of is null. Lines are written whole, by one process
@@ -59,7 +59,7 @@ class JsonLinesTracker(Tracker):
     def log_entry(self, entry: Entry) -> str | None:
         """Append the entry's note and numbers; its files are too large for a line."""
         facts = {"kind": entry.kind, "name": entry.name, "tags": entry.tags, "params": dict(entry.params)}
-        consequence = f"this {entry.kind} is not recorded there"
+        consequence = f"what {entry.kind} made is not recorded there"
         metrics = _finite(entry.metrics)
         if not self._append(consequence, "FINISHED", facts | {"note": entry.note}, metrics=metrics):
             return None

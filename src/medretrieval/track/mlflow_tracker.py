@@ -23,9 +23,11 @@ from medretrieval.runs.folder import (
     SCORES,
 )
 from medretrieval.runs.report import numbers, read_report
-from medretrieval.track.mlflow_entries import log_entry_run, log_sweep_run
-from medretrieval.track.mlflow_notes import run_note
-from medretrieval.track.mlflow_store import (
+from medretrieval.track.mlflow.entries import log_entry_run, log_sweep_run
+from medretrieval.track.mlflow.notes import run_note
+from medretrieval.track.mlflow.shared_map import FILE as MAP_FILE
+from medretrieval.track.mlflow.shared_map import log_map
+from medretrieval.track.mlflow.store import (
     MAX_TAG_LENGTH,
     NOTE_TAG,
     connect,
@@ -33,6 +35,7 @@ from medretrieval.track.mlflow_store import (
     log_params,
     sqlite_file,
 )
+from medretrieval.track.mlflow.views import keep_views, run_views
 from medretrieval.track.run_description import TRACKING, read_tracking, write_tracking
 from medretrieval.track.run_metrics import run_metrics
 from medretrieval.track.tracker import SWEEP_TAG, Ending, Entry, RunDescription, Sweep, Tracker, unless_away
@@ -132,7 +135,7 @@ class MLflowTracker(Tracker):
 
     def log_entry(self, entry: Entry) -> str | None:
         """Log a comparison or a report to a run of its own, a sweep's report to the sweep's."""
-        with unless_away(self.where, f"this {entry.kind} is not logged there"):
+        with unless_away(self.where, f"what {entry.kind} made is not logged there"):
             run_id = log_entry_run(*connect(self.uri, self.experiment), entry)
             return f"{self.where}: run {run_id}"
         return None
@@ -208,7 +211,7 @@ def log_folder(
     """Log a finished run's folder: scores in one call, inputs, note, small files; then FINISHED."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 
-    report = read_report(folder)
+    report, experiment_id = read_report(folder), client.get_run(run_id).info.experiment_id
     now = int(time.time() * 1000)
     metrics = [Metric(name, float(value), now, 0) for name, value in run_metrics(report).items()]
     metrics += [
@@ -217,7 +220,10 @@ def log_folder(
         for name, value in numbers(point).items()
     ]
     log_params(client, run_id, about.params)  # those of `start` once more, and the fitted ones
-    tags = [RunTag("mlflow.note.content", run_note(report)), RunTag(FOLDER_TAG, str(folder.absolute()))]
+    note, page = run_note(report), folder / FIGURES / MAP_FILE
+    if page.exists():  # a link into the cache, which may have been pruned since
+        note += f"\n- [Map of the embeddings]({log_map(client, experiment_id, run_id, page)})"
+    tags = [RunTag(NOTE_TAG, note), RunTag(FOLDER_TAG, str(folder.absolute()))]
     client.log_batch(run_id, metrics=metrics, tags=tags)
     inputs = [
         DatasetInput(Dataset(source_type="local", **facts), [InputTag("mlflow.data.context", role)])
@@ -228,6 +234,7 @@ def log_folder(
     for name in ARTIFACTS + some + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
     for path in sorted((folder / FIGURES).glob("*")):
-        if path.exists():  # the map is a link into the cache, which may have been pruned since
+        if path.name != MAP_FILE:
             client.log_artifact(run_id, str(path), FIGURES)
+    keep_views(client, experiment_id, run_views(report))
     client.set_terminated(run_id, "FINISHED")

@@ -13,8 +13,11 @@ from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import TRACKING as TRACKING
 from medretrieval.runs.folder import write_json
 from medretrieval.runs.manifest import git_state
-from medretrieval.track.tracker import SWEEP_TAG, RunDescription, Tracker, class_name
+from medretrieval.track.default_config import GROUPS, default_config, plain
+from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, RunDescription, Tracker, class_name
 
+# Where files lie, and whether a run is done again, do not tell two runs apart; prompts are in prompts.json.
+NOT_COMPARED = ("paths", "tracking", "force", "verbose", "prompts")
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
     "dataset.channels",
@@ -32,6 +35,7 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
     """Name, tags and parameters of a run, from its configuration."""
     encoder = str(settings.encoder["name"])
     tags = {
+        KIND_TAG: "run",
         "dataset": str(settings.dataset["name"]),
         "encoder": encoder,
         "index": settings.index.name,
@@ -41,19 +45,30 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
     }
     if sweep is not None:
         tags[SWEEP_TAG] = sweep
-    config = dataclasses.asdict(settings)
-    # Where files lie does not tell two runs apart; templates and unfitted parameters come out fitted.
-    # Prompts are in prompts.json.
-    for key in ("paths", "tracking", "force", "verbose", "prompts"):
-        del config[key]
-    params = {
-        key.removesuffix(".name"): str(value)
-        for key, value in leaves(config).items()
-        if value is not None and key not in NO_PARAMETERS and not key.endswith("_target_")
-    }
-    names = [tags[key] for key in ("encoder", "index", "metric", "protocol", "dataset")]
+    names = [tags[key] for key in ("encoder", "index", "metric")]
     names += active(settings.protocol)
-    return RunDescription(" ".join(names), tags, params)
+    return RunDescription(" ".join(names), tags, _params(settings, tags))
+
+
+def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
+    """What runs are compared by: the choice of each group, and every key that is not as its file has it.
+
+    Index parameters that were unset come out fitted, when the index has been built.
+    """
+    config = dataclasses.asdict(settings)
+    defaults = leaves(default_config(config))
+    for group in NOT_COMPARED:
+        del config[group]
+    changed = {
+        key: str(value)
+        for key, value in leaves(config).items()
+        if key not in NO_PARAMETERS and not key.endswith(("_target_", ".name"))
+        if plain(value) != plain(defaults.get(key))
+        if value is not None or not key.startswith("index.")  # unset there: to be fitted
+    }
+    if changed.get("encoder.model") == tags["encoder"]:
+        del changed["encoder.model"]
+    return {group: tags[group] for group in GROUPS} | changed
 
 
 def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> dict[str, dict[str, str]]:

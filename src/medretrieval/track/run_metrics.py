@@ -1,62 +1,112 @@
-"""The numbers of a run under flat names, as trackers keep them."""
+"""The numbers of a run under flat names, as trackers keep them: few enough to be read, the objective first.
 
+Everything else that a run says of itself is in scores.json.
+"""
+
+from medretrieval.evaluate.score_table import is_headline
 from medretrieval.runs.report import RunReport, numbers
+from medretrieval.runs.tables import MAP
+
+OBJECTIVE = "objective"  # the score that runs are ranked by, under one name in every run
+MAX_METRICS = 60  # of a run, those that a tracker adds to them included
+# Scores among these: the same number in all runs, so that those of a sweep have the same columns.
+MAX_SCORES = 22
+# Scores without a depth, then those with one, depth by depth; others follow as long as there is room.
+FIRST_SCORES = (MAP, "map", "mrr", "r_precision", "vote_accuracy")
+FIRST_AT_DEPTHS = ("precision_at_", "recall_at_")
+LAST_SCORES = ("chance_precision", "vote_balanced_accuracy", "vote_auroc", "vote_calibration_error")
 
 
 def run_metrics(report: RunReport) -> dict[str, float]:
-    """The numbers of a report under flat names, in the groups that the MLflow UI folds."""
-    first = report.objective.name  # MLflow's page of a run lists them in this order
-    values: dict[str, float] = {first: report.scores[first]} | report.scores | numbers(report.counts)
-    values |= {f"time/{name}_s": seconds for name, seconds in report.timings_s.items()}
-    for name, ends in report.intervals.items():
-        values |= _grouped(f"interval/{name}_", ends)
-    for group, found in (("chance", report.chance), ("lift", report.lift)):
-        values |= {f"{group}/{name}": value for name, value in found.items()}
-    values |= _grouped("audit/", report.audit)
-    if report.baseline is not None:
-        values |= {f"baseline/{name}": value for name, value in report.baseline.scores.items()}
-    if report.left_out is not None and (change := report.left_out.change) is not None:
-        values |= {"left_out/change": change.value}
-        values |= {"left_out/change_low": change.low, "left_out/change_high": change.high}
+    """The numbers of a report under flat names, in the groups that the MLflow UI folds.
+
+    Returns:
+        name -> value, at most MAX_METRICS, in the order in which MLflow's page of a run lists them.
+    """
+    values = _objective(report) | {name: report.scores[name] for name in logged_scores(report)}
+    values |= _chosen("", report.counts, "queries", "gallery", "queries_without_relevant", "missing_results")
+    stages = ("embed", "index", "search", "total")
+    values |= {f"time/{s}_s": report.timings_s[s] for s in stages if s in report.timings_s}
+    values |= _chosen("search/latency_ms_", report.speed.latency_ms, "p50", "p95", "p99")
+    speed = ("queries_per_s_single", "queries_per_s_batched", "bytes_per_vector")
+    values |= _chosen("search/", report.speed, *speed)
+    values |= _chosen(
+        "audit/", report.audit, "identical_between", "label_conflicts", "near_embedding", "near_hash",
+        "same_group",
+    )  # fmt: skip
     values["embed/images_per_s"] = report.encoder.images_per_s
-    values |= _grouped("embed/", report.encoder.fidelity)
-    values |= _grouped("search/latency_ms_", report.speed.latency_ms) | _grouped("search/", report.speed)
-    return values | _flat_text(report) | _flat_ann_loss(report) | _flat_explain(report)
+    values |= _chosen("embed/", report.encoder.fidelity, "cosine_min", "neighbors_in_common")
+    if report.left_out is not None and report.left_out.change is not None:
+        values["left_out/change"] = report.left_out.change.value
+    return values | _ann_loss(report) | _text(report) | _explain(report)
 
 
-def _grouped(prefix: str, part: object | None) -> dict[str, float]:
-    """The numbers of a part of a report, each name after the prefix; of None none."""
-    return {} if part is None else {f"{prefix}{name}": value for name, value in numbers(part).items()}
+def logged_scores(report: RunReport) -> list[str]:
+    """Names of the scores that trackers keep, at most MAX_SCORES: the objective, then by what is asked for.
+
+    Args:
+        report: of a run; with many depths the later ones are left out.
+    """
+    first = report.objective.name
+    headline = [name for name in report.scores if is_headline(name)]
+    wanted = [first, *FIRST_SCORES]
+    wanted += [name for name in headline if name.startswith(FIRST_AT_DEPTHS)]
+    wanted += [*headline, *LAST_SCORES, f"macro_{first}"]
+    there = [name for name in dict.fromkeys(wanted) if name in report.scores]
+    return there[:MAX_SCORES]
 
 
-def _flat_text(report: RunReport) -> dict[str, float]:
-    """Numbers of runs whose queries are sentences; the areas of single classes stay in scores.json."""
+def _objective(report: RunReport) -> dict[str, float]:
+    """The objective with what stands beside it: its interval, a random ranking, the baseline."""
+    name, values = report.objective.name, {OBJECTIVE: report.objective.value}
+    if (ends := report.intervals.get(name)) is not None:
+        values |= {f"{OBJECTIVE}_low": ends.low, f"{OBJECTIVE}_high": ends.high}
+    for beside, scores in (("chance", report.chance), ("lift", report.lift)):
+        if name in scores:
+            values[f"{OBJECTIVE}_{beside}"] = scores[name]
+    line = report.baseline
+    if line is not None and name in line.scores:
+        values[f"{OBJECTIVE}_baseline"] = line.scores[name]
+    if line is not None and (difference := line.difference) is not None:
+        values[f"{OBJECTIVE}_minus_baseline"] = difference.value
+        values[f"{OBJECTIVE}_minus_baseline_low"] = difference.low
+        values[f"{OBJECTIVE}_minus_baseline_high"] = difference.high
+    return values
+
+
+def _chosen(prefix: str, part: object | None, *names: str) -> dict[str, float]:
+    """Some numbers of a part of a report, each name after the prefix; of None none."""
+    known = {} if part is None else numbers(part)
+    return {f"{prefix}{name}": known[name] for name in names if name in known}
+
+
+def _ann_loss(report: RunReport) -> dict[str, float]:
+    """Recall of the neighbors at the largest depth, and what the index costs the objective."""
+    ann, name = report.ann_loss, report.objective.name
+    if ann is None:
+        return {}
+    k = max(ann.recall)
+    values = {f"ann/recall_at_{k}": ann.recall[k]}
+    return values | ({f"ann/{OBJECTIVE}_change": ann.changes[name].value} if name in ann.changes else {})
+
+
+def _text(report: RunReport) -> dict[str, float]:
+    """Numbers of runs whose queries are sentences."""
     gap = report.modality_gap
-    values = _grouped("zero_shot/", report.zero_shot) | _grouped("modality_gap/", gap)
+    values = _chosen(
+        "zero_shot/", report.zero_shot, "accuracy", "balanced_accuracy", "majority", "macro_auroc"
+    )
+    values |= _chosen("modality_gap/", gap, "distance", "cosine_text_image")
     if gap is None or gap.recall is None:
         return values
     sides = {"sentences": gap.recall.sentences, "images": gap.recall.images}
     return values | {f"modality_gap/recall_{side}": recall for side, recall in sides.items()}
 
 
-def _flat_ann_loss(report: RunReport) -> dict[str, float]:
-    ann = report.ann_loss
-    if ann is None:
-        return {}
-    values = {f"ann/recall_at_{k}": value for k, value in ann.recall.items()}
-    values |= {f"ann/{name}_change": change.value for name, change in ann.changes.items()}
-    return values | {"ann/missing": ann.missing}
-
-
-def _flat_explain(report: RunReport) -> dict[str, float]:
-    """explain/deletion_advantage, explain/deletion_advantage_low, explain/pointing_hits and their kin."""
+def _explain(report: RunReport) -> dict[str, float]:
     explain = report.explain
     if explain is None:
         return {}
-    values = _grouped("explain/deletion_", explain.deletion) | _grouped("explain/pointing_", explain.pointing)
-    intervals = {f"deletion_{name}": ends for name, ends in explain.deletion.intervals.items()}
-    if explain.pointing is not None:
-        intervals |= {f"pointing_{name}": ends for name, ends in explain.pointing.intervals.items()}
-    for name, ends in intervals.items():
-        values |= _grouped(f"explain/{name}_", ends)
-    return values
+    return _chosen("explain/deletion_", explain.deletion, "advantage") | _chosen(
+        "explain/pointing_", explain.pointing, "hits_gain"
+    )

@@ -21,6 +21,7 @@ from medretrieval.runs.report import RunReport
 log = logging.getLogger(__name__)
 
 SWEEP_TAG = "sweep"
+KIND_TAG = "kind"  # what a record is of: run, sweep, compare or report
 Ending = Literal["FAILED", "KILLED"]
 
 
@@ -66,7 +67,7 @@ class Entry:
     """What is said of finished runs, to be kept beside them: a comparison, a report.
 
     Attributes:
-        kind: "comparison" or "report", for messages.
+        kind: the verb that made it, "compare" or "report".
         name: for people.
         tags: searchable facts.
         files: file name -> text.

@@ -1,22 +1,20 @@
-"""What MLflow shows beside numbers: the notes of runs and sweeps, and which columns its table has."""
+"""What MLflow shows beside numbers: the notes of runs and sweeps."""
 
-import json
 from collections.abc import Sequence
 
 from medretrieval.runs.report import RunReport
 from medretrieval.runs.report_parts import Difference, ScoreInterval
 from medretrieval.runs.tables import (
     AXES,
-    MAP,
     baseline_names,
     best_first,
     differing,
     markdown,
     ranked_together,
 )
+from medretrieval.track.mlflow.views import address
 
 MOST = 4800  # characters of a note: MLflow takes 5,000 in older versions
-VIEW = "mlflow.sharedViewState."  # experiment tag under which MLflow 3 keeps a view that a link can open
 
 
 def run_note(report: RunReport) -> str:
@@ -63,7 +61,8 @@ def sweep_note(sweep: str, experiment: str, reports: Sequence[RunReport]) -> str
         experiment: the id of its MLflow experiment.
         reports: of its runs.
     """
-    text = f"[The runs in columns, best first](#/experiments/{experiment}/runs?viewStateShareKey={sweep})\n\n"
+    table, charts = (address(experiment, sweep, charts=charts) for charts in (False, True))
+    text = f"[The runs in columns, best first]({table}), [as charts]({charts})\n\n"
     text += f"To make a report to send: `medretrieval report {sweep}`\n"
     left = len(reports)
     for place, runs in ranked_together(reports).items():
@@ -99,31 +98,6 @@ def _rows(name: str, runs: Sequence[RunReport]) -> tuple[list[str], list[list[st
         for run in (runs[i] for i in best_first(runs))
     ]
     return header, rows
-
-
-def sweep_view(sweep: str, reports: Sequence[RunReport]) -> dict[str, str]:
-    """The experiment tag by which MLflow's table of runs shows a sweep best first, headline scores first.
-
-    MLflow 3 shows no metric unless told so, and then in alphabetical order. A version that does not know
-    the tag shows its usual table.
-
-    Args:
-        sweep: its id.
-        reports: of its runs.
-    """
-    name = reports[0].objective.name
-    shown = [name, f"interval/{name}_low", f"interval/{name}_high", f"chance/{name}", f"baseline/{name}"]
-    others = [other for other in (MAP, "vote_accuracy") if any(other in run.scores for run in reports)]
-    costs = ["search/latency_ms_p50", "search/bytes_per_vector", "time/total_s"]
-    columns = [f"metrics.`{metric}`" for metric in (*shown, *others, *costs)]
-    view = {
-        "searchFilter": f"tags.sweep LIKE '%{sweep}%' AND tags.encoder LIKE '%'",
-        "orderByKey": columns[0],
-        "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-    }
-    return {f"{VIEW}{sweep}": json.dumps(view)}
 
 
 def _number(value: float | None) -> str:

@@ -5,9 +5,10 @@ import time
 from typing import TYPE_CHECKING
 
 from medretrieval.runs.tables import sweep_table
-from medretrieval.track.mlflow_notes import sweep_note, sweep_view
-from medretrieval.track.mlflow_store import MAX_TAG_LENGTH, NOTE_TAG, create_run, log_params
-from medretrieval.track.tracker import SWEEP_TAG, Entry, Sweep
+from medretrieval.track.mlflow.notes import sweep_note
+from medretrieval.track.mlflow.store import MAX_TAG_LENGTH, NOTE_TAG, create_run, log_params
+from medretrieval.track.mlflow.views import keep_views, sweep_view
+from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, Entry, Sweep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,13 +19,13 @@ MAX_METRIC_NAME = 250  # characters
 
 def log_sweep_run(client: "MlflowClient", experiment_id: str, sweep: Sweep) -> None:
     """Log a sweep as a run of its own, without scores: its table and pictures, and how its runs are shown."""
-    tags = {SWEEP_TAG: sweep.id, NOTE_TAG: sweep_note(sweep.id, experiment_id, sweep.reports)}
+    note = sweep_note(sweep.id, experiment_id, sweep.reports)
+    tags = {KIND_TAG: "sweep", SWEEP_TAG: sweep.id, NOTE_TAG: note}
     run_id = create_run(client, experiment_id, f"sweep {sweep.id}", tags)
     client.log_text(run_id, sweep_table(sweep.reports) + "\n", "sweep.txt")
     for picture in sweep.pictures:
         client.log_artifact(run_id, str(picture))
-    for name, view in sweep_view(sweep.id, sweep.reports).items():
-        client.set_experiment_tag(experiment_id, name, view)
+    keep_views(client, experiment_id, sweep_view(sweep.id, sweep.reports))
     client.set_terminated(run_id, "FINISHED")
 
 
@@ -36,7 +37,7 @@ def log_entry_run(client: "MlflowClient", experiment_id: str, entry: Entry) -> s
     """
     run_id = _sweep_run(client, experiment_id, entry.sweep)
     if run_id is None:
-        tags = entry.tags | ({NOTE_TAG: entry.note} if entry.note else {})
+        tags = {KIND_TAG: entry.kind} | entry.tags | ({NOTE_TAG: entry.note} if entry.note else {})
         run_id = create_run(client, experiment_id, entry.name, tags)
         client.set_terminated(run_id, "FINISHED")
     if entry.params:

@@ -1,0 +1,61 @@
+import pytest
+
+from medretrieval import compose
+from medretrieval.config import check, root
+from medretrieval.track.run_description import describe_run
+
+GROUPS = ("dataset", "encoder", "index", "metric", "protocol")
+
+
+def described(*overrides):
+    return describe_run(check(compose(*overrides)), None)
+
+
+def changed(*overrides):
+    """The parameters beside the choice of each group."""
+    return {key: value for key, value in described(*overrides).params.items() if key not in GROUPS}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={path.stem}" for group in GROUPS for path in sorted((root() / "conf" / group).glob("*.yaml"))],
+)
+def test_what_a_file_says_is_no_parameter(choice):
+    """Of every file of every group."""
+    models = ("timm", "open_clip")
+    needed = ["encoder.model=resnet18"] if choice.removeprefix("encoder=") in models else []
+    found = described(choice, *needed)
+    assert found.params.keys() == set(GROUPS)
+    assert found.name == " ".join(found.params[key] for key in ("encoder", "index", "metric"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("seed=3", "device=cuda"), {"seed": "3", "device": "cuda"}),  # keys that follow them are not said
+        (("evaluation.ks=[1,3]",), {"evaluation.ks": "[1, 3]"}),
+        (("encoder=pixels", "encoder.side=14"), {"encoder.side": "14"}),
+        (("index=hnsw", "index.ef_search=50"), {"index.ef_search": "50"}),
+        (("dataset.size=32", "dataset.difficulty=0.2"), {"dataset.size": "32", "dataset.difficulty": "0.2"}),
+        (
+            ("encoder=timm", "encoder.model=resnet50", "encoder.pretrained=null"),
+            {"encoder.pretrained": "None"},
+        ),
+        (("index=hnsw", "index.m=null"), {}),  # unset: fitted, and said then
+        (("protocol.exclude_same_group=true",), {"protocol.exclude_same_group": "True"}),
+        (("paths.outputs=elsewhere", "tracking=none", "force=true"), {}),
+        (("encoder=random", "encoder.name=mine", "encoder.dim=9"), {"encoder.dim": "9"}),
+    ],
+)
+def test_what_was_changed_is_a_parameter_and_nothing_else(overrides, said):
+    assert changed(*overrides) == said
+
+
+def test_of_an_encoder_of_ones_own_every_argument_is_a_parameter():
+    own = ("encoder=random", "encoder._target_=tests.toy_encoders.Worded", "encoder.name=own")
+    assert changed(*own).keys() >= {"encoder.dim", "encoder.normalize"}
+
+
+def test_what_is_left_out_stands_in_the_name():
+    assert described("protocol.drop_duplicates=true").name == "efficientnet_lite0 flat cosine drop_duplicates"
+    assert described().tags["kind"] == "run"
