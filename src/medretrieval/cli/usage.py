@@ -13,7 +13,7 @@ OPTIONS = (
     "--help", "-h", "--version", "--multirun", "-m", "--config-dir", "-cd", "--cfg", "-c", "--resolve",
     "--package", "-p", "--info", "-i", "--hydra-help", "--run", "-r", "--shell-completion", "-sc",
     "--config-path", "-cp",
-    "--config-name", "-cn", "--experimental-rerun", COMPLETION,
+    "--config-name", "-cn", "--experimental-rerun", "--dry-run", COMPLETION,
 )  # fmt: skip
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "tracking")
 HELP = """medretrieval: which encoder, index and distance retrieve the right medical images?
@@ -23,6 +23,7 @@ A run (Hydra):
   medretrieval -m key=a,b ...                  a sweep over all combinations
   medretrieval experiments=<preset>            a prepared experiment
   medretrieval --cfg job                       the configuration, without running
+  medretrieval --dry-run ...                   what a run or sweep would take: images, time, disk
   medretrieval --config-dir <folder> ...       with components of your own; --help lists these too
   medretrieval --completion bash|zsh           a script that completes words at the Tab key
   medretrieval --hydra-help                    Hydra's own options

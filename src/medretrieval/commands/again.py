@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medretrieval.commands.named_runs import chosen_run
+from medretrieval.commands.parts.named_runs import chosen_run
 from medretrieval.commands.words import ANY_KEY, JSON, OUTPUTS, URI, Given, Verb, one_run
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medretrieval.commands.named_runs import all_runs, uri_of
+from medretrieval.commands.parts.named_runs import all_runs, uri_of
 from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medretrieval.commands.named_runs import chosen_run
+from medretrieval.commands.parts.named_runs import chosen_run
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
 from medretrieval.files import put_in_place
 

@@ -4,12 +4,14 @@ import json
 import logging
 from pathlib import Path
 
+from medretrieval.commands.parts.named_runs import say_latest
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb
 
 
 def _run(given: Given) -> int:
     from medretrieval.track.mlflow.later import log_later
 
+    say_latest(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     count = log_later([_folder(word, given.outputs) for word in given.run], given.uri)
     print(json.dumps({"logged": count}, indent=2) if given.json else f"{count} runs logged")
@@ -18,11 +20,11 @@ def _run(given: Given) -> int:
 
 def _folder(word: str, outputs: Path) -> Path:
     """The folder of a run, or of runs, that are on this machine."""
-    from medretrieval.track.find_runs import local_folder
+    from medretrieval.runs.saved.names import local_folder
 
     folder = local_folder(word, outputs)
     if folder is None:
-        raise VERB.refusal(f"run={word}: no such folder, and no sweep in {outputs / 'sweeps'}")
+        raise VERB.refusal(f"run={word}: no such folder, and no run or sweep in {outputs}")
     return folder
 
 
@@ -32,8 +34,8 @@ VERB = Verb(
     options=(
         Option(
             "run",
-            "a run's folder or its manifest.json, a folder of runs, or a sweep's id. May be given several "
-            "times; the words alone, without run=, are enough",
+            "a run's folder or its manifest.json, a folder of runs, a sweep's id, a short id, or latest (the "
+            "newest sweep or run). May be given several times; the words alone, without run=, are enough",
             "<folder>",
             needed=True,
             many=True,

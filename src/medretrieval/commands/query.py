@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medretrieval.commands.named_runs import chosen_run
+from medretrieval.commands.parts.named_runs import chosen_run
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
 from medretrieval.errors import UserError
 
@@ -20,7 +20,7 @@ FITS = ("crop", "pad", "stretch")
 
 
 def _run(given: Given) -> int:
-    from medretrieval.commands.query_answers import document, remark_lines, text
+    from medretrieval.commands.parts.query_answers import document, remark_lines, text
     from medretrieval.query.search import SearchableRun
     from medretrieval.track.best_run import require_here
 

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from medretrieval.commands.named_runs import uri_of
+from medretrieval.commands.parts.named_runs import say_latest, uri_of
 from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
 
@@ -14,6 +14,7 @@ def _run(given: Given) -> int:
 
     if given.out is not None and given.out.is_dir():
         raise VERB.refusal(f"out={given.out}: is a folder; give the name of a file: out={given.out / NAME}")
+    say_latest(given)
     request = Request(given.run, uri_of(given), given.outputs, given.track)
     failures = reports_of(request.folder)[1] if request.folder else []
     written = write_report(request, given.out, failures)

@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from medretrieval.commands.named_runs import chosen_run
+from medretrieval.commands.parts.named_runs import chosen_run
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Verb, one_run
 
 

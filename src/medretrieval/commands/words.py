@@ -105,12 +105,16 @@ class Option:
         return self.least <= number <= (sys.float_info.max if self.most is None else self.most)
 
 
+SHORT_IDS = "Of an id or a folder's name the beginning is enough, 4 characters or more, where no other has it"
+
+
 def one_run(of_a_sweep: str = "of several runs the best is taken") -> Option:
     """The option of a verb that takes one run."""
     return Option(
         "run",
-        "a run's folder, its manifest.json or its MLflow run id; or a sweep (its id or folder), a folder of "
-        f"runs or an MLflow experiment: {of_a_sweep}. The word alone, without run=, is enough",
+        "a run's folder, its manifest.json or its MLflow run id; latest, the run that finished last; or a "
+        f"sweep (its id or folder), a folder of runs or an MLflow experiment: {of_a_sweep}. {SHORT_IDS}. The "
+        "word alone, without run=, is enough",
         "<run>",
         needed=True,
     )
@@ -119,8 +123,8 @@ def one_run(of_a_sweep: str = "of several runs the best is taken") -> Option:
 RUNS = Option(
     "run",
     "a run's folder, its manifest.json or its MLflow run id; a sweep (its id or folder), a folder of runs or "
-    "an MLflow experiment: all its runs. May be given several times; the words alone, without run=, are "
-    "enough",
+    "an MLflow experiment: all its runs; latest: the sweep of the run that finished last, or that run where "
+    f"it is of no sweep. {SHORT_IDS}. May be given several times; the words alone, without run=, are enough",
     "<run>",
     needed=True,
     many=True,

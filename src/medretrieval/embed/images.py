@@ -22,6 +22,7 @@ from medretrieval.encoders.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
 
+KIND = "embeddings"  # in the cache
 FIDELITY_SAMPLE_IMAGES = 32  # images whose vectors are compared with those of full precision
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 
@@ -76,14 +77,8 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     """
     if len(split) == 0:
         raise UserError(f"split {split.name!r}: has no images to embed")
-    parts = {
-        "images_sha256": split.images_sha256,
-        "split": split.name,
-        "size": size,
-        "encoder": dict(identity),
-    }
-    group = content_key({"encoder": dict(identity)})[:16]
-    place = cache.place("embeddings", parts, group)
+    parts, group = key_parts(identity, split, size)
+    place = cache.place(KIND, parts, group)
     shards: Shards | None = None
     made = 0
 
@@ -95,10 +90,11 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
 
     def assemble(partial: Path) -> Mapping[str, Any]:
         assert shards is not None
-        return {**shards.assemble(partial), "images_per_s": _rate(shards)}
+        facts = {"images_per_s": _rate(shards), "image_shape": list(split.images.shape[1:])}
+        return shards.assemble(partial) | facts
 
     try:
-        entry = cache.get_or_make("embeddings", parts, assemble, group=group, before=encode)
+        entry = cache.get_or_make(KIND, parts, assemble, group=group, before=encode)
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
             raise
@@ -113,6 +109,17 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
         images_per_s=entry.facts["images_per_s"],
         fidelity=_fidelity(encoder, identity, split, cache),
     )
+
+
+def key_parts(identity: Mapping[str, Any], split: Split, size: int) -> tuple[dict[str, Any], str]:
+    """What determines the embeddings of a split, and the folder of all embeddings of its encoder."""
+    parts = {
+        "images_sha256": split.images_sha256,
+        "split": split.name,
+        "size": size,
+        "encoder": dict(identity),
+    }
+    return parts, content_key({"encoder": dict(identity)})[:16]
 
 
 def _fidelity(
@@ -171,7 +178,8 @@ class _Work:
         if begin < n:
             raise UserError(f"encoder={encoder.name}: gave vectors for {begin} of {n} images")
         seconds = time.perf_counter() - start
-        return {"shape": [n, width], "seconds": seconds, "images_per_s": n / seconds}
+        facts = {"shape": [n, width], "image_shape": list(self.split.images.shape[1:])}
+        return facts | {"seconds": seconds, "images_per_s": n / seconds}
 
     def _name(self, positions: NDArray[np.int64], row: int) -> str:
         return str(self.split.ids[positions[row]])

@@ -70,13 +70,21 @@ class Shards:
         images: of the split, uint8 [n, h, w] or [n, h, w, 3].
         identity: of the encoder.
         place: of the split's entry, in the folder of the encoder's embeddings.
+        look_only: leave damaged shards where they are, for who only wants to know what is missing.
 
     Attributes:
         first: position in the split of each different image, int64 [u].
         width: dimension of the vectors found so far, 0 where there are none.
     """
 
-    def __init__(self, images: NDArray[np.uint8], identity: Mapping[str, Any], place: Path) -> None:
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        identity: Mapping[str, Any],
+        place: Path,
+        *,
+        look_only: bool = False,
+    ) -> None:
         self.folder = place.with_name(place.name + SHARDS_SUFFIX)
         self.width = 0
         self._place = place
@@ -88,7 +96,7 @@ class Shards:
         )
         self._source = np.full(len(self._wanted), -1)
         self._row = np.zeros(len(self._wanted), np.int64)
-        self._find_own()
+        self._find_own(look_only)
         self._find_others()
 
     @property
@@ -165,13 +173,14 @@ class Shards:
             vectors[of_it] = self._sources[source].vectors[rows[of_it]]
         return vectors
 
-    def _find_own(self) -> None:
+    def _find_own(self, look_only: bool) -> None:
         for folder in _entries(self.folder):
             try:
                 facts = entry.read(folder)["facts"]
             except entry.Damaged as damage:
-                log.warning("%s: %s is damaged; set aside and made again", folder, damage.file)
-                entry.set_aside(folder, self._place)
+                if not look_only:
+                    log.warning("%s: %s is damaged; set aside and made again", folder, damage.file)
+                    entry.set_aside(folder, self._place)
                 continue
             self._use(folder, _saved_digests(folder), load(folder), facts)
 

@@ -86,7 +86,7 @@ class OpenClipEncoder(TorchEncoder):
             if not file.is_file():
                 raise UserError(
                     f"encoder.model={self.model}: there is no {SETTINGS} in that folder; "
-                    "give a folder with one (experiments/phantom_clip.py writes one)"
+                    "give a folder with one (python -m medretrieval.encoders.train_phantom_clip writes one)"
                 )
             return file
         if self.file is None or not self.model.startswith(HUB):

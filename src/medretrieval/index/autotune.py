@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
+from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
@@ -93,12 +94,12 @@ def tune(
     Raises:
         UserError: as `autotune`.
     """
-    task, target = inputs.task, settings.index.autotune
+    target = settings.index.autotune
     assert target is not None
-    if task.queries_are_gallery or task.gallery.name == VALIDATION_SPLIT:
+    split = validation_split(inputs)
+    if split is None:
         sample = sample_gallery(gallery, MAX_SAMPLED_VECTORS, settings.seed)
     else:
-        split = load_split(inputs.dataset, VALIDATION_SPLIT)
         vectors = embed(inputs.encoder, inputs.identity, split, inputs.dataset.size, cache).vectors
         if len(vectors) > MAX_SAMPLED_VECTORS:
             rng = np.random.default_rng(settings.seed)
@@ -110,6 +111,14 @@ def tune(
     parameters = dict(index.spec.parameters) | {names[n]: int(v) for n, v in chosen.items() if n in names}
     spec = dataclasses.replace(index.spec, search=tuned.parameters, parameters=parameters)
     return dataclasses.replace(index, spec=spec, exhaustive=is_exhaustive(index.index)), tuned
+
+
+def validation_split(inputs: Inputs) -> Split | None:
+    """The split whose vectors parameters are tuned with; None where they are drawn from the gallery."""
+    task = inputs.task
+    if task.queries_are_gallery or task.gallery.name == VALIDATION_SPLIT:
+        return None
+    return load_split(inputs.dataset, VALIDATION_SPLIT)
 
 
 def sample_gallery(gallery: NDArray[np.float32], size: int, seed: int) -> ValidationSample:

@@ -27,6 +27,7 @@ from medretrieval.index.exact_search import BLOCK_VECTORS, rank_all
 log = logging.getLogger(__name__)
 
 FILE = "index.faiss"
+KIND = "indexes"  # in the cache
 FLAT = "Flat"  # factory string of exact search
 MAX_TRAINING_VECTORS = 131_072  # vectors that k-means and codes are fitted to, or as many as the cells want
 SORTED_WHOLE_DIVISOR = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
@@ -238,7 +239,7 @@ def build(
     spec = fit(config, n, d, depth)
     recipe = _Recipe(spec, metric, seed, 1 if config.deterministic else None)
     parts = {"embeddings": gallery.key, **recipe.key_parts()}
-    entry = cache.get_or_make("indexes", parts, lambda folder: recipe.write(gallery.vectors, folder / FILE))
+    entry = cache.get_or_make(KIND, parts, lambda folder: recipe.write(gallery.vectors, folder / FILE))
     index = faiss.read_index(str(entry.folder / FILE))
     set_parameters(index, spec.search, "index.search")
     return VectorIndex(
@@ -250,6 +251,27 @@ def build(
         cached=not entry.fresh,
         exhaustive=is_exhaustive(index),
     )
+
+
+def place_of(
+    settings: IndexConfig, metric: MetricConfig, seed: int, gallery: tuple[str, int, int], cache: Cache
+) -> tuple[Path, str]:
+    """Where the index of a gallery is kept once it is built, and its factory string.
+
+    Args:
+        settings: the index as data.
+        metric: the distance.
+        seed: of k-means.
+        gallery: the key of its embeddings, how many vectors it has, and their dimension.
+        cache: where built indexes are kept.
+
+    Raises:
+        UserError: as `fit`.
+    """
+    key, n, d = gallery
+    spec = fit(settings, n, d, depth=1)  # which has a say in how it is searched, not in what is built
+    recipe = _Recipe(spec, metric, seed, 1 if settings.deterministic else None)
+    return cache.place(KIND, {"embeddings": key, **recipe.key_parts()}), spec.factory
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,14 @@ def own_positions(query_ids: NDArray[np.str_], gallery_ids: NDArray[np.str_]) ->
 
 def class_name(labels: Labels, position: int, classes: Sequence[str]) -> str:
     """An image's class in words: several findings joined with ", ", "none" where there is none."""
+    return ", ".join(findings(labels, position, classes)) or NONE
+
+
+def findings(labels: Labels, position: int, classes: Sequence[str]) -> tuple[str, ...]:
+    """An image's class, or of a multi-label dataset the findings it has; none where it has none."""
     if labels.ndim == 1:
-        return str(classes[int(labels[position])])
-    return ", ".join(classes[int(i)] for i in np.flatnonzero(labels[position])) or NONE
+        return (str(classes[int(labels[position])]),)
+    return tuple(str(classes[int(i)]) for i in np.flatnonzero(labels[position]))
 
 
 def class_members(labels: Labels) -> NDArray[np.bool_]:

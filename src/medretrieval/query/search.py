@@ -1,5 +1,6 @@
 """A question to a finished run: its saved index and embeddings are used, only the query is embedded."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from medretrieval.files import file_sha256
 from medretrieval.index.distance import pair_distances
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.instantiate import instantiate
-from medretrieval.protocol.ranking import Ranking, class_name
+from medretrieval.protocol.ranking import NONE, Ranking, class_name, findings
 from medretrieval.query.novelty import Novelty, novelty
 from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.reopen import (
@@ -56,13 +57,23 @@ class Query:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A result: its position in the gallery, its id there, its class in words, its split, its distance."""
+    """A result.
+
+    Attributes:
+        position: in the gallery.
+        id: there.
+        label: its class in words; of several findings all, joined with ", ".
+        split: of the gallery.
+        distance: to the query, of the run's metric.
+        findings: its class alone, or each finding it has; none where it has no finding.
+    """
 
     position: int
     id: str
     label: str
     split: str
     distance: float
+    findings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,16 @@ class Answer:
     query: Query
     neighbors: tuple[Neighbor, ...]
     novelty: Novelty | None
+
+    @property
+    def votes(self) -> dict[str, int]:
+        """How many neighbors have each class or finding, or none of them ("none"); the most frequent first.
+
+        Each neighbor counts once for each of its findings, whatever its distance; of equal counts the one
+        of the nearer neighbor comes first.
+        """
+        counted = Counter(name for n in self.neighbors for name in n.findings or (NONE,))
+        return dict(counted.most_common())
 
 
 @dataclass(frozen=True)
@@ -209,6 +230,7 @@ class SearchableRun:
                 class_name(labels, int(i), self.dataset.classes),
                 self._gallery_split(),
                 float(d),
+                findings(labels, int(i), self.dataset.classes),
             )
             for i, d in zip(ids, distances, strict=True)
             if i >= 0

@@ -13,7 +13,8 @@ from medretrieval.report.gather import gather
 from medretrieval.report.page import render
 from medretrieval.report.views import Content
 from medretrieval.runs import folder as run_folder
-from medretrieval.track.find_runs import RUN_ID, config_of, find_all, load_run, local_folder
+from medretrieval.runs.saved.names import local_folder
+from medretrieval.track.find_runs import RUN_ID, config_of, find_all, load_run
 from medretrieval.track.mlflow.store import download_pictures
 from medretrieval.track.tracker import SWEEP_TAG, Entry, Tracker, tracker_of
 

@@ -33,6 +33,7 @@ EXPLANATIONS = f"{FIGURES}/explanations.png"
 EXPLAINED = f"{FIGURES}/explanations.json"  # numbers and curves of its pairs
 DELETION = f"{FIGURES}/deletion.png"
 FAILED = "failed.txt"
+TRACKING = "tracking.json"  # what the run's tracker was told, so that another can be told later
 MLFLOW_SOURCE = "MLflow run "  # how a run that is in MLflow alone is called in messages
 # Columns of per_query.parquet before those of the scores, and what they hold.
 ID, LABEL, N_RELEVANT, GROUP = "id", "label", "n_relevant", "group"

@@ -66,19 +66,31 @@ def title(settings: Config, encoder: Encoder) -> str:
     )
 
 
+def finished_note(outputs: Path, fingerprint: str) -> Path:
+    """The file that says which run has the results of a configuration."""
+    return outputs / "finished" / f"{fingerprint}.json"
+
+
 def mark_finished(outputs: Path, fingerprint: str, folder: Path) -> None:
     """Remember which run has the results of a configuration."""
     where = os.path.relpath(folder, outputs)
-    write_json(outputs / "finished" / f"{fingerprint}.json", {"run": where})
+    write_json(finished_note(outputs, fingerprint), {"run": where})
+
+
+def marked_run(outputs: Path, fingerprint: str) -> Path | None:
+    """The folder that `mark_finished` has noted; None where there is no note."""
+    try:
+        where = json.loads(finished_note(outputs, fingerprint).read_text())["run"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return Path(os.path.normpath(outputs / where))
 
 
 def find_finished(outputs: Path, fingerprint: str) -> Path | None:
     """The folder of the run that has finished this configuration, None where there is none any more."""
-    try:
-        where = json.loads((outputs / "finished" / f"{fingerprint}.json").read_text())["run"]
-    except (OSError, ValueError, KeyError):
+    folder = marked_run(outputs, fingerprint)
+    if folder is None:
         return None
-    folder = Path(os.path.normpath(outputs / where))
     try:
         return folder if read_report(folder).fingerprint == fingerprint else None
     except (OSError, UserError):  # gone, or not as it should be: the run is done again

@@ -1,6 +1,6 @@
 """What a person reads in the terminal: the table of a run, the table of a sweep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -279,10 +279,19 @@ def _number(values: dict[str, float], name: str) -> str:
     return f"{values[name]:.4f}" if name in values else "-"
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Aligned columns: words to the left, numbers to the right."""
+def table(header: list[str], rows: list[list[str]], words: Collection[str] = ()) -> list[str]:
+    """Aligned columns: words to the left, numbers to the right.
+
+    Args:
+        header: names of the columns.
+        rows: cells.
+        words: columns whose cells are words, though they may begin with a digit.
+    """
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    numeric = [all(row[i][:1] in "0123456789-<" for row in rows if row[i]) for i in range(len(header))]
+    numeric = [
+        name not in words and all(row[i][:1] in "0123456789-<" for row in rows if row[i])
+        for i, name in enumerate(header)
+    ]
 
     def line(row: list[str]) -> str:
         cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval.cache.store import content_key
 from medretrieval.runs import folder as run_folder
+from medretrieval.runs.saved.listing import SWEEP_PLAN
 from medretrieval.runs.typed_json import ContentError, from_json
 
-PLAN = "sweep.json"
+PLAN = SWEEP_PLAN
 HYDRAS_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 NOT_OF_THE_RESULTS = "verbose"  # the key of the configuration that says what is printed
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from medretrieval.errors import UserError
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.report import RunReport
+from medretrieval.runs.saved.names import LATEST, local_folder
 from medretrieval.runs.tables import best_first
-from medretrieval.track.find_runs import RUN_ID, Run, find, find_one, load_run, local_folder, place
+from medretrieval.track.find_runs import RUN_ID, Run, find, find_one, load_run, place
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ def choose(word: str, uri: str, outputs: Path, aside: Path) -> Chosen:
     """The run that a word means.
 
     Args:
-        word: a run's folder or manifest, an MLflow run id, or a sweep: its id, its folder, or any folder
-            or MLflow experiment of runs over the same task.
+        word: a run's folder or manifest, its name, an MLflow run id, the beginning of either, `latest`, or
+            a sweep: its id, its folder, or any folder or MLflow experiment of runs over the same task.
         uri: MLflow's store.
         outputs: the folder that holds sweeps.
         aside: a folder for files from MLflow.
@@ -37,9 +38,9 @@ def choose(word: str, uri: str, outputs: Path, aside: Path) -> Chosen:
     Raises:
         UserError: no such run, or runs whose scores cannot be compared.
     """
-    folder = local_folder(word, outputs)
+    folder = local_folder(word, outputs, one=True)
     if folder is not None and (folder / run_folder.SCORES).exists():
-        return Chosen(folder)
+        return Chosen(folder, f"{word}: the run that finished last: {folder}" if word == LATEST else None)
     if folder is None and RUN_ID.fullmatch(word):
         return Chosen(find_one(word, uri, aside))
     chosen = _best(word, [load_run(*place) for place in find(word, uri, outputs, aside)])

@@ -15,6 +15,7 @@ from medretrieval.errors import UserError, first_line
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
 from medretrieval.runs.report import RunReport, read_report
+from medretrieval.runs.saved.names import HEXADECIMAL, MIN_CHARACTERS, local_folder, require_one
 
 FILES = (run_folder.SCORES, run_folder.MANIFEST, run_folder.CONFIG, run_folder.PER_QUERY)
 log = logging.getLogger(__name__)
@@ -37,18 +38,6 @@ def default_uri(outputs: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
 
 
-def local_folder(word: str, outputs: Path) -> Path | None:
-    """The folder on this machine that a word means: itself, that of a manifest, or that of a sweep's id.
-
-    Args:
-        word: of the command line.
-        outputs: the folder that holds sweeps.
-    """
-    named = Path(word).expanduser()
-    named = named.parent if named.name == run_folder.MANIFEST else named
-    return next((folder for folder in (named, outputs / "sweeps" / word) if folder.is_dir()), None)
-
-
 def find_all(words: Sequence[str], uri: str, outputs: Path, aside: Path) -> dict[Path, str]:
     """Folders of all runs that words mean, each once, and what to call them in messages; see `find`.
 
@@ -66,18 +55,20 @@ def find(what: str, uri: str, outputs: Path, aside: Path) -> list[tuple[Path, st
     """Folders of the runs that one word of the command means, and what to call them in messages.
 
     Args:
-        what: a folder, a manifest, a sweep's id, an MLflow run id or an experiment's name.
+        what: what `local_folder` takes, an MLflow run id or the beginning of one, or an experiment's name.
         uri: MLflow's store.
         outputs: the folder that holds sweeps.
         aside: where files from MLflow are put.
 
     Raises:
-        UserError: nothing of that name, or MLflow cannot be reached.
+        UserError: nothing of that name, several of it, or MLflow cannot be reached.
     """
     if (top := local_folder(what, outputs)) is not None:
         return _finished_in(top)
     try:
         found = _download(what, uri, aside)
+    except UserError:
+        raise
     except Exception as error:  # whatever a server, a database or a disk may raise
         line = f"{what}: no such folder, and MLflow at {uri} cannot be read ({first_line(error)})"
         raise UserError(f"{line}; give a run's folder, or uri=") from error
@@ -135,7 +126,9 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     client, runs = MlflowClient(tracking_uri=uri), []
     if RUN_ID.fullmatch(what):
         with suppress(MlflowException):
-            runs = [run for run in [client.get_run(what)] if run.info.status == "FINISHED"]
+            run = client.get_run(what)
+            is_there = run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
+            runs = [run] if is_there else []
     elif (experiment := client.get_experiment_by_name(what)) is not None:
         runs = client.search_runs([experiment.experiment_id], "status = 'FINISHED'", max_results=50000)
     elif re.fullmatch(r"[\w.-]+", what):
@@ -143,6 +136,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
         wanted = f"status = 'FINISHED' AND tags.{SWEEP_TAG} LIKE '%{what}%'"
         runs = client.search_runs(everywhere, wanted, max_results=50000)
         runs = [run for run in runs if what in run.data.tags[SWEEP_TAG].split()]
+        runs = runs or _by_short_id(client, what, everywhere)
     places = []
     for run in runs:
         if "encoder" in run.data.tags:  # comparisons are kept there too
@@ -155,6 +149,20 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
                     client.download_artifacts(run.info.run_id, name, str(folder))
             places.append((folder, f"{run_folder.MLFLOW_SOURCE}{run.info.run_id}"))
     return places
+
+
+def _by_short_id(client: Any, what: str, everywhere: list[str]) -> list[Any]:
+    """The finished run whose id begins with a word; none where there is none.
+
+    Raises:
+        UserError: several do.
+    """
+    if not HEXADECIMAL.fullmatch(what) or len(what) < MIN_CHARACTERS:
+        return []
+    wanted = f"status = 'FINISHED' AND attributes.run_id LIKE '{what}%'"
+    runs = [r for r in client.search_runs(everywhere, wanted, max_results=50000) if "encoder" in r.data.tags]
+    require_one(what, [f"{run.info.run_id} ({run.info.run_name})" for run in runs])
+    return runs
 
 
 def _is_of(folder: Path, run_id: str) -> bool:

@@ -10,13 +10,11 @@ from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.runs.folder import TRACKING as TRACKING
 from medretrieval.runs.folder import write_json
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.default_config import GROUPS, default_config, plain
 from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, RunDescription, Tracker, class_name
-
-# In a run's folder: what its tracker was told, so that another can be told later.
-TRACKING = "tracking.json"
 
 # Where files lie, and whether a run is done again, do not tell two runs apart; prompts are in prompts.json.
 NOT_COMPARED = ("paths", "tracking", "force", "verbose", "prompts")

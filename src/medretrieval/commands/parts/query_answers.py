@@ -28,8 +28,8 @@ def document(
 
     run (its folder), chosen (why it and no other run of a sweep, or null), title, metric, k, random_weights,
     picture (path or null), and queries: of each image or text (the other is null), remarks, novelty (null
-    for a text; distance, metric, quantile, limit, out_of_distribution) and results (rank, id, class,
-    distance, split).
+    for a text; distance, metric, quantile, limit, out_of_distribution), votes (class or finding -> results
+    that have it, the most frequent first) and results (rank, id, class, distance, split).
     """
     return {
         "run": str(run.folder),
@@ -57,6 +57,7 @@ def _one(answer: Answer) -> dict[str, Any]:
             "limit": near.limit,
             "out_of_distribution": near.is_out_of_distribution,
         },
+        "votes": answer.votes,
         "results": [
             {"rank": rank, "id": n.id, "class": n.label, "distance": n.distance, "split": n.split}
             for rank, n in enumerate(answer.neighbors, 1)
@@ -74,6 +75,7 @@ def text(run: SearchableRun, k: int, answers: Sequence[Answer], drawn: Path | No
             for rank, n in enumerate(answer.neighbors, 1)
         ]
         lines += table(["rank", "id", "class", "distance", "split"], rows)
+        lines.append(_vote_line(answer))
         if len(rows) < k:
             lines.append(f"the index returned {len(rows)} of {k} results; a run with index=flat returns all")
         lines += _nearness_lines(answer)
@@ -82,6 +84,13 @@ def text(run: SearchableRun, k: int, answers: Sequence[Answer], drawn: Path | No
         lines += ["", f"{far} of {len(answers)} queries are out of distribution"]
     lines += [] if drawn is None else ["", f"picture: {drawn}"]
     return "\n".join([*lines, ""])
+
+
+def _vote_line(answer: Answer) -> str:
+    """How many of the neighbors have each class or finding."""
+    n = len(answer.neighbors)
+    counts = [f"{count} of {n} {name}" for name, count in answer.votes.items()]
+    return f"vote: {', '.join(counts) or 'no results'}"
 
 
 def _nearness_lines(answer: Answer) -> list[str]:

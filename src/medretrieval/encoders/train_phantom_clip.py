@@ -1,6 +1,6 @@
 """Train a small CLIP on captioned chest phantoms, so that text-to-image retrieval can be tried without a hub.
 
-    python experiments/phantom_clip.py                       # into outputs/phantom_clip
+    python -m medretrieval.encoders.train_phantom_clip   # into outputs/phantom_clip
     medretrieval protocol=text_to_image encoder=phantom_clip
 
 The architecture is open_clip's own (ModifiedResNet and a text transformer, 4.1 million parameters, most of
@@ -54,7 +54,9 @@ SHIFT = 3  # pixels an image is moved at most; never mirrored, for captions name
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Draw, train, write; returns the folder with weights and settings."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m medretrieval.encoders.train_phantom_clip", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument(
         "--folder", type=Path, default=Path("outputs/phantom_clip"), help="where the model goes"
     )

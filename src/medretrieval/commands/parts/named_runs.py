@@ -47,4 +47,13 @@ def all_runs(given: Given, aside: Path) -> dict[Path, str]:
     """
     from medretrieval.track.find_runs import find_all
 
+    say_latest(given)
     return find_all(given.run, uri_of(given), given.outputs, aside)
+
+
+def say_latest(given: Given) -> None:
+    """Say on stderr which sweep or run `latest` is, where it is among the words of a verb that takes many."""
+    from medretrieval.runs.saved.names import LATEST, local_folder
+
+    if LATEST in given.run:
+        print(f"{LATEST}: {local_folder(LATEST, given.outputs)}", file=sys.stderr)

@@ -1,14 +1,15 @@
-"""The small CLIP of drawn phantoms: what the script writes is a model that can be loaded and asked."""
+"""The small CLIP of drawn phantoms: what training writes is a model that can be loaded and asked."""
 
-import importlib.util
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from tests.files import edit_json
 
 from medretrieval import compose, run
-from medretrieval.config import root
+from medretrieval.encoders import train_phantom_clip
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate
@@ -17,20 +18,12 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 64)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("phantom_clip", root() / "experiments" / "phantom_clip.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def untrained(script, tmp_path_factory):
+def untrained(tmp_path_factory):
     import torch
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("outputs") / "phantom_clip"
-    script.write(script.CLIP(**script.MODEL), folder)
+    train_phantom_clip.write(train_phantom_clip.CLIP(**train_phantom_clip.MODEL), folder)
     return folder
 
 
@@ -40,15 +33,15 @@ def encoder_of(folder, *overrides):
     return instantiate(node, Encoder, "encoder")
 
 
-def test_what_the_script_writes_is_loaded_with_its_own_weights_and_preprocessing(script, untrained):
+def test_what_training_writes_is_loaded_with_its_own_weights_and_preprocessing(untrained):
     import torch
 
     encoder = encoder_of(untrained)
     torch.manual_seed(0)
-    model = script.CLIP(**script.MODEL).eval()
+    model = train_phantom_clip.CLIP(**train_phantom_clip.MODEL).eval()
     pixels = (torch.from_numpy(IMAGES).float()[:, None].expand(-1, 3, -1, -1) / 255 - 0.5) / 0.25
     texts = ["A small effusion.", "Clear lungs."]
-    tokens = script.SimpleTokenizer(context_length=script.CONTEXT)(texts)
+    tokens = train_phantom_clip.SimpleTokenizer(context_length=train_phantom_clip.CONTEXT)(texts)
     with torch.no_grad():
         image, text = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
     np.testing.assert_allclose(encoder.encode(IMAGES), image.numpy(), atol=1e-5)
@@ -89,23 +82,39 @@ def test_a_folder_that_holds_no_model_is_refused(untrained, tmp_path):
         encoder_of(untrained, "encoder.checkpoint=open_clip_model.safetensors").signature()
 
 
-def test_captions_lose_details_but_never_the_finding(script):
+def test_captions_lose_details_but_never_the_finding():
     rng = np.random.default_rng(0)
-    captions = {script.shortened("Chest X-ray with a small left pleural effusion.", rng) for _ in range(20)}
+    captions = {
+        train_phantom_clip.shortened("Chest X-ray with a small left pleural effusion.", rng)
+        for _ in range(20)
+    }
     assert captions == {
         "Chest X-ray with a small left pleural effusion.",
         "Chest X-ray with a pleural effusion.",
     }
-    pixels = script.augmented(IMAGES, rng)
+    pixels = train_phantom_clip.augmented(IMAGES, rng)
     assert tuple(pixels.shape) == (3, 3, 64, 64)
     assert float(pixels.min()) >= -2
     assert float(pixels.max()) <= 2
 
 
+def test_it_is_a_module_of_the_package_and_refuses_fewer_images_than_a_batch(tmp_path):
+    words = ["--images", "10", "--batch", "50", "--folder", "made"]
+    done = subprocess.run(
+        [sys.executable, "-m", "medretrieval.encoders.train_phantom_clip", *words],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--images 10: fewer than one batch (--batch 50)" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
-def test_a_short_training_retrieves_held_out_phantoms_by_sentences(script, config, tmp_path):
+def test_a_short_training_retrieves_held_out_phantoms_by_sentences(config, tmp_path):
     folder = tmp_path / "outputs" / "phantom_clip"
-    script.main(["--folder", str(folder), "--images", "1000", "--epochs", "10", "--batch", "50", "--quiet"])
+    train_phantom_clip.main(
+        ["--folder", str(folder), "--images", "1000", "--epochs", "10", "--batch", "50", "--quiet"]
+    )
     asked = ("protocol=text_to_image", "encoder=phantom_clip", "dataset.difficulty=0.25")
     trained = run(config(*asked)).report
     random = run(config(*asked, "encoder.checkpoint=null")).report

@@ -1,0 +1,1 @@
+"""The runs and sweeps of an outputs folder: listed, named by a word, removed."""
