@@ -81,7 +81,7 @@ coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm fa
 	$(BIN)/python -m tests.coverage $(ARGS)
 
 numbers: $(STAMP) ## make the tables of numbers in the pages again (minutes)
-	$(BIN)/python -m tests.experiments.numbers
+	$(BIN)/python -m tests.numbers
 
 clean: ## remove .venv, caches of tools and build products; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

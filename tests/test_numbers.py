@@ -1,7 +1,7 @@
 """Every table of numbers that a page marks is what its commands give."""
 
 import pytest
-from tests.experiments.numbers import BLOCK, NUMBER, REPOSITORY, TABLES, Runs, pages
+from tests.numbers.tables import BLOCK, NUMBER, REPOSITORY, TABLES, Runs, pages
 
 BLOCKS = [
     (path.relative_to(REPOSITORY).as_posix(), *block)

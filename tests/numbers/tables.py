@@ -1,16 +1,14 @@
-"""`make numbers`: the tables of numbers in the pages, made by the commands that stand above them.
+"""The tables of numbers in the pages, made by the commands that stand above them.
 
 A table stands between `<!-- numbers: name -->` and `<!-- end of numbers -->`. Here each name has a function
-that makes it from finished runs; tests/experiments/test_numbers.py makes them again and compares.
+that makes it from finished runs; tests/test_numbers.py makes them again and compares.
 """
 
 import io
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from medretrieval import compose, run
@@ -125,20 +123,3 @@ def pages() -> list[Path]:
     """Pages that have such tables."""
     found = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("experiments/*.md")]
     return [path for path in sorted(found) if BLOCK.search(path.read_text())]
-
-
-def _made(match: re.Match[str], runs: Runs) -> str:
-    name = match[1]
-    return f"<!-- numbers: {name} -->\n\n{TABLES[name](runs)}\n\n<!-- end of numbers -->"
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as outputs:
-        runs = Runs([f"paths.outputs={outputs}"])
-        for path in pages():
-            path.write_text(BLOCK.sub(partial(_made, runs=runs), path.read_text()))
-            print(f"written: {path.relative_to(REPOSITORY)}")
-
-
-if __name__ == "__main__":
-    main()
