@@ -4,7 +4,7 @@ import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, less_is_better
+from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
@@ -17,6 +17,11 @@ from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
 
 MAX_CHECKED_VECTORS = 1000  # whose lengths are looked at
+# How a score stands to a random ranking, where it is not shown to be better.
+NOT_EXCLUDED = "Not shown to score better than a random ranking (chance lies within the interval): {}."
+BELOW_CHANCE = "Scores worse than a random ranking (the whole interval is on the worse side of chance): {}."
+NO_INTERVAL = "There is no interval to compare with a random ranking (chance): {}."
+BESIDE_CHANCE = (BELOW_CHANCE, NOT_EXCLUDED, NO_INTERVAL)
 MIN_QUERIES = 30  # of a class, or of sentences, below which means are unreliable
 
 
@@ -128,18 +133,24 @@ def _about_baseline(evidence: Evidence) -> list[str]:
 
 
 def _about_chance(outputs: RunOutputs) -> list[str]:
-    chances = outputs.evidence.chance
-    reached = [name for name in outputs.evidence.intervals if name in chances and _is_reached(outputs, name)]
-    if not reached:
-        return []
-    return [f"Not shown to score higher than a random ranking (chance): {', '.join(reached)}."]
+    """Headline scores that are not better than a random ranking, by what the interval says of them."""
+    names: dict[str, list[str]] = {said: [] for said in BESIDE_CHANCE}
+    for name in outputs.evaluation.scores:
+        if name in outputs.evidence.chance and (is_headline(name) or name in outputs.evidence.intervals):
+            said = _beside_chance(outputs.evidence, name)
+            if said is not None:
+                names[said].append(name)
+    return [said.format(", ".join(scores)) for said, scores in names.items() if scores]
 
 
-def _is_reached(outputs: RunOutputs, name: str) -> bool:
-    """Whether chance is as good as the worse end of the interval, and the score is not perfect."""
-    low, high = outputs.evidence.intervals[name]
-    chance, value = outputs.evidence.chance[name], outputs.evaluation.scores[name]
-    return chance <= high and value > 0 if less_is_better(name) else chance >= low and value < 1
+def _beside_chance(evidence: Evidence, name: str) -> str | None:
+    """Which sentence says how a score stands to chance; None where its whole interval is better."""
+    if name not in evidence.intervals:
+        return NO_INTERVAL
+    (low, high), chance = evidence.intervals[name], evidence.chance[name]
+    if low <= chance <= high:
+        return NOT_EXCLUDED
+    return BELOW_CHANCE if (high < chance) != less_is_better(name) else None
 
 
 def _about_classes(evaluation: Evaluation) -> list[str]:
