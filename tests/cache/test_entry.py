@@ -52,7 +52,10 @@ def test_no_part_stands_in_for_the_format_of_the_cache(monkeypatch):
 def test_keys_stay_what_they_are():
     """Else every cache is made again: raise FORMAT_VERSION only where the bytes of an entry change."""
     assert content_key(PARTS) == "f90e9f26435bd5cdeb29ff1f5269a12b72f642d5530bb749d13823588c1d3471"
-    assert content_key({"b": {2: (1, 0.5)}, "a": None}) == "965136773184484e313385de3dfa306629d6955d8b4e8134db06c6ca3d7139c7"
+    assert (
+        content_key({"b": {2: (1, 0.5)}, "a": None})
+        == "965136773184484e313385de3dfa306629d6955d8b4e8134db06c6ca3d7139c7"
+    )
 
 
 @pytest.mark.parametrize("name", FILES)

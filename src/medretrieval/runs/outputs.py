@@ -35,6 +35,7 @@ from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
     AutotuneReport,
+    ClassPointing,
     Confusion,
     DeletionReport,
     Difference,
@@ -45,6 +46,7 @@ from medretrieval.runs.report_parts import (
     Latency,
     ModalityGap,
     OperatingPoint,
+    PointingControl,
     PointingReport,
     RecallOfSides,
     ScoreInterval,
@@ -260,7 +262,17 @@ def _explain(explained: Explanations | None) -> ExplainReport | None:
     return ExplainReport(
         layer=explained.layer,
         deletion=DeletionReport(**{**found, "intervals": _intervals(found["intervals"])}),
-        pointing=PointingReport(**{**pointed, "intervals": _intervals(pointed["intervals"])})
-        if pointed
-        else None,
+        pointing=_pointing(pointed) if pointed else None,
     )
+
+
+def _pointing(found: Mapping[str, Any]) -> PointingReport:
+    controls = {
+        name: PointingControl(**{**found[name], "intervals": _intervals(found[name]["intervals"])})
+        if found[name]
+        else None
+        for name in ("other_class", "same_class")
+    }
+    kinds = {kind: ClassPointing(**numbers) for kind, numbers in found["by_class"].items()}
+    ends = _intervals(found["intervals"])
+    return PointingReport(**{**found, **controls, "by_class": kinds, "intervals": ends})

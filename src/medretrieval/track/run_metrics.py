@@ -56,6 +56,8 @@ def _flat_explain(report: RunReport) -> dict[str, float]:
     values = _grouped("explain/deletion_", explain.deletion) | _grouped("explain/pointing_", explain.pointing)
     intervals = {f"deletion_{name}": ends for name, ends in explain.deletion.intervals.items()}
     if explain.pointing is not None:
+        for control in ("other_class", "same_class"):
+            values |= _grouped(f"explain/pointing_{control}_", getattr(explain.pointing, control))
         intervals |= {f"pointing_{name}": ends for name, ends in explain.pointing.intervals.items()}
     for name, ends in intervals.items():
         values |= _grouped(f"explain/{name}_", ends)
