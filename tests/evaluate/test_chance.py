@@ -115,7 +115,7 @@ def test_votes_of_random_rankings_are_what_drawing_expects():
     labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
     runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
     task, first = runs[0]
-    drawn = chance.by_drawing(task, first.vote_distances, OPTIONS, 0)
+    drawn = chance.without_closed_form(task, first.vote_distances, OPTIONS, 0)
     assert drawn.keys() == {name for name in first.scores if find(name.removeprefix(MACRO)).is_drawn}
     for name, value in drawn.items():
         means = np.array([found.scores[name] for _, found in runs])
@@ -129,7 +129,7 @@ def test_drawing_is_the_same_for_one_seed():
     task, found = random_evaluation(labels)
 
     def drawn(seed):
-        return chance.by_drawing(task, found.vote_distances, OPTIONS, seed)
+        return chance.without_closed_form(task, found.vote_distances, OPTIONS, seed)
 
     assert drawn(1) == drawn(1) != drawn(2)
 
@@ -144,6 +144,6 @@ def test_chance_by_depth_is_that_of_each_depth():
 
 def test_multi_label_data_has_no_votes_to_draw():
     task, found = random_evaluation(np.random.default_rng(3).random((40, 4)) < 0.35)
-    drawn = chance.by_drawing(task, found.vote_distances, OPTIONS, 0)
+    drawn = chance.without_closed_form(task, found.vote_distances, OPTIONS, 0)
     assert drawn.keys() == {name for name in found.scores if find(name.removeprefix(MACRO)).is_drawn}
     assert not any("vote" in name for name in drawn)

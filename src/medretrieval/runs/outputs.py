@@ -111,6 +111,7 @@ def report_of(
         scores=evaluation.scores,
         objective=Objective(objective, evaluation.scores[objective]),
         chance=dict(trust.chance),
+        chance_errors=dict(trust.chance_errors),
         lift=dict(trust.lift),
         intervals=_intervals(trust.intervals),
         resampled=trust.units,
@@ -234,7 +235,8 @@ def _audit(leaks: Audit | None) -> AuditReport | None:
     if leaks is None:
         return None
     without_groups: dict[str, Any] = {"same_group": None, "groups_on_both_sides": None}
-    return AuditReport(**(without_groups | leaks.counts))
+    fitted = {"near_cosine": leaks.near_cosine, "hash_collisions": leaks.hash_collisions}
+    return AuditReport(**(without_groups | leaks.counts | fitted))
 
 
 def _zero_shot(found: Mapping[str, Any]) -> ZeroShotReport:

@@ -207,8 +207,14 @@ class AuditReport:
         identical_within_gallery: byte-identical copies of an earlier image within the gallery.
         identical_between: query images with a byte-identical other image in the gallery.
         label_conflicts: of these, those with one of another label.
-        near_embedding: query images with a near-duplicate by cosine of the embeddings, not identical.
-        near_hash: query images with a near-duplicate by perceptual hash (pHash), not identical.
+        near_embedding: query images with a near-duplicate by this run's encoder, not identical: a cosine
+            above `near_cosine`.
+        near_cosine: cosine that only the share `audit.near_quantile` of the query images exceeds with an
+            image of another class, which is no copy; null where there is one class only.
+        near_hash: query images with a near-duplicate by perceptual hash (pHash), not identical; null where
+            the hash pairs different images: below 32 pixels, or where `hash_collisions` is above
+            `audit.near_quantile`.
+        hash_collisions: share of the query images that the hash pairs with an image of another class.
         same_group: query images with another image of their group in the gallery; null without groups.
         groups_on_both_sides: groups that are in both splits; null without groups.
     """
@@ -219,7 +225,9 @@ class AuditReport:
     identical_between: int
     label_conflicts: int
     near_embedding: int
-    near_hash: int
+    near_cosine: float | None
+    near_hash: int | None
+    hash_collisions: float
     same_group: int | None
     groups_on_both_sides: int | None
 

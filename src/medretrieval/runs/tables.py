@@ -39,13 +39,19 @@ def _score_table(report: RunReport) -> list[str]:
         "score": str,
         "value": lambda name: _number(report.scores, name),
         "interval": lambda name: _interval(report.intervals, name),
-        "chance": lambda name: _number(report.chance, name),
+        "chance": lambda name: _chance(report, name),
         "lift": lambda name: f"{report.lift[name]:.2f}" if name in report.lift else "-",
     }
     if baseline is not None:
         columns[baseline.encoder] = lambda name: _number(baseline.scores, name)
     names = [name for name in report.scores if is_headline(name)]
     return table(list(columns), [[cell(name) for cell in columns.values()] for name in names])
+
+
+def _chance(report: RunReport, name: str) -> str:
+    """With its standard error where it was drawn."""
+    error = f" ± {report.chance_errors[name]:.4f}" if name in report.chance_errors else ""
+    return _number(report.chance, name) + error
 
 
 def _fidelity_lines(encoder: EncoderReport) -> list[str]:

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
+from medretrieval.config import Baseline, Config, FaissMetric, PromptUse
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
+from medretrieval.images.perceptual_hash import HASH_SIDE_PIXELS
 from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
 from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
@@ -41,7 +42,7 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         + _about_chance(outputs)
         + _about_classes(outputs.evaluation)
         + _about_ks(settings, task)
-        + _about_audit(settings.protocol, outputs.audit, len(task.queries))
+        + _about_audit(settings, outputs.audit, len(task.queries))
         + _about_left_out(outputs.evidence)
         + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
         + _about_maps(outputs.explanations)
@@ -177,10 +178,11 @@ def _about_ks(settings: Config, task: RetrievalTask) -> list[str]:
     ]
 
 
-def _about_audit(protocol: ProtocolConfig, audit: Audit | None, queries: int) -> list[str]:
+def _about_audit(settings: Config, audit: Audit | None, queries: int) -> list[str]:
     if audit is None:
         return []
-    counts, notes = audit.counts, []
+    protocol, notes = settings.protocol, list[str]()
+    counts = {name: count or 0 for name, count in audit.counts.items()}
     if counts["audited_queries"] < queries:
         notes.append(
             f"Look-alikes were searched for {counts['audited_queries']} of {queries} queries, a drawn sample."
@@ -199,6 +201,28 @@ def _about_audit(protocol: ProtocolConfig, audit: Audit | None, queries: int) ->
             f"{_count(counts['identical_between'], 'query image has', 'query images have')} a byte-identical "
             f"copy in the gallery{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; "
             "protocol.drop_duplicates=true leaves them out."
+        )
+    return notes + _about_look_alikes(settings, audit)
+
+
+def _about_look_alikes(settings: Config, audit: Audit) -> list[str]:
+    """Which encoder calls images near, and what a hash is worth here."""
+    share, notes = 100 * settings.audit.near_quantile, []
+    if near := audit.counts["near_embedding"]:
+        notes.append(
+            f"{_count(near, 'query image has', 'query images have')} a near-duplicate in the gallery by "
+            f"{settings.encoder['name']}: a cosine above {audit.near_cosine:.4f}, which {share:g} % of the "
+            "images exceed with an image of another class."
+        )
+    if audit.counts["near_hash"] is None:
+        collisions = 100 * audit.hash_collisions
+        notes.append(
+            "No near-duplicates by perceptual hash: it pairs "
+            + (
+                f"{collisions:.2g} % of the query images with an image of another class."
+                if audit.hash_collisions > settings.audit.near_quantile
+                else f"different images of fewer than {HASH_SIDE_PIXELS} pixels."
+            )
         )
     return notes
 
