@@ -158,7 +158,9 @@ def test_a_score_that_needs_more_than_is_drawn_has_no_chance(with_entry):
     with_entry(dataclasses.replace(LAST_OF_K, name="first_hit", needs=Needs.GALLERY))
     task = random_task()
     found = evaluate(fixed(shuffled()), task, task.max_depth, OPTIONS)
-    assert not [n for n in chance.without_closed_form(task, found.vote_distances, OPTIONS, 0) if "first_hit" in n]
+    assert not [
+        n for n in chance.without_closed_form(task, found.vote_distances, OPTIONS, 0) if "first_hit" in n
+    ]
     assert "first_hit" not in found.chance
 
 

@@ -126,7 +126,7 @@ def test_the_threshold_is_what_few_images_exceed_with_one_of_another_class(one_s
     labels = rng.random((130, 2)) < 0.4 if many_labels else rng.integers(0, 3, 130)
     images, vectors = rng.integers(0, 256, (130, 32, 32)).astype(np.uint8), rng.standard_normal((130, 6))
     images[8], vectors[8] = images[5], vectors[5]  # identical images are no evidence of what is near
-    labels[5], labels[8] = (([0, 0], [0, 1]) if many_labels else (0, 1))
+    labels[5], labels[8] = ([0, 0], [0, 1]) if many_labels else (0, 1)
     places = (slice(None),) * 2 if one_split else (slice(0, 60), slice(60, None))
     sides = [Split(f"s{i * (not one_split)}", images[p], labels[p]) for i, p in enumerate(places)]
     q, g = (vectors[p].astype(np.float32) for p in places)

@@ -1,4 +1,4 @@
-"""What a random ranking of this gallery would score: in closed form, exactly for most votes, else by drawing."""
+"""What a random ranking of this gallery would score: in closed form, exactly by votes, else drawn."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple

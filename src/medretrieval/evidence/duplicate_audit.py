@@ -62,9 +62,9 @@ class Audit:
             within the gallery (`identical_within_gallery`); query images with an identical image in the
             gallery (`identical_between`), with one of another label (`label_conflicts`), and with a
             near-duplicate there that is not identical (`near_embedding`, which depends on the encoder, and
-            `near_hash`, None where the hash is not to be trusted). The query itself never counts. Where the dataset has groups: query images with
-            another image of their group in the gallery (`same_group`), and groups that stand in both splits
-            (`groups_on_both_sides`).
+            `near_hash`, None where the hash is not to be trusted). The query itself never counts. Where the
+            dataset has groups: query images with another image of their group in the gallery
+            (`same_group`), and groups that stand in both splits (`groups_on_both_sides`).
         pairs: at most max_pairs of a kind, the most alike first; where the queries are the gallery a pair
             stands here once.
         near_cosine: what the cosine of a near-duplicate exceeds; None where there is one class only.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
+from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
@@ -29,7 +30,7 @@ from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
 
 KEY = "index.autotune"
-VALIDATION_SPLIT = "val"
+SPARE_SPLITS = ("val", "train")  # to tune on, in this order; never test
 MAX_SAMPLED_VECTORS = 500  # validation vectors
 MAX_EF_SEARCH = 1024  # efSearch beyond which a graph is no faster than exact search
 NOT_TUNED = ("ht",)  # polysemous filtering: wants a training that the indexes here leave out
@@ -65,11 +66,15 @@ class Tuned:
         parameters: the chosen ParameterSpace string, as "nprobe=8".
         recall: what it reached on the validation sample.
         curve: every setting that was tried, from the cheapest on.
+        split: name of the split that the sample is of; "" where `autotune` was called with any.
+        on_queries: the sample was drawn from the images that are scored.
     """
 
     parameters: str
     recall: float
     curve: list[Setting]
+    split: str = ""
+    on_queries: bool = False
 
 
 def tune(
@@ -77,8 +82,8 @@ def tune(
 ) -> tuple[VectorIndex, Tuned]:
     """Choose the search parameters of a run's index for the recall that index.autotune asks for.
 
-    The sample is the val split where the queries are not in the gallery, and drawn from the gallery where
-    they are; the test queries have no say.
+    The sample comes from the first of SPARE_SPLITS that holds neither queries nor gallery. Where the dataset
+    has none, it is drawn from the gallery; where the queries are that gallery, `Tuned.on_queries` says so.
 
     Args:
         settings: the run's configuration.
@@ -95,10 +100,10 @@ def tune(
     """
     task, target = inputs.task, settings.index.autotune
     assert target is not None
-    if task.queries_are_gallery or task.gallery.name == VALIDATION_SPLIT:
+    split = _spare_split(inputs)
+    if split is None:
         sample = sample_gallery(gallery, MAX_SAMPLED_VECTORS, settings.seed)
     else:
-        split = load_split(inputs.dataset, VALIDATION_SPLIT)
         vectors = embed(inputs.encoder, inputs.identity, split, inputs.dataset.size, cache).vectors
         if len(vectors) > MAX_SAMPLED_VECTORS:
             rng = np.random.default_rng(settings.seed)
@@ -109,13 +114,27 @@ def tune(
     names = {"nprobe": "nprobe", "efSearch": "ef_search"}
     parameters = dict(index.spec.parameters) | {names[n]: int(v) for n, v in chosen.items() if n in names}
     spec = dataclasses.replace(index.spec, search=tuned.parameters, parameters=parameters)
+    name = task.gallery.name if split is None else split.name
+    tuned = dataclasses.replace(tuned, split=name, on_queries=split is None and task.queries_are_gallery)
     return dataclasses.replace(index, spec=spec, exhaustive=is_exhaustive(index.index)), tuned
+
+
+def _spare_split(inputs: Inputs) -> Split | None:
+    """A split that is neither queried nor asked; None where the dataset has none."""
+    for name in SPARE_SPLITS:
+        if name in (inputs.task.queries.name, inputs.task.gallery.name):
+            continue
+        try:
+            return load_split(inputs.dataset, name)
+        except UserError:  # it is empty, or not there
+            continue
+    return None
 
 
 def sample_gallery(gallery: NDArray[np.float32], size: int, seed: int) -> ValidationSample:
     """Draw a validation sample from the gallery itself, so that no test query has a say in the tuning.
 
-    Right where the queries are in the gallery (leave_one_out). Where they are not, prefer the val split with
+    For a dataset without a split to spare. Where there is one, prefer it with
     positions of -1: a graph finds the neighbors of its own members more easily than those of strangers
     (HNSW32 on 4208 chest X-rays, efSearch=11: recall at 10 is 0.98 for members, 0.91 for images held out).
 

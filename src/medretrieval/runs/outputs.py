@@ -228,7 +228,8 @@ def _ann_loss(loss: AnnLoss | None) -> AnnReport | None:
 def _autotune(tuned: Tuned | None) -> AutotuneReport | None:
     if tuned is None:
         return None
-    return AutotuneReport(tuned.parameters, tuned.recall, [OperatingPoint(**point) for point in tuned.curve])
+    curve = [OperatingPoint(**point) for point in tuned.curve]
+    return AutotuneReport(tuned.parameters, tuned.recall, curve, tuned.split, tuned.on_queries)
 
 
 def _audit(leaks: Audit | None) -> AuditReport | None:

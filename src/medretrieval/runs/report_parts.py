@@ -184,17 +184,21 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class AutotuneReport:
-    """Search parameters chosen for `index.autotune`, on a sample without the test queries.
+    """Search parameters chosen for `index.autotune`, on images that are not scored where there are any.
 
     Attributes:
         parameters: the chosen ParameterSpace string.
         recall: what it reached on the validation sample.
         curve: every setting that was tried, from the cheapest on.
+        split: name of the split that the sample is of.
+        on_queries: the sample is of the images that are scored, because the dataset has no other split.
     """
 
     parameters: str
     recall: float
     curve: list[OperatingPoint]
+    split: str
+    on_queries: bool
 
 
 @dataclass(frozen=True)

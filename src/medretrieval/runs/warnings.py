@@ -10,6 +10,7 @@ from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.images.perceptual_hash import HASH_SIDE_PIXELS
+from medretrieval.index.autotune import Tuned
 from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
 from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
@@ -37,6 +38,7 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
     return (
         _about_depth_of_results(outputs)
         + _about_index(settings, outputs)
+        + _about_tuning(outputs.tuned)
         + _about_speed(settings, outputs)
         + _about_baseline(outputs.evidence)
         + _about_chance(outputs)
@@ -108,6 +110,15 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
             f"({gallery} in all); k-means needs more."
         )
     return notes
+
+
+def _about_tuning(tuned: Tuned | None) -> list[str]:
+    if tuned is None or not tuned.on_queries:
+        return []
+    return [
+        f"index.autotune chose {tuned.parameters} on the images that are scored (split {tuned.split}): the "
+        "dataset has no other split to tune on."
+    ]
 
 
 def _about_speed(settings: Config, outputs: RunOutputs) -> list[str]:
