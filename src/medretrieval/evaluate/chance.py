@@ -111,7 +111,7 @@ def _exact_votes(
     counts, own = random_votes.class_counts(task, kept), task.queries.labels[kept].astype(np.int64)
     distances = vote_distances[kept, : config.vote_k]
     votes = random_votes.majority_votes(counts, own, config.ks) or {}
-    means = {}
+    means: dict[str, float] = {}
     for k, values in votes.items():
         means |= _over_queries(f"majority_vote_at_{k}", values, members)
     means["vote_brier"] = float(random_votes.brier_scores(counts, own, distances).mean())
@@ -156,7 +156,7 @@ def _by_drawing(
 
 def _means(drawn: list[ReportedScore], results: QueryResults, members: NDArray[np.bool_]) -> dict[str, float]:
     """Means over queries and over classes of one round of drawing."""
-    means = {}
+    means: dict[str, float] = {}
     for name, score, k in drawn:
         if score.of_query is not None:
             values = score.of_query(results, k)

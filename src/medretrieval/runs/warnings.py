@@ -232,7 +232,7 @@ def _about_look_alikes(settings: Config, audit: Audit) -> list[str]:
             + (
                 f"{collisions:.2g} % of the query images with an image of another class."
                 if audit.hash_collisions > settings.audit.near_quantile
-                else f"different images of fewer than {HASH_SIDE_PIXELS} pixels."
+                else f"different images where they are smaller than {HASH_SIDE_PIXELS} x {HASH_SIDE_PIXELS}."
             )
         )
     return notes
