@@ -18,6 +18,20 @@ def test_a_row_of_length_1_has_the_same_bits_whatever_stands_beside_it(d):
             assert np.array_equal(unit_rows(vectors[row:])[0], unit[row])
 
 
+@pytest.mark.parametrize("d", [2, 127, 129, 784, 8191, 8193, 9000, 12_288, 20_001])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_twins_have_the_same_bits_wherever_they_stand(d, order):
+    rng = np.random.default_rng(d)
+    twin = rng.standard_normal(d).astype(np.float32)
+    alone = unit_rows(twin[None])[0]
+    for n in (2, 5, 33):
+        vectors = rng.standard_normal((n, d)).astype(np.float32)
+        for place in {0, 1, n // 2, n - 1}:
+            mixed = vectors.copy()
+            mixed[place] = twin
+            assert np.array_equal(unit_rows(np.asarray(mixed, order=order))[place], alone)
+
+
 def test_a_zero_row_stays_zero():
     assert not unit_rows(np.zeros((2, 5), np.float32)).any()
 

@@ -141,10 +141,17 @@ class EvaluationConfig:
 
 @dataclass
 class AuditConfig:
-    """From when on two images count as near-duplicates."""
+    """From when on two images count as near-duplicates.
+
+    Attributes:
+        near_quantile: share of the images that may have an image of another class as near as what counts as a
+            near-duplicate; from it the cosine is fitted.
+        near_hash: bits of two 64-bit hashes that may differ.
+        max_pairs: listed of each kind.
+    """
 
     enabled: bool = MISSING
-    near_cosine: float = MISSING
+    near_quantile: float = MISSING
     near_hash: int = MISSING
     max_pairs: int = MISSING
 
@@ -295,8 +302,8 @@ def check(cfg: DictConfig) -> Config:
         raise UserError(f"evaluation.confidence={settings.evaluation.confidence}: must lie between 0 and 1")
     _at_least(0, "audit.near_hash", settings.audit.near_hash)
     _at_least(0, "audit.max_pairs", settings.audit.max_pairs)
-    if not -1 <= settings.audit.near_cosine <= 1:
-        raise UserError(f"audit.near_cosine={settings.audit.near_cosine}: must lie between -1 and 1")
+    if not 0 < settings.audit.near_quantile < 1:
+        raise UserError(f"audit.near_quantile={settings.audit.near_quantile}: must lie between 0 and 1")
     _at_least(1, "figures.queries", settings.figures.queries)
     _at_least(1, "figures.results", settings.figures.results)
     _at_least(1, "explain.pairs", settings.explain.pairs)

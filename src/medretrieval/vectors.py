@@ -17,8 +17,10 @@ def l2_normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """As `l2_normalize` in float64; the same row gives the same bits, whatever stands beside it."""
-    rows = vectors.astype(np.float64)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    # In C order a sum over the last axis runs through each row for itself; einsum cuts long rows (from some
+    # 9,000 numbers on) where its buffer ends, and so by their place in the array.
+    rows = vectors.astype(np.float64, order="C")
+    lengths = np.sqrt(np.square(rows).sum(axis=-1))
     rows /= np.where(lengths > 0, lengths, 1)[:, None]
     return rows
 

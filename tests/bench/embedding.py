@@ -4,8 +4,10 @@ Real PneumoniaMNIST images where they are at hand, else random ones; random weig
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,20 +96,20 @@ def ours(encoder: TorchEncoder, pictures: NDArray[np.uint8]) -> Call:
 
 
 def matmul_shapes(
-    width: int = 768, layers: int = 12, tokens: int = 50, patch: int = 32
+    images: int, width: int = 768, layers: int = 12, tokens: int = 50, patch: int = 32
 ) -> list[tuple[int, ...]]:
-    """[m, k, n] of every multiplication by weights in a ViT-B/32, for BATCH images."""
-    m = tokens * BATCH
-    patches = (BATCH * (tokens - 1), 3 * patch * patch, width)
+    """[m, k, n] of every multiplication by weights in a ViT-B/32, for so many images at once."""
+    m = tokens * images
+    patches = (images * (tokens - 1), 3 * patch * patch, width)
     block = [(m, width, 3 * width), (m, width, width), (m, width, 4 * width), (m, 4 * width, width)]
-    return [patches, *layers * block, (BATCH, width, 512)]
+    return [patches, *layers * block, (images, width, 512)]
 
 
 def bare_torch(batches: int) -> Call:
     """The model's multiplications alone, each on weights of its own, as torch does them."""
     import torch
 
-    pairs = [(torch.randn(m, k), torch.randn(n, k)) for m, k, n in matmul_shapes()]
+    pairs = [(torch.randn(m, k), torch.randn(n, k)) for m, k, n in matmul_shapes(BATCH)]
 
     def run() -> None:
         with torch.inference_mode():
@@ -118,9 +120,16 @@ def bare_torch(batches: int) -> Call:
     return run
 
 
-def bare_openvino(batches: int) -> Call | None:
-    """Likewise on OpenVINO, two requests at a time; None where it is not installed."""
-    from medretrieval.encoders.openvino_runtime import import_openvino, installed
+def bare_openvino(images: int) -> Call | None:
+    """Likewise on OpenVINO, with as many threads, images a request and requests at once as ours has.
+
+    None where it is not installed.
+    """
+    from medretrieval.encoders.openvino_runtime import (
+        TRANSFORMER_REQUEST_IMAGES,
+        import_openvino,
+        installed,
+    )
 
     if not installed():
         return None
@@ -130,10 +139,11 @@ def bare_openvino(batches: int) -> Call | None:
     from openvino import opset13 as op
 
     rng = np.random.default_rng(0)
-    inputs = {(m, k): op.parameter([m, k], np.float32) for m, k, _ in matmul_shapes()}
+    shapes = matmul_shapes(TRANSFORMER_REQUEST_IMAGES)
+    inputs = {(m, k): op.parameter([m, k], np.float32) for m, k, _ in shapes}
     products = [
         op.matmul(inputs[m, k], op.constant(rng.standard_normal((n, k), dtype=np.float32)), False, True)
-        for m, k, n in matmul_shapes()
+        for m, k, n in shapes
     ]
     # Reduced, for a result that is handed out would be copied.
     results = [op.reduce_max(product, op.constant(np.array([0, 1])), False) for product in products]
@@ -145,14 +155,19 @@ def bare_openvino(batches: int) -> Call | None:
     }
     compiled = openvino.Core().compile_model(openvino.Model(results, list(inputs.values())), "CPU", hints)
     feeds = [rng.standard_normal(shape, dtype=np.float32) for shape in inputs]
-    requests = [compiled.create_infer_request() for _ in range(2)]
+    at_once = 2 * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    requests = [compiled.create_infer_request() for _ in range(at_once)]
 
     def run() -> None:
-        for begin in range(0, batches, 2):
-            for request in requests[: batches - begin]:
-                request.start_async(feeds)
-            for request in requests:
-                request.wait()
+        idle, busy = deque(requests), deque[Any]()
+        for _ in range(-(-images // TRANSFORMER_REQUEST_IMAGES)):
+            if not idle:
+                busy[0].wait()
+                idle.append(busy.popleft())
+            busy.append(idle.popleft())
+            busy[-1].start_async(feeds)
+        for request in busy:
+            request.wait()
 
     return run
 
@@ -167,8 +182,8 @@ def clip_rows(turns: int, n: int) -> list[Row]:
         "ours": ours(encoder_of(*CLIP), pictures),
         "bare multiplications (torch)": bare_torch(len(pictures) // BATCH),
     }
-    if bare := bare_openvino(len(pictures) // BATCH):
-        contestants["bare multiplications (OpenVINO)"] = bare
+    if bare := bare_openvino(len(pictures)):
+        contestants["bare multiplications (OpenVINO, as many requests)"] = bare
     return _rows("ViT-B/32", by_turns(contestants, turns), n)
 
 

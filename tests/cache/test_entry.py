@@ -40,6 +40,24 @@ def settle(folder):
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 60 * 10**9))
 
 
+def test_no_part_stands_in_for_the_format_of_the_cache(monkeypatch):
+    """A part named "format" replaced it, so a raised FORMAT_VERSION left such an entry valid."""
+    with pytest.raises(ValueError, match='cannot be named "format"'):
+        content_key({"format": 7})
+    before = content_key(PARTS)
+    monkeypatch.setattr(entry, "FORMAT_VERSION", -1)
+    assert content_key(PARTS) != before
+
+
+def test_keys_stay_what_they_are():
+    """Else every cache is made again: raise FORMAT_VERSION only where the bytes of an entry change."""
+    assert content_key(PARTS) == "f90e9f26435bd5cdeb29ff1f5269a12b72f642d5530bb749d13823588c1d3471"
+    assert (
+        content_key({"b": {2: (1, 0.5)}, "a": None})
+        == "965136773184484e313385de3dfa306629d6955d8b4e8134db06c6ca3d7139c7"
+    )
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_any_changed_byte_of_any_file_is_found(folder, name):
     path = folder / name

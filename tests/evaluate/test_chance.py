@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tests.tasks import task_of
 
 from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
-from medretrieval.evaluate import chance
+from medretrieval.evaluate import chance, knn_vote, random_votes, scores
 from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evaluate.score_table import MACRO, find, reported_scores
@@ -115,13 +115,67 @@ def test_votes_of_random_rankings_are_what_drawing_expects():
     labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
     runs = [random_evaluation(labels, seed=seed) for seed in range(60)]
     task, first = runs[0]
-    drawn = chance.by_drawing(task, first.vote_distances, OPTIONS, 0)
+    drawn = chance.without_closed_form(task, first.vote_distances, OPTIONS, 0)
     assert drawn.keys() == {name for name in first.scores if find(name.removeprefix(MACRO)).is_drawn}
-    for name, value in drawn.items():
+    for name, (value, its_error) in drawn.items():
         means = np.array([found.scores[name] for _, found in runs])
-        # Both are means of random rankings: 60 here and 50 there.
-        error = means.std(ddof=1) * np.sqrt(1 / 60 + 1 / 50)
+        error = np.hypot(means.std(ddof=1) / np.sqrt(60), its_error)
         assert abs(means.mean() - value) < 4 * error, name
+    assert {name for name, found in drawn.items() if found.error == 0} >= {"majority_vote_at_4", "vote_brier"}
+
+
+def all_outcomes(counts, k):
+    """Classes of the first k of every order of so many items of each class: all equally likely."""
+    items = np.repeat(np.arange(len(counts)), counts)
+    return np.array([[items[i] for i in order] for order in permutations(range(len(items)), k)])
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (4, 1, 1), (2, 2, 2), (1, 5), (0, 3, 2)])
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_votes_are_the_mean_over_all_orders(counts, k):
+    outcomes, rng = all_outcomes(counts, k), np.random.default_rng(k)
+    distances = np.sort(rng.random((1, k)).astype(np.float32), axis=1)
+    cast = knn_vote.vote(outcomes, np.repeat(distances, len(outcomes), axis=0), len(counts))
+    table = np.array([counts])
+    for own in range(len(counts)):
+        labels, query = np.full(len(outcomes), own), np.array([own])
+        exact = random_votes.majority_votes(table, query, [k])[k][0]
+        assert exact == pytest.approx(scores.majority_vote_at(outcomes, labels, k).mean(), abs=1e-12)
+        assert random_votes.weighted_votes(table, query, distances)[0] == pytest.approx(
+            cast.right(labels).mean(), abs=1e-12
+        )
+        assert random_votes.brier_scores(table, query, distances)[0] == pytest.approx(
+            knn_vote.brier_score(cast.probabilities, labels), abs=1e-12
+        )
+
+
+def test_a_vote_of_one_is_the_precision_at_one_and_a_vote_beyond_the_gallery_is_of_all():
+    labels = np.random.default_rng(5).choice(3, 60, p=[0.6, 0.3, 0.1])
+    task, found = random_evaluation(labels)
+    exact = chance.without_closed_form(task, found.vote_distances, OPTIONS, 0)
+    for prefix in ("", MACRO):
+        wanted = found.chance[f"{prefix}precision_at_1"]
+        assert exact[f"{prefix}majority_vote_at_1"] == (pytest.approx(wanted, abs=1e-12), 0)
+    beyond = random_votes.majority_votes(np.array([[3, 2], [2, 3]]), np.array([0, 0]), [5, 9])
+    assert [values.round(12).tolist() for values in beyond.values()] == [[1, 0]] * 2
+
+
+def test_majority_votes_of_a_large_gallery_are_finite_and_near_the_binomial():
+    stats = pytest.importorskip("scipy.stats")
+    found = random_votes.majority_votes(np.array([[60_000, 40_000]]), np.array([1]), [101, 9])
+    for k, values in found.items():
+        assert values[0] == pytest.approx(stats.hypergeom(100_000, 40_000, k).sf(k // 2), rel=1e-9)
+
+
+def test_a_drawn_chance_is_drawn_until_its_error_is_small():
+    labels = np.random.default_rng(5).choice(6, 200)
+    task, found = random_evaluation(labels)
+    drawn = chance.without_closed_form(task, found.vote_distances, OPTIONS, 0)
+    assert 0 < drawn["vote_accuracy"].error <= chance.TARGET_ERROR
+    assert all(estimate.error < 0.002 for estimate in drawn.values())
+    again = [chance.without_closed_form(task, found.vote_distances, OPTIONS, seed) for seed in range(1, 6)]
+    spread = np.std([other["vote_accuracy"].value for other in again], ddof=1)
+    assert spread < 3 * drawn["vote_accuracy"].error
 
 
 def test_drawing_is_the_same_for_one_seed():
@@ -129,7 +183,7 @@ def test_drawing_is_the_same_for_one_seed():
     task, found = random_evaluation(labels)
 
     def drawn(seed):
-        return chance.by_drawing(task, found.vote_distances, OPTIONS, seed)
+        return chance.without_closed_form(task, found.vote_distances, OPTIONS, seed)
 
     assert drawn(1) == drawn(1) != drawn(2)
 
@@ -144,6 +198,6 @@ def test_chance_by_depth_is_that_of_each_depth():
 
 def test_multi_label_data_has_no_votes_to_draw():
     task, found = random_evaluation(np.random.default_rng(3).random((40, 4)) < 0.35)
-    drawn = chance.by_drawing(task, found.vote_distances, OPTIONS, 0)
+    drawn = chance.without_closed_form(task, found.vote_distances, OPTIONS, 0)
     assert drawn.keys() == {name for name in found.scores if find(name.removeprefix(MACRO)).is_drawn}
     assert not any("vote" in name for name in drawn)

@@ -114,8 +114,8 @@ def test_an_entry_is_all_that_a_new_score_needs(with_entry):
         assert found.scores[f"last_hit_at_{k}"] == hits[:, k - 1].mean()
     assert found.scores["macro_last_hit_at_4"] != found.scores["last_hit_at_4"]
     # No closed form is given, so its chance is drawn: here it is the share of relevant images.
-    drawn = chance.by_drawing(task, found.vote_distances, OPTIONS, 0)
-    assert drawn["last_hit_at_4"] == pytest.approx(found.scores["chance_precision"], abs=0.03)
+    drawn = chance.without_closed_form(task, found.vote_distances, OPTIONS, 0)
+    assert drawn["last_hit_at_4"].value == pytest.approx(found.scores["chance_precision"], abs=0.03)
     assert is_headline("last_hit_at_4")
     assert less_is_better("macro_last_hit_at_4")
     assert "last_hit_at_4" not in query_scores(OPTIONS.ks, "multi")
@@ -158,7 +158,9 @@ def test_a_score_that_needs_more_than_is_drawn_has_no_chance(with_entry):
     with_entry(dataclasses.replace(LAST_OF_K, name="first_hit", needs=Needs.GALLERY))
     task = random_task()
     found = evaluate(fixed(shuffled()), task, task.max_depth, OPTIONS)
-    assert not [n for n in chance.by_drawing(task, found.vote_distances, OPTIONS, 0) if "first_hit" in n]
+    assert not [
+        n for n in chance.without_closed_form(task, found.vote_distances, OPTIONS, 0) if "first_hit" in n
+    ]
     assert "first_hit" not in found.chance
 
 
@@ -174,9 +176,9 @@ def test_a_new_score_of_degrees_can_be_drawn(with_entry):
     only = Split("test", np.zeros((40, 1, 1), np.uint8), labels)
     task = task_of(only, only)
     found = evaluate(fixed(shuffled()), task, 8, OPTIONS)
-    drawn = chance.by_drawing(task, found.vote_distances, OPTIONS, 0)
+    drawn = chance.without_closed_form(task, found.vote_distances, OPTIONS, 0)
     gains = task.relevance.mean_gain(labels, labels, task.exclusions)[task.n_relevant > 0]
-    assert drawn["gain_at_4"] == pytest.approx(gains.mean(), abs=0.02)
+    assert drawn["gain_at_4"].value == pytest.approx(gains.mean(), abs=0.02)
 
 
 def test_hits_alone_are_enough_for_a_score_of_hits():

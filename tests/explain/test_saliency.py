@@ -16,7 +16,7 @@ from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.explain import faithfulness as faithful
-from medretrieval.explain.pairs import Picture, explain_images, explain_text
+from medretrieval.explain.pairs import Explained, Picture, _pointings, explain_images, explain_text
 from medretrieval.explain.saliency import Explainer, Map
 from medretrieval.figures.saliency import explanations, scaled
 from medretrieval.instantiate import instantiate
@@ -294,6 +294,31 @@ def test_what_the_encoder_does_not_see_is_neither_removed_nor_moved_to():
         np.testing.assert_array_equal(found.random, 1)
 
 
+def test_a_faithful_map_of_a_gated_model_gains_nothing_by_deletion():
+    """What docs/explain.md says: without an advantage a map is not shown to be wrong.
+
+    The similarity comes from one quarter alone, behind a gate that any change of the rest shuts. The map
+    marks that quarter and nothing else; removing anything elsewhere takes the similarity away at once.
+    """
+    mask, target = quarter(), np.array([1, 0], np.float32)
+    found = Map(mask.astype(np.float32), 1.0, np.ones((8, 8), bool))
+
+    def gated(batch):
+        is_open = (batch == CHECKS)[:, ~mask].all(axis=1)
+        share = untouched(mask)(batch)[:, 0] * is_open
+        return np.stack([share, np.sqrt(1 - share**2)], axis=1).astype(np.float32)
+
+    def advantages(encode):
+        removals = (faithful.Removal(encode, 8, np.random.default_rng(seed)) for seed in range(50))
+        areas = [faithful.deletion(CHECKS, found, target, removal).areas for removal in removals]
+        return np.array([random - marked for marked, random in areas])
+
+    assert faithful.pointing(found, mask) == faithful.Pointing(1.0, 1.0, 0.25)
+    assert advantages(untouched(mask)).mean() > 0.2
+    assert advantages(gated).max() <= 0
+    assert advantages(gated).mean() < -0.05
+
+
 def test_the_summary_is_means_wins_and_a_paired_interval():
     def curves(marked, random):
         return faithful.Deletion(np.full(3, marked), np.full(3, random))
@@ -323,19 +348,48 @@ def test_pointing_says_where_the_largest_value_and_the_mass_lie():
     assert faithful.pointing(found, other) == faithful.Pointing(0.0, pytest.approx(0.4), 0.25)
 
 
-def test_another_querys_map_is_the_line_that_a_querys_own_has_to_beat():
+def test_other_queries_maps_are_the_controls_that_a_querys_own_has_to_beat():
+    point = faithful.Pointing
     found = [
-        (faithful.Pointing(1.0, 0.6, 0.25), faithful.Pointing(0.0, 0.2, 0.25)),
-        (faithful.Pointing(1.0, 0.4, 0.35), faithful.Pointing(1.0, 0.4, 0.35)),
+        faithful.PointedAt("mass", point(1.0, 0.6, 0.25), point(0.0, 0.2, 0.25), point(1.0, 0.5, 0.25)),
+        faithful.PointedAt("mass", point(1.0, 0.4, 0.35), point(1.0, 0.4, 0.35), point(0.5, 0.1, 0.35)),
+        faithful.PointedAt("rest", point(0.0, 0.2, 0.3), point(0.5, 0.3, 0.3), None),
     ]
     curve = faithful.Deletion(np.ones(3), np.ones(3))
-    numbers = faithful.summary([curve] * 2, found, Resampling(1000, 0.95, 0))["pointing"]
-    wanted = {
-        "queries": 2, "hits": 1, "mass": 0.5, "area": 0.3, "hits_swapped": 0.5, "mass_swapped": 0.3,
-        "hits_gain": 0.5, "mass_gain": 0.2,
-    }  # fmt: skip
-    assert {name: numbers[name] for name in wanted} == pytest.approx(wanted)
-    assert numbers["intervals"]["hits"] == [1, 1]
+    numbers = faithful.summary([curve] * 3, found, Resampling(1000, 0.95, 0))["pointing"]
+    plain = {name: numbers[name] for name in ("queries", "hits", "mass", "area")}
+    assert plain == pytest.approx({"queries": 3, "hits": 2 / 3, "mass": 0.4, "area": 0.3})
+
+    def control(name):
+        return {key: value for key, value in numbers[name].items() if key != "intervals"}
+
+    wanted = {"queries": 3, "hits": 0.5, "mass": 0.3, "hits_gain": 1 / 6, "mass_gain": 0.1}
+    assert control("other_class") == pytest.approx(wanted)
+    wanted = {"queries": 2, "hits": 0.75, "mass": 0.3, "hits_gain": 0.25, "mass_gain": 0.2}
+    assert control("same_class") == pytest.approx(wanted)
+    assert numbers["by_class"] == {
+        "mass": {"queries": 2, "hits": 1.0, "hits_other_class": 0.5, "hits_same_class": 0.75},
+        "rest": {"queries": 1, "hits": 0.0, "hits_other_class": 0.5, "hits_same_class": None},
+    }
+    alone = faithful.summary([curve], found[2:], Resampling(1000, 0.95, 0))["pointing"]
+    assert alone["same_class"] is None
+
+
+def test_each_query_meets_the_maps_of_all_others_of_its_class_and_of_other_classes():
+    """Two classes whose findings always lie in one place each: a map of the same class points as well."""
+    visible, places = np.ones((8, 8), bool), {"left": quarter(), "right": quarter(columns=slice(4, 8))}
+    pairs = []
+    for kind in ("left", "right", "left", "left", "clear"):
+        values = places.get(kind, quarter(slice(4, 8))).astype(np.float32)
+        picture = Picture(f"test/{len(pairs)}", kind, CHECKS, places.get(kind))
+        side = picture, Map(values, 1.0, visible)
+        curve = faithful.Deletion(np.ones(3), np.ones(3))
+        pairs.append(Explained(side, side, 1.0, curve, None))
+    found = _pointings(pairs)
+    assert [p.kind for p in found] == ["left", "right", "left", "left"]
+    assert {p.own.hit for p in found} == {1.0}
+    assert {p.other_class.hit for p in found} == {0.0}
+    assert [p.same_class and p.same_class.hit for p in found] == [1.0, None, 1.0, 1.0]
 
 
 def test_a_uniform_map_has_the_findings_share_of_what_is_seen():

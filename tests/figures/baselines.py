@@ -33,7 +33,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.query.novelty import Novelty
 from medretrieval.query.search import Answer, Neighbor, Query
 from medretrieval.runs.report import read_report
-from medretrieval.sweep import draw_pareto
+from medretrieval.sweep.results import draw_pareto
 
 STORED = Path(__file__).with_name("baselines")
 SIDE = 64  # pixels of the longer side of a stored picture

@@ -231,20 +231,44 @@ def test_a_run_tunes_its_index_without_the_test_queries(config, write_npz, monke
     monkeypatch.setattr(tuning, "autotune", lambda *a: asked.append(a) or inner(*a))
     overrides = (f"protocol={protocol}", f"index={index}", "index.autotune=0.9", "evaluation.ks=[1,5]")
     result = run(config("dataset=breastmnist", "encoder=pixels", "evaluation.resamples=100", *overrides))
-    _, gallery, sample, k, target = asked[0]
+    *_, sample, k, target = asked[0]
     assert (k, target) == (5, 0.9)
-    if protocol == "leave_one_out":
-        assert np.array_equal(sample.vectors, gallery[sample.positions])
-    else:
-        queries = np.load(result.folder / "embeddings_query.npy")
-        assert (sample.positions == -1).all()
-        assert not (sample.vectors[:, None] == queries[None, :50]).all(axis=2).any()
+    queries = np.load(result.folder / "embeddings_query.npy")
+    assert (sample.positions == -1).all()
+    assert not (sample.vectors[:, None] == queries[None, :50]).all(axis=2).any()
+    assert (result.report.autotune.split, result.report.autotune.on_queries) == ("val", False)
     report = result.report
     assert report.autotune.recall >= 0.9
     assert report.index.search == report.autotune.parameters
     assert report.autotune.parameters in {point.parameters for point in report.autotune.curve}
     assert "autotune: " in run_table(report, result.folder)
     assert verify(result.folder) == []
+
+
+@pytest.mark.parametrize(
+    ("sides", "split"),
+    [(("test", "test"), "val"), (("val", "train"), "train"), (("val", "val"), "train")],
+)
+def test_neither_queries_nor_gallery_are_tuned_on_where_another_split_is_there(
+    config, write_npz, sides, split
+):
+    """A run whose queries were val tuned on them."""
+    write_npz(n=80)
+    query, gallery = sides
+    places = (f"protocol.query={query}", f"protocol.gallery={gallery}", "audit.enabled=false")
+    run_of = config("dataset=breastmnist", "encoder=pixels", "index=ivf", "index.autotune=0.9",
+                    "evaluation.ks=[1]", "evaluation.resamples=100", *places)  # fmt: skip
+    report = run(run_of).report
+    assert (report.autotune.split, report.autotune.on_queries) == (split, False)
+    assert not any("on the images that are scored" in note for note in report.notes)
+
+
+def test_a_dataset_without_another_split_is_tuned_on_what_is_scored_and_says_so(config):
+    phantoms = ("dataset=chest_phantom", "dataset.n_train=0", "dataset.n_val=0", "dataset.n_test=80")
+    report = run(config(*phantoms, "encoder=pixels", "protocol=leave_one_out", "index=ivf",
+                        "index.autotune=0.9", "evaluation.ks=[1]")).report  # fmt: skip
+    assert (report.autotune.split, report.autotune.on_queries) == ("test", True)
+    assert any("on the images that are scored (split test)" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(("index", "key"), [("ivf", "nprobe"), ("hnsw", "ef_search")])

@@ -1,4 +1,5 @@
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from medretrieval import run
 from medretrieval.errors import UserError
 from medretrieval.evaluate import score_table
 from medretrieval.evaluate.score_table import Score
+from medretrieval.runs import warnings
 from medretrieval.runs.report import Objective
 
 BASE = ("dataset=breastmnist", "encoder=random", "evaluation.resamples=200", "audit.enabled=false")
@@ -46,11 +48,33 @@ def test_speeds_of_jobs_that_ran_at_once_are_not_compared(config, write_npz, mon
 
 def test_scores_that_chance_reaches_are_named(config, write_npz):
     write_npz(n=60)
-    start = "Not shown to score higher than a random ranking (chance): "
-    (found,) = [n for n in notes(config, "evaluation.ks=[1,10]") if n.startswith(start)]
-    assert "precision_at_10, " in found
+    start = "Not shown to score better than a random ranking (chance lies within the interval): "
+    told = notes(config, "evaluation.ks=[1,10]")
+    (found,) = [n for n in told if n.startswith(start)]
+    assert "precision_at_1, " in found
+    (worse,) = [n for n in told if n.startswith("Scores worse than a random ranking")]
+    assert "precision_at_10" in worse  # by chance: its interval ends below it
     plain = notes(config, "encoder=pixels", "metric=l2", "evaluation.ks=[1]")
     assert not any("a random ranking" in note for note in plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "said"),
+    [
+        ("precision_at_1", (0.5, 0.7), None),
+        ("precision_at_1", (0.3, 0.5), warnings.NOT_EXCLUDED),
+        ("precision_at_1", (0.1, 0.3), warnings.BELOW_CHANCE),
+        ("precision_at_1", None, warnings.NO_INTERVAL),
+        ("vote_brier", (0.1, 0.3), None),
+        ("vote_brier", (0.3, 0.5), warnings.NOT_EXCLUDED),
+        ("vote_brier", (0.5, 0.7), warnings.BELOW_CHANCE),
+    ],
+)
+def test_a_random_ranking_that_is_better_is_told_from_one_that_is_not_excluded(name, ends, said):
+    evidence = SimpleNamespace(chance={name: 0.4}, intervals={name: ends} if ends else {})
+    outputs = SimpleNamespace(evidence=evidence, evaluation=SimpleNamespace(scores={name: 0.4}))
+    wanted = [] if said is None else [said.format(name)]
+    assert warnings._about_chance(outputs) == wanted
 
 
 def test_chance_reaches_no_perfect_score_of_which_less_is_better(config, write_npz, monkeypatch):

@@ -44,10 +44,20 @@ class Damaged(Exception):  # noqa: N818  # says what the entry is
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
-    """SHA-256 over canonical JSON of everything that determines an entry's bytes."""
+    """SHA-256 over everything that determines an entry's bytes, the cache's own format among it.
+
+    Raises:
+        ValueError: a part is named "format", which is the cache's own.
+    """
+    if "format" in parts:
+        raise ValueError('a part of a key cannot be named "format": that is the format of the cache')
+    return canonical_sha256({"format": FORMAT_VERSION, **parts})
+
+
+def canonical_sha256(value: Mapping[str, Any]) -> str:
+    """SHA-256 over canonical JSON: the order of keys and the kind of sequence make no difference."""
     # Through JSON first: numbers as keys become strings, which sort otherwise.
-    plain = json.loads(json.dumps({"format": FORMAT_VERSION, **parts}))
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

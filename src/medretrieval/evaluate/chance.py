@@ -1,11 +1,13 @@
-"""What a random ranking of this gallery would score: in closed form, and by drawing where there is none."""
+"""What a random ranking of this gallery would score: in closed form, exactly by votes, else drawn."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.config import EvaluationConfig
+from medretrieval.evaluate import random_votes
 from medretrieval.evaluate.closed_forms import RandomRanking
 from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
 from medretrieval.evaluate.score_table import MACRO, ReportedScore, find, reported_scores
@@ -14,7 +16,8 @@ from medretrieval.protocol.task import RetrievalTask
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
-DRAWS = 20_000  # of random rankings in all: a standard error of 0.4 points at most
+TARGET_ERROR = 0.0015  # standard error of a drawn chance
+ROUNDS_AT_ONCE, MAX_ROUNDS = 25, 1000  # of drawing a ranking for every query
 
 
 def random_ranking(task: RetrievalTask, ideals: Mapping[int, Floats]) -> RandomRanking:
@@ -60,10 +63,20 @@ def by_depth(score: str, ks: list[int], n_relevant: Counts, n_candidates: Counts
     return np.stack([entry.chance(ranking, k) for k in ks], axis=1)
 
 
-def by_drawing(
+class Estimate(NamedTuple):
+    """The expectation of a score under random rankings, and its standard error: 0 where it is exact."""
+
+    value: float
+    error: float
+
+
+def without_closed_form(
     task: RetrievalTask, vote_distances: NDArray[np.float32], config: EvaluationConfig, seed: int
-) -> dict[str, float]:
-    """What random rankings score on average that are drawn: for the scores that have no closed form.
+) -> dict[str, Estimate]:
+    """What random rankings score on average, for the scores whose chance does not depend on R and N alone.
+
+    Votes are exact where that is quick (`random_votes`); for the rest random rankings are drawn until every
+    standard error is at most TARGET_ERROR, or MAX_ROUNDS times.
 
     Args:
         task: who queries whom.
@@ -73,32 +86,81 @@ def by_drawing(
         seed: the same seed draws the same rankings.
 
     Returns:
-        Means over the rounds of drawing: every score, and the mean over classes of those that each query
-        has.
+        Every such score, and the mean over classes of those that each query has.
     """
     kept = np.flatnonzero(task.n_relevant > 0)
-    drawn = [r for r in reported_scores(config.ks, label_type(task)) if r.score.is_drawn]
-    if not drawn or not len(kept):
+    wanted = [r for r in reported_scores(config.ks, label_type(task)) if r.score.is_drawn]
+    if not wanted or not len(kept):
         return {}
+    members = class_members(task.queries.labels[kept])
+    exact = _exact_votes(task, kept, vote_distances, config, members)
+    found = {name: Estimate(value, 0.0) for name, value in exact.items()}
+    drawn = [reported for reported in wanted if reported.name not in exact]
+    return found | (_by_drawing(task, drawn, vote_distances, config, seed) if drawn else {})
+
+
+def _exact_votes(
+    task: RetrievalTask,
+    kept: Counts,
+    vote_distances: NDArray[np.float32],
+    config: EvaluationConfig,
+    members: NDArray[np.bool_],
+) -> dict[str, float]:
+    if task.queries.labels.ndim == 2:
+        return {}
+    counts, own = random_votes.class_counts(task, kept), task.queries.labels[kept].astype(np.int64)
+    distances = vote_distances[kept, : config.vote_k]
+    votes = random_votes.majority_votes(counts, own, config.ks) or {}
+    means: dict[str, float] = {}
+    for k, values in votes.items():
+        means |= _over_queries(f"majority_vote_at_{k}", values, members)
+    means["vote_brier"] = float(random_votes.brier_scores(counts, own, distances).mean())
+    right = random_votes.weighted_votes(counts, own, distances)
+    if right is not None:
+        means |= _over_queries("vote_accuracy", right, members)
+        means["vote_balanced_accuracy"] = means[f"{MACRO}vote_accuracy"]
+    return means
+
+
+def _over_queries(name: str, values: Floats, members: NDArray[np.bool_]) -> dict[str, float]:
+    """The mean over queries, and over classes of the class means."""
+    some = members[:, members.any(axis=0)]
+    by_class = values @ some / some.sum(axis=0)
+    return {name: float(values.mean()), MACRO + name: float(by_class.mean())}
+
+
+def _by_drawing(
+    task: RetrievalTask,
+    drawn: list[ReportedScore],
+    vote_distances: NDArray[np.float32],
+    config: EvaluationConfig,
+    seed: int,
+) -> dict[str, Estimate]:
+    kept = np.flatnonzero(task.n_relevant > 0)
     depth = min(max(*config.ks, config.vote_k), task.max_depth)
     exclusions, ideals = task.exclusions.for_rows(kept), ideal_gains(task, config.ks)
     members, rng = class_members(task.queries.labels[kept]), np.random.default_rng(seed)
-    rounds = []
-    for _ in range(int(np.clip(DRAWS // len(kept), 5, 50))):
-        ids = exclusions.random_results(rng, len(kept), depth)
-        results = QueryResults(task, kept, ids, vote_distances[kept], config.vote_k, ideals)
-        rounds.append(_means(drawn, results, members))
-    return {name: float(np.mean([means[name] for means in rounds])) for name in rounds[0]}
+    distances, rounds = vote_distances[kept], list[dict[str, float]]()
+    while True:
+        for _ in range(ROUNDS_AT_ONCE):
+            ids = exclusions.random_results(rng, len(kept), depth)
+            rounds.append(
+                _means(drawn, QueryResults(task, kept, ids, distances, config.vote_k, ideals), members)
+            )
+        table = np.array([list(means.values()) for means in rounds])
+        errors = table.std(axis=0, ddof=1) / np.sqrt(len(table))
+        if len(rounds) >= MAX_ROUNDS or errors.max(initial=0) <= TARGET_ERROR:
+            ends = zip(rounds[0], table.mean(axis=0), errors, strict=True)
+            return {name: Estimate(float(value), float(error)) for name, value, error in ends}
 
 
 def _means(drawn: list[ReportedScore], results: QueryResults, members: NDArray[np.bool_]) -> dict[str, float]:
     """Means over queries and over classes of one round of drawing."""
-    means = {}
+    means: dict[str, float] = {}
     for name, score, k in drawn:
         if score.of_query is not None:
             values = score.of_query(results, k)
-            means[name] = float(values.mean())
-            means[MACRO + name] = float((values @ members / members.sum(axis=0)).mean())
+            means |= _over_queries(name, values, members)
         elif score.of_votes is not None:
             value = score.of_votes(results.vote, results.query_classes)
             means |= {} if value is None else {name: value}

@@ -51,7 +51,7 @@ def vote(results: Labels, distances: NDArray[np.floating[Any]], classes: int) ->
     >>> vote(np.array([[0, 1, 1, 0]]), np.array([[0.0, 1.0, 1.0, 4.0]]), 2).probabilities.round(2)
     array([[0.4, 0.6]])
     """
-    weights = _weights(results, distances.astype(np.float64))
+    weights = neighbor_weights(results, distances.astype(np.float64))
     sums = np.zeros((len(results), classes))
     rows = np.broadcast_to(np.arange(len(results))[:, None], results.shape)
     present = results >= 0
@@ -59,10 +59,11 @@ def vote(results: Labels, distances: NDArray[np.floating[Any]], classes: int) ->
     totals = sums.sum(axis=1, keepdims=True)
     uniform = np.full_like(sums, 1 / classes)
     shares = np.divide(sums, totals, out=uniform, where=totals > 0)
-    return Vote(shares, _predict(results, shares))
+    return Vote(shares, predicted_classes(results, shares))
 
 
-def _weights(results: Labels, distances: Floats) -> Floats:
+def neighbor_weights(results: Labels, distances: Floats) -> Floats:
+    """Weight of each neighbor, 0 of a missing one (float64 [q, k]); arguments as `vote`."""
     present = results >= 0
     near = distances[:, :1]
     far = np.where(present, distances, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
@@ -73,7 +74,8 @@ def _weights(results: Labels, distances: Floats) -> Floats:
     return np.where(present, weights, 0.0)
 
 
-def _predict(results: Labels, shares: Floats) -> Labels:
+def predicted_classes(results: Labels, shares: Floats) -> Labels:
+    """The class with the largest share, of equal ones the nearest neighbor's; -1 where nobody votes."""
     best = shares >= shares.max(axis=1, keepdims=True) - 1e-12
     padded = np.concatenate([best, np.zeros((len(best), 1), bool)], axis=1)  # for -1 to point at
     is_best = np.take_along_axis(padded, results, axis=1)

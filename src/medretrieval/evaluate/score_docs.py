@@ -21,7 +21,9 @@ FULL_COLUMNS: dict[str, Callable[[Score], str]] = {
     "better": lambda score: "" if score.is_chance else "less" if score.less_is_better else "more",
     "ranking it needs": lambda score: "" if score.is_chance else score.needs.value,
     "datasets": lambda score: "all" if score.label_types == ANY_LABELS else ", ".join(score.label_types),
-    "chance": lambda score: "closed form" if score.chance else "by drawing" if score.is_drawn else "",
+    "chance": lambda score: (
+        "closed form" if score.chance else score.exact_chance or ("by drawing" if score.is_drawn else "")
+    ),
 }
 SHORT_COLUMNS = {name: FULL_COLUMNS[name] for name in ("score", "meaning")}
 

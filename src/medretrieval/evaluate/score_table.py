@@ -55,7 +55,9 @@ class Score:
         of_votes: the votes of all queries with R > 0 and their classes, int64 [q] -> the score; None where
             it is not defined.
         chance: what a random ranking is expected to score, for each query, and depth -> float64 [q]; None
-            where no closed form is known: random rankings are drawn instead, as deep as ks and votes go.
+            where it depends on more than R and N: `chance.without_closed_form` computes or draws it, as deep
+            as ks and votes go.
+        exact_chance: when that is exact and nothing is drawn; "" where it is always drawn.
         needs: how deep a ranking the score needs.
         highest: R of queries and depth -> the largest value that each can have, float64 [q]; None for 1.
         headline: whether it is shown in the terminal, with its interval.
@@ -70,6 +72,7 @@ class Score:
     of_query: Callable[[QueryResults, int], Floats] | None = None
     of_votes: Callable[[Vote, Ints], float | None] | None = None
     chance: Callable[[RandomRanking, int], Floats] | None = None
+    exact_chance: str = ""
     needs: Needs = Needs.FIRST_K
     highest: Callable[[Ints, int], Floats] | None = None
     headline: bool = False
@@ -89,7 +92,7 @@ class Score:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether its chance is estimated from random rankings that are drawn."""
+        """Whether its chance depends on more than R and N: `chance.without_closed_form`."""
         return self.chance is None and self.needs in (Needs.FIRST_K, Needs.VOTERS)
 
 
@@ -162,6 +165,7 @@ SCORES = (
         "as correct",
         formula="1 if the class of the query is a mode of the classes of results 1..K, else 0",
         of_query=lambda r, k: scores.majority_vote_at(r.classes_at(k), r.query_classes, k),
+        exact_chance="exact; by drawing where queries find very different images",
         label_types=ONE_CLASS,
         other_names='"mMV@K" of Mahbod et al. 2025',
     ),
@@ -235,6 +239,7 @@ SCORES = (
         of_query=lambda r, _: r.vote.right(r.query_classes),
         needs=Needs.VOTERS,
         headline=True,
+        exact_chance="exact for few classes, votes and queries, else by drawing",
         label_types=ONE_CLASS,
         other_names="accuracy of Dudani's distance-weighted k-NN rule (1976)",
     ),
@@ -244,6 +249,7 @@ SCORES = (
         formula="mean over classes of the share of their queries that the vote names rightly",
         of_votes=lambda vote, labels: knn_vote.balanced_accuracy(vote.predicted, labels),
         needs=Needs.VOTERS,
+        exact_chance="exact for few classes, votes and queries, else by drawing",
         label_types=ONE_CLASS,
         other_names="sklearn balanced_accuracy_score",
     ),
@@ -255,6 +261,7 @@ SCORES = (
         of_votes=lambda vote, labels: knn_vote.brier_score(vote.probabilities, labels),
         needs=Needs.VOTERS,
         less_is_better=True,
+        exact_chance="exact",
         label_types=ONE_CLASS,
         other_names="Brier score (1950), sklearn brier_score_loss with scale_by_half=False",
     ),

@@ -1,8 +1,12 @@
 """Leaks and look-alikes: images that stand on both sides, and pictures that are all but the same.
 
 Byte-identical images are found by hash; near-duplicates by the angle between embeddings and by a
-perceptual hash (pHash: discrete cosine transform of a 32 x 32 average, signs of its 8 x 8 low
-frequencies against their median; Zauner 2010). What they make of a score is for the reader to judge.
+perceptual hash (`images.perceptual_hash`). What they make of a score is for the reader to judge.
+
+Which cosine is near is fitted to the encoder and the data: images of two classes are no copies of each
+other, so it is the cosine that only a small share of the images (audit.near_quantile) exceeds with an image
+of another class. The hash is held to the same share, and it needs images of the size that it averages to:
+at 28 x 28 it pairs different images as often as alike ones.
 
 For given embeddings the counts and the pairs do not depend on how the comparison is cut into chunks, nor on
 the number of threads, nor on which BLAS kernel a CPU gets: a float32 product, whose last bits depend on all
@@ -23,16 +27,16 @@ from medretrieval.config import AuditConfig
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes
 from medretrieval.embed.images import Embeddings
+from medretrieval.images.perceptual_hash import HASH_SIDE_PIXELS, image_hashes
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.vectors import l2_normalize, unit_rows
 
 CHUNK_CELLS = 4_000_000  # of a chunk [queries, gallery], and of what is held of the embeddings
 MAX_COMPARED_PAIRS = 4_000_000_000  # queries times gallery items
-AUDIT_FORMAT = 3  # raised when the same images would be audited otherwise
+MAX_FITTED_QUERIES = 2000  # whose nearest image of another class gives the threshold
+AUDIT_FORMAT = 4  # raised when the same images would be audited otherwise
 COSINE_DIGITS = 9  # of a cosine that is compared with the threshold: far above the rounding of float64
 SHOWN_DIGITS = 6  # of a cosine that orders the pairs and is written
-HASH_SIDE_PIXELS, HASH_FREQUENCIES = 32, 8
-HASH_BATCH_IMAGES = 4096
 IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, GROUP = "identical", "near_embedding", "near_hash", "same_group"
 
 
@@ -57,15 +61,21 @@ class Audit:
             byte-identical copies of an earlier image within the queries (`identical_within_query`) and
             within the gallery (`identical_within_gallery`); query images with an identical image in the
             gallery (`identical_between`), with one of another label (`label_conflicts`), and with a
-            near-duplicate there that is not identical (`near_embedding`, which depends on the encoder,
-            and `near_hash`). The query itself never counts. Where the dataset has groups: query images with
-            another image of their group in the gallery (`same_group`), and groups that stand in both splits
-            (`groups_on_both_sides`).
-        pairs: at most max_pairs of a kind, the most alike first.
+            near-duplicate there that is not identical (`near_embedding`, which depends on the encoder, and
+            `near_hash`, None where the hash is not to be trusted). The query itself never counts. Where the
+            dataset has groups: query images with another image of their group in the gallery
+            (`same_group`), and groups that stand in both splits (`groups_on_both_sides`).
+        pairs: at most max_pairs of a kind, the most alike first; where the queries are the gallery a pair
+            stands here once.
+        near_cosine: what the cosine of a near-duplicate exceeds; None where there is one class only.
+        hash_collisions: share of the queries that the hash takes for a near-duplicate of an image of another
+            class.
     """
 
-    counts: dict[str, int]
+    counts: dict[str, int | None]
     pairs: list[Pair]
+    near_cosine: float | None = None
+    hash_collisions: float = 0.0
 
 
 def kept_audit(
@@ -84,7 +94,7 @@ def kept_audit(
         return asdict(audit(task, query.vectors, gallery.vectors, config))
 
     facts = cache.get_or_make("audits", parts, make).facts
-    return Audit(dict(facts["counts"]), [Pair(**pair) for pair in facts["pairs"]])
+    return Audit(**{**facts, "pairs": [Pair(**pair) for pair in facts["pairs"]]})
 
 
 def audit(
@@ -98,33 +108,62 @@ def audit(
         gallery: embeddings of the gallery, float32 [n, d].
         config: thresholds.
     """
-    sides = _Sides.from_task(task, query, gallery)
+    audited = _sample(len(task.queries), len(task.gallery))
+    sides = _Sides.from_task(task, query, gallery, audited)
     kinds = (IDENTICAL, NEAR_EMBEDDING, NEAR_HASH, *([GROUP] if sides.groups else []))
     tallies = {kind: _Tally(kind, config.max_pairs, sides) for kind in kinds}
-    audited = _sample(len(task.queries), len(task.gallery))
+    near_cosine, collisions = _fitted_cosine(sides, audited, config.near_quantile), 0
     for chunk in _chunks(sides, audited):
+        different = chunk.other & ~chunk.identical
         masks = {
             IDENTICAL: chunk.identical,
-            NEAR_EMBEDDING: _near(sides, chunk, config.near_cosine) & chunk.other & ~chunk.identical,
-            NEAR_HASH: (chunk.hash_distance <= config.near_hash) & chunk.other & ~chunk.identical,
+            NEAR_EMBEDDING: _near(sides, chunk, near_cosine) & different,
+            NEAR_HASH: (chunk.hash_distance <= config.near_hash) & different,
         }
+        collisions += int((masks[NEAR_HASH] & chunk.other_class).any(axis=1).sum())
         if sides.groups:
             masks[GROUP] = (sides.groups[0][chunk.rows, None] == sides.groups[1]) & chunk.other
         for kind, mask in masks.items():
             tallies[kind].add(chunk, mask)
-    return Audit(
-        {
-            "audited_queries": len(audited),
-            "identical_within_query": _copies(sides.codes[0]),
-            "identical_within_gallery": _copies(sides.codes[1]),
-            "identical_between": tallies[IDENTICAL].queries,
-            "label_conflicts": tallies[IDENTICAL].conflicts,
-            NEAR_EMBEDDING: tallies[NEAR_EMBEDDING].queries,
-            NEAR_HASH: tallies[NEAR_HASH].queries,
-        }
-        | _group_counts(sides, tallies),
-        [pair for tally in tallies.values() for pair in tally.pairs],
-    )
+    share = collisions / max(1, len(audited))
+    trusted = _smallest_side(task) >= HASH_SIDE_PIXELS and share <= config.near_quantile
+    counts: dict[str, int | None] = {
+        "audited_queries": len(audited),
+        "identical_within_query": _copies(sides.codes[0]),
+        "identical_within_gallery": _copies(sides.codes[1]),
+        "identical_between": tallies[IDENTICAL].queries,
+        "label_conflicts": tallies[IDENTICAL].conflicts,
+        NEAR_EMBEDDING: tallies[NEAR_EMBEDDING].queries,
+        NEAR_HASH: tallies[NEAR_HASH].queries if trusted else None,
+    }
+    pairs = [p for tally in tallies.values() for p in tally.pairs if trusted or p.kind != NEAR_HASH]
+    return Audit(counts | _group_counts(sides, tallies), pairs, near_cosine, share)
+
+
+def _smallest_side(task: RetrievalTask) -> int:
+    """Of the images of both sides, in pixels."""
+    return min(size for split in (_asking(task), task.gallery) for size in split.images.shape[1:3])
+
+
+def _fitted_cosine(sides: "_Sides", audited: NDArray[np.int64], quantile: float) -> float | None:
+    """The cosine that a share of the queries exceeds with its nearest image of another class.
+
+    None where no query has an image of another class to compare with.
+    """
+    rows = audited
+    if len(rows) > MAX_FITTED_QUERIES:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_FITTED_QUERIES, replace=False))
+    nearest = []
+    for chunk in _chunks(sides, rows):
+        cosine = np.where(chunk.other_class & ~chunk.identical, chunk.cosine, -np.inf)
+        best = cosine.max(axis=1, keepdims=True)
+        # All that float32 cannot tell from the best one; the best one by float64 is among them.
+        i, j = np.nonzero((cosine >= best - 2 * sides.rounding) & np.isfinite(cosine))
+        exact = np.full(len(cosine), -np.inf)
+        np.maximum.at(exact, i, sides.cosines(chunk.rows[i], j).round(COSINE_DIGITS))
+        nearest.append(exact[np.isfinite(exact)])
+    values = np.concatenate(nearest)
+    return float(np.quantile(values, 1 - quantile, method="higher")) if len(values) else None
 
 
 def _asking(task: RetrievalTask) -> Split:
@@ -153,6 +192,8 @@ class _Sides:
         codes: equal for byte-identical images, int64 [q] and [n].
         hashes: perceptual hashes, uint64 [q] and [n].
         groups: numbers of the groups, int64 [q] and [n]; None where nobody says them.
+        labels: equal for images of one class, or of exactly the same findings, int64 [q] and [n].
+        audited: which queries are compared, bool [q].
     """
 
     task: RetrievalTask
@@ -162,9 +203,17 @@ class _Sides:
     codes: tuple[NDArray[np.int64], NDArray[np.int64]]
     hashes: tuple[NDArray[np.uint64], NDArray[np.uint64]]
     groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+    labels: tuple[NDArray[np.int64], NDArray[np.int64]]
+    audited: NDArray[np.bool_]
 
     @classmethod
-    def from_task(cls, task: RetrievalTask, query: NDArray[np.float32], gallery: NDArray[np.float32]) -> Self:
+    def from_task(
+        cls,
+        task: RetrievalTask,
+        query: NDArray[np.float32],
+        gallery: NDArray[np.float32],
+        audited: NDArray[np.int64],
+    ) -> Self:
         """Hash the images of both sides, the same ones once."""
         queries, count, same = _asking(task), len(task.queries), task.queries_are_gallery
         codes = identical_codes(queries.images, task.gallery.images)
@@ -174,9 +223,17 @@ class _Sides:
             gallery,
             itself=np.arange(count) if same else np.full(count, -1),
             codes=(codes[0], codes[1]),
-            hashes=(image_hashes(queries), image_hashes(task.gallery)),
+            hashes=(image_hashes(queries.images), image_hashes(task.gallery.images)),
             groups=_groups(task),
+            labels=_label_codes(task),
+            audited=np.isin(np.arange(count), audited),
         )
+
+    def is_listed(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of the pairs (a, b) and (b, a) of one split one, unless only one of them is compared (bool [p])."""
+        if not self.task.queries_are_gallery:
+            return np.ones(len(rows), np.bool_)
+        return np.asarray((rows < columns) | ~self.audited[columns])
 
     @property
     def rounding(self) -> float:
@@ -209,6 +266,7 @@ class _Chunk:
         hash_distance: bits that differ, uint8.
         other: false where the query meets itself.
         identical: byte-identical, and another one.
+        other_class: of another class, or of other findings.
     """
 
     rows: NDArray[np.int64]
@@ -216,14 +274,17 @@ class _Chunk:
     hash_distance: NDArray[np.uint8]
     other: NDArray[np.bool_]
     identical: NDArray[np.bool_]
+    other_class: NDArray[np.bool_]
 
 
-def _near(sides: _Sides, chunk: _Chunk, threshold: float) -> NDArray[np.bool_]:
-    """Which pairs have a cosine of at least the threshold: where float32 cannot tell, by float64."""
-    near = chunk.cosine >= threshold
+def _near(sides: _Sides, chunk: _Chunk, threshold: float | None) -> NDArray[np.bool_]:
+    """Which pairs have a cosine above the threshold: where float32 cannot tell, by float64."""
+    if threshold is None:
+        return np.zeros(chunk.cosine.shape, np.bool_)
+    near = chunk.cosine > threshold
     i, j = np.nonzero(np.abs(chunk.cosine - threshold) <= sides.rounding)
     if len(i):
-        near[i, j] = sides.cosines(chunk.rows[i], j).round(COSINE_DIGITS) >= threshold
+        near[i, j] = sides.cosines(chunk.rows[i], j).round(COSINE_DIGITS) > threshold
     return near
 
 
@@ -241,12 +302,12 @@ class _Tally:
         """Count the pairs of a chunk, and keep the worst of them and of those before."""
         i, j = np.nonzero(mask)
         self.queries += int(mask.any(axis=1).sum())
+        agree = ~chunk.other_class[i, j]
+        self.conflicts += len(np.unique(i[~agree]))
+        listed = self.sides.is_listed(chunk.rows[i], j)
+        i, j, agree = i[listed], j[listed], agree[listed]
         if not len(i):
             return
-        labels, others = self.sides.task.queries.labels, self.sides.task.gallery.labels
-        agree = labels[chunk.rows[i]] == others[j]
-        agree = agree.all(axis=1) if agree.ndim == 2 else agree
-        self.conflicts += len(np.unique(i[~agree]))
         hashes = chunk.hash_distance[i, j]
         some = self._candidates(agree, hashes, chunk.cosine[i, j])
         rows, columns = chunk.rows[i[some]], j[some]
@@ -286,37 +347,19 @@ def _groups(task: RetrievalTask) -> tuple[NDArray[np.int64], NDArray[np.int64]] 
     return common_codes(task.queries.groups, task.gallery.groups)
 
 
-def _group_counts(sides: _Sides, tallies: dict[str, _Tally]) -> dict[str, int]:
+def _label_codes(task: RetrievalTask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the classes, or of the sets of findings (int64 [q] and [n])."""
+    both = np.concatenate([task.queries.labels, task.gallery.labels])
+    codes = np.unique(both, axis=0, return_inverse=True)[1].ravel()
+    return codes[: len(task.queries)], codes[len(task.queries) :]
+
+
+def _group_counts(sides: _Sides, tallies: dict[str, _Tally]) -> dict[str, int | None]:
     if sides.groups is None:
         return {}
     same = sides.task.queries_are_gallery
     both = 0 if same else len(np.intersect1d(*sides.groups))
     return {GROUP: tallies[GROUP].queries, "groups_on_both_sides": both}
-
-
-def image_hashes(split: Split) -> NDArray[np.uint64]:
-    """Perceptual hashes, 64 bits each (uint64 [n])."""
-    step = HASH_BATCH_IMAGES
-    return np.concatenate([_hashes(split.images[b : b + step]) for b in range(0, len(split), step)])
-
-
-def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    from PIL import Image
-
-    side = HASH_SIDE_PIXELS
-
-    def shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        gray = Image.fromarray(image).convert("L")
-        return np.asarray(gray.resize((side, side), Image.Resampling.BILINEAR), np.float32)
-
-    small = np.stack([shrunk(image) for image in images])
-    # The low rows of the cosine transform (type II) as a product: importing scipy would cost more.
-    waves = np.cos(np.pi / side * np.outer(np.arange(HASH_FREQUENCIES), np.arange(side) + 0.5))
-    low = (waves @ small @ waves.T).reshape(len(small), -1)
-    # The first coefficient is the mean brightness, which says nothing of the picture.
-    bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
-    words: NDArray[np.uint64] = np.packbits(bits, axis=1).view(np.uint64).ravel()
-    return words
 
 
 def _chunks(sides: _Sides, audited: NDArray[np.int64]) -> Iterator[_Chunk]:
@@ -334,6 +377,7 @@ def _chunks(sides: _Sides, audited: NDArray[np.int64]) -> Iterator[_Chunk]:
             hash_distance=np.bitwise_count(sides.hashes[0][rows, None] ^ sides.hashes[1][None, :]),
             other=other,
             identical=(sides.codes[0][rows, None] == sides.codes[1][None, :]) & other,
+            other_class=sides.labels[0][rows, None] != sides.labels[1],
         )
 
 

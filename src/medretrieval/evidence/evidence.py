@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Evidence:
         chance: expectation of a random ranking, under the names of the scores.
         lift: score over chance, where more is better.
         units: what varies (see `RetrievalTask.what_varies`).
+        chance_errors: standard errors of the chances that were drawn; the others are exact.
         left_out: what protocol.exclude_same_group and drop_duplicates change (`with_exclusions`).
         halves: the scores in halves of the images; None where the gallery is fixed, or images are too few.
         pixel_line: all that the baseline encoder scores, of each query too; None where `baseline` is.
@@ -48,6 +49,7 @@ class Evidence:
     chance: Mapping[str, float]
     lift: Mapping[str, float]
     units: str
+    chance_errors: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, Any] | None = None
     halves: HalfSamples | None = None
     pixel_line: BaselineScores | None = None
@@ -90,11 +92,12 @@ def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Ca
     base = objective.removeprefix("macro_")
     halves = halves_of(task, evaluation, settings.evaluation)
     found = _intervals(settings, task, evaluation, halves)
-    random = evaluation.chance | chance.by_drawing(
-        task, evaluation.vote_distances, settings.evaluation, settings.seed
-    )
+    votes = chance.without_closed_form(task, evaluation.vote_distances, settings.evaluation, settings.seed)
+    random = evaluation.chance | {name: found.value for name, found in votes.items()}
+    errors = {name: found.error for name, found in votes.items() if found.error > 0}
     units = task.what_varies(settings.evaluation.resample)
     plain = Evidence(found, None, {}, None, random, _lift(evaluation.scores, random), units, halves=halves)
+    plain = dataclasses.replace(plain, chance_errors=errors)
     line = baseline(settings, inputs, evaluation.counts["depth"], cache)
     if line is None:
         return plain

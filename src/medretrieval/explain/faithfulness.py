@@ -50,6 +50,27 @@ class Pointing:
 
 
 @dataclass(frozen=True)
+class PointedAt:
+    """A query's finding, and how maps point at it.
+
+    The finding of the next query may lie where this one's does. So the maps of other queries say what is
+    got without looking at this image: those of other classes by marking always the same places, those of
+    the same class by marking where findings of this class usually lie.
+
+    Attributes:
+        kind: the query's class.
+        own: by the query's own map.
+        other_class: by the maps of the sample's queries of other classes, the mean; None where there is none.
+        same_class: by those of its other queries of this class, the mean; None where there is none.
+    """
+
+    kind: str
+    own: Pointing
+    other_class: Pointing | None
+    same_class: Pointing | None
+
+
+@dataclass(frozen=True)
 class Removal:
     """How regions are removed.
 
@@ -157,25 +178,34 @@ def pointing(saliency: Map, mask: NDArray[np.bool_]) -> Pointing | None:
     return Pointing(float(hit), share, float(seen.sum() / saliency.visible.sum()))
 
 
+def mean_pointing(maps: Sequence[Map], mask: NDArray[np.bool_]) -> Pointing | None:
+    """The mean of `pointing` over several maps; None where none of them gives any."""
+    found = [point for point in (pointing(one, mask) for one in maps) if point is not None]
+    if not found:
+        return None
+    return Pointing(*np.mean([(p.hit, p.mass, p.area) for p in found], axis=0).tolist())
+
+
 def summary(
     deletions: Sequence[Deletion],
-    pointings: Sequence[tuple[Pointing, Pointing]],
+    pointings: Sequence[PointedAt],
     resampling: Resampling,
 ) -> dict[str, Any]:
     """The numbers of a sample of pairs, as JSON values.
 
     Args:
         deletions: one a pair.
-        pointings: of each query with a finding that the encoder sees, by its own map and by another query's.
+        pointings: of each query with a finding that the encoder sees.
         resampling: how pairs are drawn again.
 
     Returns:
         deletion: pairs, area_marked and area_random (means), advantage (random minus marked: above 0 where
         removing what is marked lowers the similarity faster), wins (share of pairs with an advantage above
         0), and intervals (of the advantage; empty for fewer than two pairs). pointing: queries; hits, mass,
-        area (means, see Pointing); hits_swapped and mass_swapped by other queries' maps, so what maps get
-        that always mark the same places; hits_gain and mass_gain, what a query's own map has more than
-        these; intervals. None where there is no query with a finding.
+        area (means, see Pointing) and intervals; other_class and same_class, the controls: queries that have
+        it; hits and mass of other queries' maps (see PointedAt); hits_gain and mass_gain, what the own map
+        has more than these; intervals; None where no query has the control. by_class: class -> queries,
+        hits, hits_other_class, hits_same_class. None where there is no query with a finding.
     """
     areas = np.array([d.areas for d in deletions], np.float64).reshape(-1, 2)
     marked, random = areas.T
@@ -199,22 +229,49 @@ def summary(
     return numbers
 
 
-def _pointed(pointings: Sequence[tuple[Pointing, Pointing]], resampling: Resampling) -> dict[str, Any]:
-    own, other = (
-        np.array([(p.hit, p.mass) for p in side], np.float64) for side in zip(*pointings, strict=True)
-    )
-    columns = {
-        "hits": own[:, 0],
-        "mass": own[:, 1],
-        "area": np.array([p.area for p, _ in pointings], np.float64),
-        "hits_swapped": other[:, 0],
-        "mass_swapped": other[:, 1],
-        "hits_gain": own[:, 0] - other[:, 0],
-        "mass_gain": own[:, 1] - other[:, 1],
-    }
-    ends = intervals(columns, resampling)
+def _pointed(pointings: Sequence[PointedAt], resampling: Resampling) -> dict[str, Any]:
+    own = [p.own for p in pointings]
+    columns = {name: np.array([getattr(p, name) for p in own]) for name in ("hit", "mass", "area")}
+    columns = {"hits": columns.pop("hit"), **columns}
     return {
         "queries": len(pointings),
-        **{name: float(values.mean()) for name, values in columns.items()},
-        "intervals": {name: list(pair) for name, pair in ends.items()},
+        **_means(columns, resampling),
+        "other_class": _control(own, [p.other_class for p in pointings], resampling),
+        "same_class": _control(own, [p.same_class for p in pointings], resampling),
+        "by_class": _by_class(pointings),
     }
+
+
+def _control(
+    own: Sequence[Pointing], others: Sequence[Pointing | None], resampling: Resampling
+) -> dict[str, Any] | None:
+    """What other queries' maps get, and what the own map has more, over the queries that have the control."""
+    both = [(a, b) for a, b in zip(own, others, strict=True) if b is not None]
+    if not both:
+        return None
+    hits, mass = (np.array([[getattr(p, n) for p in pair] for pair in both]).T for n in ("hit", "mass"))
+    columns = {"hits": hits[1], "mass": mass[1], "hits_gain": hits[0] - hits[1]}
+    return {"queries": len(both), **_means(columns | {"mass_gain": mass[0] - mass[1]}, resampling)}
+
+
+def _means(columns: dict[str, NDArray[np.float64]], resampling: Resampling) -> dict[str, Any]:
+    ends = intervals(columns, resampling)
+    means = {name: float(values.mean()) for name, values in columns.items()}
+    return {**means, "intervals": {name: list(pair) for name, pair in ends.items()}}
+
+
+def _by_class(pointings: Sequence[PointedAt]) -> dict[str, dict[str, Any]]:
+    def mean(found: Sequence[Pointing | None]) -> float | None:
+        hits = [p.hit for p in found if p is not None]
+        return float(np.mean(hits)) if hits else None
+
+    table = {}
+    for kind in sorted({p.kind for p in pointings}):
+        some = [p for p in pointings if p.kind == kind]
+        table[kind] = {
+            "queries": len(some),
+            "hits": mean([p.own for p in some]),
+            "hits_other_class": mean([p.other_class for p in some]),
+            "hits_same_class": mean([p.same_class for p in some]),
+        }
+    return table

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from medretrieval.config import ExplainConfig
 from medretrieval.datasets.base import Split
 from medretrieval.evidence.failures import balanced_sample
-from medretrieval.explain.faithfulness import Deletion, Pointing, Removal, deletion, pointing, summary
+from medretrieval.explain.faithfulness import (
+    Deletion,
+    PointedAt,
+    Pointing,
+    Removal,
+    deletion,
+    mean_pointing,
+    pointing,
+    summary,
+)
 from medretrieval.explain.saliency import Explainer, Map
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import class_name
@@ -185,13 +194,15 @@ def explain_nearest(
     return Explanations(pairs, explainer.layer.name, numbers)
 
 
-def _pointings(pairs: Sequence[Explained]) -> list[tuple[Pointing, Pointing]]:
-    """How each query's own map points at its finding, and how the next one's of another class does."""
+def _pointings(pairs: Sequence[Explained]) -> list[PointedAt]:
+    """How each query's own map points at its finding, and how those of the other queries do."""
     sides = [pair.query for pair in pairs if not isinstance(pair.query, str)]
-    both = []
+    found = []
     for i, (picture, own) in enumerate(sides):
-        others = [other for next_one, other in sides[i + 1 :] + sides[:i] if next_one.kind != picture.kind]
-        if picture.mask is not None and others:
-            pair = pointing(own, picture.mask), pointing(others[0], picture.mask)
-            both += [(a, b) for a, b in [pair] if a is not None and b is not None]
-    return both
+        point = None if picture.mask is None else pointing(own, picture.mask)
+        if picture.mask is None or point is None:
+            continue
+        others = [side for j, side in enumerate(sides) if j != i]
+        maps = ([m for p, m in others if (p.kind == picture.kind) == same] for same in (False, True))
+        found.append(PointedAt(picture.kind, point, *(mean_pointing(some, picture.mask) for some in maps)))
+    return found

@@ -30,7 +30,7 @@ from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
 
 KEY = "index.autotune"
-VALIDATION_SPLIT = "val"
+SPARE_SPLITS = ("val", "train")  # to tune on, in this order; never test
 MAX_SAMPLED_VECTORS = 500  # validation vectors
 MAX_EF_SEARCH = 1024  # efSearch beyond which a graph is no faster than exact search
 NOT_TUNED = ("ht",)  # polysemous filtering: wants a training that the indexes here leave out
@@ -66,11 +66,15 @@ class Tuned:
         parameters: the chosen ParameterSpace string, as "nprobe=8".
         recall: what it reached on the validation sample.
         curve: every setting that was tried, from the cheapest on.
+        split: name of the split that the sample is of; "" where `autotune` was called with any.
+        on_queries: the sample was drawn from the images that are scored.
     """
 
     parameters: str
     recall: float
     curve: list[Setting]
+    split: str = ""
+    on_queries: bool = False
 
 
 def tune(
@@ -78,8 +82,8 @@ def tune(
 ) -> tuple[VectorIndex, Tuned]:
     """Choose the search parameters of a run's index for the recall that index.autotune asks for.
 
-    The sample is the val split where the queries are not in the gallery, and drawn from the gallery where
-    they are; the test queries have no say.
+    The sample comes from the first of SPARE_SPLITS that holds neither queries nor gallery. Where the dataset
+    has none, it is drawn from the gallery; where the queries are that gallery, `Tuned.on_queries` says so.
 
     Args:
         settings: the run's configuration.
@@ -94,7 +98,7 @@ def tune(
     Raises:
         UserError: as `autotune`.
     """
-    target = settings.index.autotune
+    task, target = inputs.task, settings.index.autotune
     assert target is not None
     split = validation_split(inputs)
     if split is None:
@@ -110,21 +114,27 @@ def tune(
     names = {"nprobe": "nprobe", "efSearch": "ef_search"}
     parameters = dict(index.spec.parameters) | {names[n]: int(v) for n, v in chosen.items() if n in names}
     spec = dataclasses.replace(index.spec, search=tuned.parameters, parameters=parameters)
+    name = task.gallery.name if split is None else split.name
+    tuned = dataclasses.replace(tuned, split=name, on_queries=split is None and task.queries_are_gallery)
     return dataclasses.replace(index, spec=spec, exhaustive=is_exhaustive(index.index)), tuned
 
 
 def validation_split(inputs: Inputs) -> Split | None:
-    """The split whose vectors parameters are tuned with; None where they are drawn from the gallery."""
-    task = inputs.task
-    if task.queries_are_gallery or task.gallery.name == VALIDATION_SPLIT:
-        return None
-    return load_split(inputs.dataset, VALIDATION_SPLIT)
+    """A split that is neither queried nor asked; None where the dataset has none."""
+    for name in SPARE_SPLITS:
+        if name in (inputs.task.queries.name, inputs.task.gallery.name):
+            continue
+        try:
+            return load_split(inputs.dataset, name)
+        except UserError:  # it is empty, or not there
+            continue
+    return None
 
 
 def sample_gallery(gallery: NDArray[np.float32], size: int, seed: int) -> ValidationSample:
     """Draw a validation sample from the gallery itself, so that no test query has a say in the tuning.
 
-    Right where the queries are in the gallery (leave_one_out). Where they are not, prefer the val split with
+    For a dataset without a split to spare. Where there is one, prefer it with
     positions of -1: a graph finds the neighbors of its own members more easily than those of strangers
     (HNSW32 on 4208 chest X-rays, efSearch=11: recall at 10 is 0.98 for members, 0.91 for images held out).
 

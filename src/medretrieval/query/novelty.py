@@ -16,7 +16,7 @@ from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
 
 KIND = "novelty"
-NOVELTY_FORMAT = 1  # raised when the same gallery would get other distances
+NOVELTY_FORMAT = 2  # raised when the same gallery would get other distances
 FILE = "distances.npy"
 SAMPLE = 2_000  # gallery images whose own nearest distance is taken
 SEED = 0

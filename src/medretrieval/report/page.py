@@ -20,6 +20,8 @@ WORDS = {
     "label_conflicts": "of these, with another label",
     "near_embedding": "queries with a near-duplicate in the gallery, by the encoder's embeddings",
     "near_hash": "queries with a near-duplicate in the gallery, by perceptual hash",
+    "near_cosine": "cosine above which a pair counts, fitted to the nearest images of other classes",
+    "hash_collisions": "share of the queries that the hash pairs with an image of another class",
     "same_group": "queries with an image of their group in the gallery",
     "groups_on_both_sides": "groups with images on both sides",
     "ann_check": "ANN check",

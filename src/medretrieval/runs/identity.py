@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from medretrieval.cache.store import content_key
+from medretrieval.cache.entry import canonical_sha256
 from medretrieval.config import Config, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
@@ -25,7 +25,7 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     for key in ("root", "groups"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
-    return content_key(
+    return canonical_sha256(
         fitted
         | {
             "config": config,

@@ -35,6 +35,7 @@ from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
     AutotuneReport,
+    ClassPointing,
     Confusion,
     DeletionReport,
     Difference,
@@ -45,6 +46,7 @@ from medretrieval.runs.report_parts import (
     Latency,
     ModalityGap,
     OperatingPoint,
+    PointingControl,
     PointingReport,
     RecallOfSides,
     ScoreInterval,
@@ -109,6 +111,7 @@ def report_of(
         scores=evaluation.scores,
         objective=Objective(objective, evaluation.scores[objective]),
         chance=dict(trust.chance),
+        chance_errors=dict(trust.chance_errors),
         lift=dict(trust.lift),
         intervals=_intervals(trust.intervals),
         resampled=trust.units,
@@ -225,14 +228,16 @@ def _ann_loss(loss: AnnLoss | None) -> AnnReport | None:
 def _autotune(tuned: Tuned | None) -> AutotuneReport | None:
     if tuned is None:
         return None
-    return AutotuneReport(tuned.parameters, tuned.recall, [OperatingPoint(**point) for point in tuned.curve])
+    curve = [OperatingPoint(**point) for point in tuned.curve]
+    return AutotuneReport(tuned.parameters, tuned.recall, curve, tuned.split, tuned.on_queries)
 
 
 def _audit(leaks: Audit | None) -> AuditReport | None:
     if leaks is None:
         return None
     without_groups: dict[str, Any] = {"same_group": None, "groups_on_both_sides": None}
-    return AuditReport(**(without_groups | leaks.counts))
+    fitted = {"near_cosine": leaks.near_cosine, "hash_collisions": leaks.hash_collisions}
+    return AuditReport(**(without_groups | leaks.counts | fitted))
 
 
 def _zero_shot(found: Mapping[str, Any]) -> ZeroShotReport:
@@ -260,7 +265,17 @@ def _explain(explained: Explanations | None) -> ExplainReport | None:
     return ExplainReport(
         layer=explained.layer,
         deletion=DeletionReport(**{**found, "intervals": _intervals(found["intervals"])}),
-        pointing=PointingReport(**{**pointed, "intervals": _intervals(pointed["intervals"])})
-        if pointed
-        else None,
+        pointing=_pointing(pointed) if pointed else None,
     )
+
+
+def _pointing(found: Mapping[str, Any]) -> PointingReport:
+    controls = {
+        name: PointingControl(**{**found[name], "intervals": _intervals(found[name]["intervals"])})
+        if found[name]
+        else None
+        for name in ("other_class", "same_class")
+    }
+    kinds = {kind: ClassPointing(**numbers) for kind, numbers in found["by_class"].items()}
+    ends = _intervals(found["intervals"])
+    return PointingReport(**{**found, **controls, "by_class": kinds, "intervals": ends})

@@ -176,6 +176,8 @@ class RunReport:
             of the class means.
         objective: the score by which runs are ranked.
         chance: score -> expectation of a random ranking of the same gallery.
+        chance_errors: score -> standard error of its `chance`, where random rankings were drawn for it; the
+            others are exact.
         lift: score -> `scores` over `chance`, where more is better and chance is above 0.
         intervals: score -> its interval, of the headline scores and the objective; empty where fewer than two
             queries or groups tell.
@@ -211,6 +213,7 @@ class RunReport:
     scores: dict[str, float]
     objective: Objective
     chance: dict[str, float]
+    chance_errors: dict[str, float]
     lift: dict[str, float]
     intervals: dict[str, ScoreInterval]
     resampled: str

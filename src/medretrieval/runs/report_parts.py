@@ -184,17 +184,21 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class AutotuneReport:
-    """Search parameters chosen for `index.autotune`, on a sample without the test queries.
+    """Search parameters chosen for `index.autotune`, on images that are not scored where there are any.
 
     Attributes:
         parameters: the chosen ParameterSpace string.
         recall: what it reached on the validation sample.
         curve: every setting that was tried, from the cheapest on.
+        split: name of the split that the sample is of.
+        on_queries: the sample is of the images that are scored, because the dataset has no other split.
     """
 
     parameters: str
     recall: float
     curve: list[OperatingPoint]
+    split: str
+    on_queries: bool
 
 
 @dataclass(frozen=True)
@@ -207,8 +211,14 @@ class AuditReport:
         identical_within_gallery: byte-identical copies of an earlier image within the gallery.
         identical_between: query images with a byte-identical other image in the gallery.
         label_conflicts: of these, those with one of another label.
-        near_embedding: query images with a near-duplicate by cosine of the embeddings, not identical.
-        near_hash: query images with a near-duplicate by perceptual hash (pHash), not identical.
+        near_embedding: query images with a near-duplicate by this run's encoder, not identical: a cosine
+            above `near_cosine`.
+        near_cosine: cosine that only the share `audit.near_quantile` of the query images exceeds with an
+            image of another class, which is no copy; null where there is one class only.
+        near_hash: query images with a near-duplicate by perceptual hash (pHash), not identical; null where
+            the hash pairs different images: below 32 pixels, or where `hash_collisions` is above
+            `audit.near_quantile`.
+        hash_collisions: share of the query images that the hash pairs with an image of another class.
         same_group: query images with another image of their group in the gallery; null without groups.
         groups_on_both_sides: groups that are in both splits; null without groups.
     """
@@ -219,7 +229,9 @@ class AuditReport:
     identical_between: int
     label_conflicts: int
     near_embedding: int
-    near_hash: int
+    near_cosine: float | None
+    near_hash: int | None
+    hash_collisions: float
     same_group: int | None
     groups_on_both_sides: int | None
 
@@ -318,6 +330,44 @@ class DeletionReport:
 
 
 @dataclass(frozen=True)
+class PointingControl:
+    """What the maps of other queries get on a query's finding: what is got without looking at its image.
+
+    Attributes:
+        queries: how many have such other queries in the sample; the means are over these.
+        hits: share of the other queries' maps whose largest value lies on the query's finding.
+        mass: share of what these maps add to the similarity that lies on it.
+        hits_gain: `hits` of the queries' own maps minus this `hits`.
+        mass_gain: `mass` of the queries' own maps minus this `mass`.
+        intervals: of these means, by name.
+    """
+
+    queries: int
+    hits: float
+    mass: float
+    hits_gain: float
+    mass_gain: float
+    intervals: dict[str, ScoreInterval]
+
+
+@dataclass(frozen=True)
+class ClassPointing:
+    """The pointing game on the queries of one class.
+
+    Attributes:
+        queries: how many.
+        hits: share of maps whose largest value lies on the finding.
+        hits_other_class: the same of the maps of queries of other classes; null where there are none.
+        hits_same_class: the same of the maps of other queries of this class; null where there are none.
+    """
+
+    queries: int
+    hits: float
+    hits_other_class: float | None
+    hits_same_class: float | None
+
+
+@dataclass(frozen=True)
 class PointingReport:
     """Whether maps point at known findings (Zhang et al. 2016), means over queries with a finding.
 
@@ -326,21 +376,21 @@ class PointingReport:
         hits: share of maps whose largest value lies on the finding.
         mass: share of what a map adds to the similarity that lies on the finding.
         area: share of what the encoder sees that is the finding: what a uniform map gets in both.
-        hits_swapped: `hits` of the maps of other queries.
-        mass_swapped: `mass` of the maps of other queries.
-        hits_gain: `hits` minus `hits_swapped`.
-        mass_gain: `mass` minus `mass_swapped`.
-        intervals: of these means, by name.
+        other_class: the maps of queries of other classes, as a control: what is got by always marking the
+            same places; null where the sample has no other class.
+        same_class: the maps of other queries of the same class, as the stricter control: what is got by
+            marking where findings of this class usually lie; null where no class has two queries.
+        by_class: class -> its queries.
+        intervals: of `hits`, `mass` and `area`.
     """
 
     queries: int
     hits: float
     mass: float
     area: float
-    hits_swapped: float
-    mass_swapped: float
-    hits_gain: float
-    mass_gain: float
+    other_class: PointingControl | None
+    same_class: PointingControl | None
+    by_class: dict[str, ClassPointing]
     intervals: dict[str, ScoreInterval]
 
 

@@ -45,7 +45,7 @@ def _score_table(report: RunReport) -> list[str]:
         "score": str,
         "value": lambda name: _number(report.scores, name),
         "interval": lambda name: _interval(report.intervals, name),
-        "chance": lambda name: _number(report.chance, name),
+        "chance": lambda name: _chance(report, name),
         "lift": lambda name: f"{report.lift[name]:.2f}" if name in report.lift else "-",
     }
     if baseline is not None:
@@ -81,6 +81,12 @@ def _same_by_definition(report: RunReport) -> list[tuple[str, ...]]:
     found = [SAME_AT_1 + (("vote_accuracy",) if report.vote.k == 1 else ())]
     # A ranking of at most 100: its average precision over the first 100 is that over all of it.
     return found + ([("map", MAP)] if report.counts.depth <= MAP_DEPTH else [])
+
+
+def _chance(report: RunReport, name: str) -> str:
+    """With its standard error where it was drawn."""
+    error = f" ± {report.chance_errors[name]:.4f}" if name in report.chance_errors else ""
+    return _number(report.chance, name) + error
 
 
 def _fidelity_lines(encoder: EncoderReport) -> list[str]:

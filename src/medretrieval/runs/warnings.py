@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from medretrieval.config import Baseline, Config, FaissMetric, PromptUse, ProtocolConfig
+from medretrieval.config import Baseline, Config, FaissMetric, PromptUse
 from medretrieval.evaluate.evaluate import Evaluation
-from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, less_is_better
+from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
+from medretrieval.images.perceptual_hash import HASH_SIDE_PIXELS
+from medretrieval.index.autotune import Tuned
 from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
 from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
@@ -17,6 +19,11 @@ from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
 
 MAX_CHECKED_VECTORS = 1000  # whose lengths are looked at
+# How a score stands to a random ranking, where it is not shown to be better.
+NOT_EXCLUDED = "Not shown to score better than a random ranking (chance lies within the interval): {}."
+BELOW_CHANCE = "Scores worse than a random ranking (the whole interval is on the worse side of chance): {}."
+NO_INTERVAL = "There is no interval to compare with a random ranking (chance): {}."
+BESIDE_CHANCE = (BELOW_CHANCE, NOT_EXCLUDED, NO_INTERVAL)
 MIN_QUERIES = 30  # of a class, or of sentences, below which means are unreliable
 
 
@@ -31,12 +38,13 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
     return (
         _about_depth_of_results(outputs)
         + _about_index(settings, outputs)
+        + _about_tuning(outputs.tuned)
         + _about_speed(settings, outputs)
         + _about_baseline(outputs.evidence)
         + _about_chance(outputs)
         + _about_classes(outputs.evaluation)
         + _about_ks(settings, task)
-        + _about_audit(settings.protocol, outputs.audit, len(task.queries))
+        + _about_audit(settings, outputs.audit, len(task.queries))
         + _about_left_out(outputs.evidence)
         + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
         + _about_maps(outputs.explanations)
@@ -104,6 +112,15 @@ def _about_index(settings: Config, outputs: RunOutputs) -> list[str]:
     return notes
 
 
+def _about_tuning(tuned: Tuned | None) -> list[str]:
+    if tuned is None or not tuned.on_queries:
+        return []
+    return [
+        f"index.autotune chose {tuned.parameters} on the images that are scored (split {tuned.split}): the "
+        "dataset has no other split to tune on."
+    ]
+
+
 def _about_speed(settings: Config, outputs: RunOutputs) -> list[str]:
     if not timed_alone():
         return ["Timed beside other jobs of the sweep: its speeds and seconds do not compare runs."]
@@ -128,18 +145,24 @@ def _about_baseline(evidence: Evidence) -> list[str]:
 
 
 def _about_chance(outputs: RunOutputs) -> list[str]:
-    chances = outputs.evidence.chance
-    reached = [name for name in outputs.evidence.intervals if name in chances and _is_reached(outputs, name)]
-    if not reached:
-        return []
-    return [f"Not shown to score higher than a random ranking (chance): {', '.join(reached)}."]
+    """Headline scores that are not better than a random ranking, by what the interval says of them."""
+    names: dict[str, list[str]] = {said: [] for said in BESIDE_CHANCE}
+    for name in outputs.evaluation.scores:
+        if name in outputs.evidence.chance and (is_headline(name) or name in outputs.evidence.intervals):
+            said = _beside_chance(outputs.evidence, name)
+            if said is not None:
+                names[said].append(name)
+    return [said.format(", ".join(scores)) for said, scores in names.items() if scores]
 
 
-def _is_reached(outputs: RunOutputs, name: str) -> bool:
-    """Whether chance is as good as the worse end of the interval, and the score is not perfect."""
-    low, high = outputs.evidence.intervals[name]
-    chance, value = outputs.evidence.chance[name], outputs.evaluation.scores[name]
-    return chance <= high and value > 0 if less_is_better(name) else chance >= low and value < 1
+def _beside_chance(evidence: Evidence, name: str) -> str | None:
+    """Which sentence says how a score stands to chance; None where its whole interval is better."""
+    if name not in evidence.intervals:
+        return NO_INTERVAL
+    (low, high), chance = evidence.intervals[name], evidence.chance[name]
+    if low <= chance <= high:
+        return NOT_EXCLUDED
+    return BELOW_CHANCE if (high < chance) != less_is_better(name) else None
 
 
 def _about_classes(evaluation: Evaluation) -> list[str]:
@@ -166,10 +189,11 @@ def _about_ks(settings: Config, task: RetrievalTask) -> list[str]:
     ]
 
 
-def _about_audit(protocol: ProtocolConfig, audit: Audit | None, queries: int) -> list[str]:
+def _about_audit(settings: Config, audit: Audit | None, queries: int) -> list[str]:
     if audit is None:
         return []
-    counts, notes = audit.counts, []
+    protocol, notes = settings.protocol, list[str]()
+    counts = {name: count or 0 for name, count in audit.counts.items()}
     if counts["audited_queries"] < queries:
         notes.append(
             f"Look-alikes were searched for {counts['audited_queries']} of {queries} queries, a drawn sample."
@@ -188,6 +212,28 @@ def _about_audit(protocol: ProtocolConfig, audit: Audit | None, queries: int) ->
             f"{_count(counts['identical_between'], 'query image has', 'query images have')} a byte-identical "
             f"copy in the gallery{other}: see {AUDIT_PICTURE} and {AUDIT_PAIRS}; "
             "protocol.drop_duplicates=true leaves them out."
+        )
+    return notes + _about_look_alikes(settings, audit)
+
+
+def _about_look_alikes(settings: Config, audit: Audit) -> list[str]:
+    """Which encoder calls images near, and what a hash is worth here."""
+    share, notes = 100 * settings.audit.near_quantile, []
+    if near := audit.counts["near_embedding"]:
+        notes.append(
+            f"{_count(near, 'query image has', 'query images have')} a near-duplicate in the gallery by "
+            f"{settings.encoder['name']}: a cosine above {audit.near_cosine:.4f}, which {share:g} % of the "
+            "images exceed with an image of another class."
+        )
+    if audit.counts["near_hash"] is None:
+        collisions = 100 * audit.hash_collisions
+        notes.append(
+            "No near-duplicates by perceptual hash: it pairs "
+            + (
+                f"{collisions:.2g} % of the query images with an image of another class."
+                if audit.hash_collisions > settings.audit.near_quantile
+                else f"different images where they are smaller than {HASH_SIDE_PIXELS} x {HASH_SIDE_PIXELS}."
+            )
         )
     return notes
 

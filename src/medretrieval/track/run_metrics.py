@@ -107,6 +107,9 @@ def _explain(report: RunReport) -> dict[str, float]:
     explain = report.explain
     if explain is None:
         return {}
-    return _chosen("explain/deletion_", explain.deletion, "advantage") | _chosen(
-        "explain/pointing_", explain.pointing, "hits_gain"
-    )
+    values = _chosen("explain/deletion_", explain.deletion, "advantage")
+    if (pointing := explain.pointing) is not None:
+        values |= _chosen("explain/pointing_", pointing, "hits")
+        values |= _chosen("explain/pointing_other_class_", pointing.other_class, "hits_gain")
+        values |= _chosen("explain/pointing_same_class_", pointing.same_class, "hits_gain")
+    return values
