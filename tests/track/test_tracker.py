@@ -247,7 +247,7 @@ def test_a_tracker_of_ones_own_is_a_class_and_a_file(command, write_npz, tmp_pat
     assert not list(tmp_path.glob("**/*.db"))
     assert "MLflow" not in done.stdout + done.stderr
     mistaken = command("--config-dir", "mine", "tracking=diary", "tracking.fiel=x", *PIXELS)
-    assert "tracking.fiel: no such key; choose from: file" in mistaken.stderr
+    assert "tracking.fiel: no such key; did you mean tracking.file? choose from: file" in mistaken.stderr
 
 
 def test_a_sweep_of_the_command_line_is_told_to_its_tracker(command, write_npz, tmp_path):
