@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tests.files import edit_json
 
 from medretrieval import compose, run
@@ -107,6 +108,17 @@ def test_it_is_a_module_of_the_package_and_refuses_fewer_images_than_a_batch(tmp
     assert done.returncode == 2
     assert "--images 10: fewer than one batch (--batch 50)" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_without_a_bar_is_the_same_training(tmp_path):
+    """The learning rate follows the steps, not the bar, which stands still where it is not shown."""
+    small = ["--images", "40", "--epochs", "2", "--batch", "20"]
+    folders = [
+        train_phantom_clip.main(["--folder", str(tmp_path / name), *small, *words])
+        for name, words in (("shown", ()), ("quiet", ("--quiet",)))
+    ]
+    one, two = (load_file(folder / train_phantom_clip.WEIGHTS) for folder in folders)
+    assert all(np.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
 @pytest.mark.slow

@@ -110,12 +110,13 @@ def train(
     model.train()
     losses: list[float] = []
     with tqdm(total=steps, unit="step", desc="train", disable=options.quiet) as bar:
+        step = 0  # not that of the bar, which stands still where it is not shown
         for epoch in range(options.epochs):
             losses.clear()
             order = rng.permutation(len(images))[: len(images) // options.batch * options.batch]
             for rows in order.reshape(-1, options.batch):
                 for group in optimizer.param_groups:
-                    group["lr"] = options.rate * schedule(bar.n, steps)
+                    group["lr"] = options.rate * schedule(step, steps)
                 texts = tokenize([shortened(captions[i], rng) for i in rows])
                 image, text, scale = model(augmented(images[rows], rng), texts)
                 loss = loss_of(image, text, scale)
@@ -126,6 +127,7 @@ def train(
                 with torch.no_grad():  # as CLIP does: the temperature is at least 1/100
                     model.logit_scale.clamp_(0, math.log(100))
                 losses.append(loss.item())
+                step += 1
                 bar.update()
             bar.set_postfix(epoch=epoch + 1, loss=f"{np.mean(losses):.3f}")
     return float(np.mean(losses))
