@@ -323,7 +323,7 @@ def test_the_summary_is_means_wins_and_a_paired_interval():
     def curves(marked, random):
         return faithful.Deletion(np.full(3, marked), np.full(3, random))
 
-    found = [curves(0.5, 0.7), curves(0.4, 0.5), curves(0.6, 0.5), curves(0.3, 0.5)]
+    found = [curves(0.5, 0.7), curves(0.4, 0.5), curves(0.6, 0.5), curves(0.3, 0.5)] * 3
     numbers = faithful.summary(found, [], Resampling(1000, 0.95, 0))
     deletion = numbers["deletion"]
     assert deletion["area_marked"] == pytest.approx(0.45)
@@ -333,7 +333,7 @@ def test_the_summary_is_means_wins_and_a_paired_interval():
     low, high = deletion["intervals"]["advantage"]
     assert -0.1 <= low < 0.1 < high <= 0.2
     assert numbers["pointing"] is None
-    assert faithful.summary(found[:1], [], Resampling(1000, 0.95, 0))["deletion"]["intervals"] == {}
+    assert faithful.summary(found[:9], [], Resampling(1000, 0.95, 0))["deletion"]["intervals"] == {}
 
 
 # Pointing

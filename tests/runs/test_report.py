@@ -133,7 +133,7 @@ def test_a_run_of_sentences_is_documented(config, write_npz):
 
 
 def test_an_explained_run_is_documented(config):
-    explained = ("explain.enabled=true", "explain.pairs=5", "explain.steps=2")
+    explained = ("explain.enabled=true", "explain.pairs=20", "explain.steps=2")
     report = check(run(config(*PHANTOMS, *explained)).folder)
     assert report.explain.deletion.intervals
     assert report.explain.pointing.intervals

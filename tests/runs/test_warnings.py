@@ -91,6 +91,19 @@ def test_chance_reaches_no_perfect_score_of_which_less_is_better(config, write_n
     assert "error_at_1" in random
 
 
+def test_few_queries_or_groups_are_told(config, write_npz, tmp_path):
+    write_npz(n=24)
+    (few,) = [n for n in notes(config, "evaluation.ks=[1]") if "unreliable" in n and "intervals" in n]
+    assert few.startswith("Only 24 queries have something to find: intervals over fewer than 30")
+    write_npz(n=60)
+    assert not any("intervals over fewer" in n for n in notes(config, "evaluation.ks=[1]"))
+    rows = "".join(f"{split},{i},p{i // 4}\n" for split in ("train", "test") for i in range(60))
+    groups = tmp_path / "groups.csv"
+    groups.write_text(f"split,index,group\n{rows}")
+    grouped = notes(config, "evaluation.ks=[1]", f"dataset.groups={groups}")
+    assert any("Only 15 groups have something to find: intervals over fewer than 20" in n for n in grouped)
+
+
 def test_an_ordinal_set_is_scored_by_degrees(config, write_npz):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 60).astype(np.uint8)[:, None]

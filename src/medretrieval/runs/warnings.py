@@ -24,6 +24,7 @@ NOT_EXCLUDED = "Not shown to score better than a random ranking (chance lies wit
 BELOW_CHANCE = "Scores worse than a random ranking (the whole interval is on the worse side of chance): {}."
 NO_INTERVAL = "There is no interval to compare with a random ranking (chance): {}."
 BESIDE_CHANCE = (BELOW_CHANCE, NOT_EXCLUDED, NO_INTERVAL)
+MIN_GROUPS = 20  # of queries, below which intervals are unreliable
 MIN_QUERIES = 30  # of a class, or of sentences, below which means are unreliable
 
 
@@ -42,6 +43,7 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         + _about_speed(settings, outputs)
         + _about_baseline(outputs.evidence)
         + _about_chance(outputs)
+        + _about_size(task)
         + _about_classes(outputs.evaluation)
         + _about_ks(settings, task)
         + _about_audit(settings, outputs.audit, len(task.queries))
@@ -163,6 +165,23 @@ def _beside_chance(evidence: Evidence, name: str) -> str | None:
     if low <= chance <= high:
         return NOT_EXCLUDED
     return BELOW_CHANCE if (high < chance) != less_is_better(name) else None
+
+
+def _about_size(task: RetrievalTask) -> list[str]:
+    """Few queries, or few groups of them; sentences have a note of their own."""
+    if task.queries.split is None:
+        return []
+    kept = task.n_relevant > 0
+    groups = task.queries.groups
+    count, least, what = int(kept.sum()), MIN_QUERIES, ("query has", "queries have")
+    if groups is not None:
+        count, least, what = len(np.unique(groups[kept])), MIN_GROUPS, ("group has", "groups have")
+    if count >= least:
+        return []
+    return [
+        f"Only {_count(count, *what)} something to find: intervals over fewer than {least} are wide and "
+        "unreliable, and of very few none are given."
+    ]
 
 
 def _about_classes(evaluation: Evaluation) -> list[str]:

@@ -28,6 +28,7 @@ from medretrieval.uncertainty.half_intervals import share_interval
 SPLITS = 200  # of the images into halves: their luck adds 5 % to a standard error
 SPLIT_SEED = 0  # the same for all runs, so that two runs are compared over the same halves
 MIN_UNITS = 20  # images or groups, below which no interval is given: coverage is not shown there
+MIN_CLASS_QUERIES = 10  # of the rarest class, below which a mean over classes has no interval
 CURVE_DEPTH = 100
 
 Floats = NDArray[np.float64]
@@ -152,7 +153,8 @@ def half_samples(
         count: of splits.
 
     Returns:
-        None for fewer than MIN_UNITS images, or groups where the task has them, on a side.
+        None for fewer than MIN_UNITS images, or groups where the task has them, on a side. Means over classes
+        are left out where a class has fewer than MIN_CLASS_QUERIES queries.
     """
     units = Units.from_task(task)
     if units is None:
@@ -164,7 +166,12 @@ def half_samples(
         halves.deviations(side[units.of_queries], side[units.of_gallery], i) for i, side in enumerate(sides)
     ]
     parts = [{name: np.stack([d[i][name] for d in drawn]) for name in drawn[0][i]} for i in range(3)]
-    plain = {name: values for name, values in parts[0].items() if not np.isnan(values).any()}
+    few = halves.members.sum(axis=0).min() < MIN_CLASS_QUERIES
+    plain = {
+        name: values
+        for name, values in parts[0].items()
+        if not np.isnan(values).any() and not (few and name.startswith(MACRO))
+    }
     return HalfSamples(sides, plain, *parts[1:])
 
 
