@@ -59,7 +59,7 @@ def test_a_room_does_its_own_work_only(room, names):
     "source",
     [
         "from medretrieval.uncertainty.bootstrap import bca",
-        "from medretrieval.evidence import bootstrap as b\nb.bca()",
+        "from medretrieval.uncertainty import bootstrap as b\nb.bca()",
         "from medretrieval.evaluate.knn_vote import BINS, vote",
         "from medretrieval.evaluate import knn_vote\nknn_vote.vote(a)",
         "import numpy as np\ndef f():\n    return np.random.default_rng(0)",

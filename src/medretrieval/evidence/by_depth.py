@@ -114,4 +114,6 @@ def _intervals(settings: Config, task: RetrievalTask, values: NDArray[np.float64
     ks = np.arange(1, values.shape[1] // 2 + 1)
     recall = np.minimum(ks, task.n_relevant[:, None]) / np.maximum(task.n_relevant, 1)[:, None]
     drawn = bootstrap(values, resampling, groups, highest=np.hstack([np.ones(recall.shape), recall]))
-    return [drawn.interval(i) or (None, None) for i in range(values.shape[1])]
+    # All that a query can find is the same in any order: nothing varies there.
+    varies = np.tile(ks < task.max_depth, 2)
+    return [drawn.interval(i) or (None, None) if varies[i] else (None, None) for i in range(len(varies))]

@@ -35,7 +35,10 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
     names = [f"{n} ({q})" for n, q in zip(short(scores.names), scores.queries, strict=True)]
     left, tall = 0.35 + room(names), 0.32 * max(len(names), 2) + 0.1
     drawing = figure(left + 5.2, tall + 1.5)
-    heading(drawing, f"Precision at {scores.k} by class (queries), {100 * confidence:g} % intervals", run)
+    given = [ends is not None for ends in scores.ends]
+    said = f", {100 * confidence:g} % intervals" if any(given) else ", too few for intervals"
+    said += " where there are enough" if any(given) and not all(given) else ""
+    heading(drawing, f"Precision at {scores.k} by class (queries){said}", run)
     axes = axes_at(drawing, left, 0.85, 4.9, tall)
     places = np.arange(len(names))
     axes.barh(places, scores.mean, height=0.62, color=OURS, alpha=0.75, label="this run")

@@ -4,8 +4,10 @@ Margins are set in inches from the lengths of the names: matplotlib's own layout
 """
 
 import functools
+import importlib.util
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,7 +190,12 @@ def png(drawing: "Figure") -> bytes:
 @functools.lru_cache(maxsize=8)
 def font(size: int) -> "ImageFont.FreeTypeFont":
     """DejaVu Sans, which comes with matplotlib and has the signs for right and wrong."""
-    import matplotlib
     from PIL import ImageFont
 
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    # Found without importing it: a run without figures still draws its audit.
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None
+    assert spec.origin is not None
+    return ImageFont.truetype(
+        Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size
+    )

@@ -219,8 +219,9 @@ def _halves(runs: list[Run], score: str, found: NDArray[np.float64], confidence:
         if halves is None or score not in halves.scores:
             raise UserError(
                 f"compare: {run.source}: {score} cannot be tested: the queries are the gallery, and {HALVES} "
-                f"does not have it (fewer than {MIN_UNITS} images or groups, a class of very few, too many images "
-                "for it, or a graded score); give another score=, or compare runs of protocol=query_gallery"
+                f"does not have it (fewer than {MIN_UNITS} images or groups, a class of very few, too many "
+                "images for it, or a graded score); give another score=, or compare runs of "
+                "protocol=query_gallery"
             )
         if sides is not None and not np.array_equal(sides, halves.sides):
             raise UserError(

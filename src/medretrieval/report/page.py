@@ -87,15 +87,16 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def interval(ends: Any, signs: bool = False) -> str:
-    """Two ends, of what has a `low` and a `high`.
+    """Two ends: a pair of numbers, or what has a `low` and a `high`.
 
     >>> from medretrieval.runs.report_parts import ScoreInterval
-    >>> interval(ScoreInterval(0.1, 0.25)), interval(None), interval(ScoreInterval(-0.1, 0.1), signs=True)
+    >>> interval(ScoreInterval(0.1, 0.25)), interval(None), interval((-0.1, 0.1), signs=True)
     ('0.1000 to 0.2500', '–', '−0.1000 to +0.1000')
     """
     if ends is None:
         return "–"
-    return " to ".join(signed(end) if signs else number(end) for end in (ends.low, ends.high))
+    both = ends if isinstance(ends, tuple) else (ends.low, ends.high)
+    return " to ".join(signed(end) if signs else number(end) for end in both)
 
 
 def p_value(value: float) -> str:
