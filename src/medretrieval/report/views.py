@@ -133,7 +133,7 @@ class Group:
     @property
     def percent(self) -> str:
         """Of the intervals."""
-        return f"{100 * self.best.run.manifest.evaluation.confidence:g} %"
+        return self.best.report.percent
 
 
 @dataclass

@@ -114,6 +114,7 @@ def report_of(
         chance_errors=dict(trust.chance_errors),
         lift=dict(trust.lift),
         intervals=_intervals(trust.intervals),
+        confidence=settings.evaluation.confidence,
         resampled=trust.units,
         left_out=_left_out(trust.left_out),
         baseline=_baseline(trust),

@@ -179,10 +179,12 @@ class RunReport:
         chance_errors: score -> standard error of its `chance`, where random rankings were drawn for it; the
             others are exact.
         lift: score -> `scores` over `chance`, where more is better and chance is above 0.
-        intervals: score -> its interval, of the headline scores and the objective; empty where fewer than two
-            queries or groups tell.
-        resampled: what varies: "queries" or "groups" (of queries) with the gallery held fixed, or where the
-            queries are the gallery "images in both roles" or "groups in both roles".
+        intervals: score -> its interval, of the headline scores and the objective; those that have none that
+            is valid, as of few queries, are left out.
+        confidence: of all intervals, between 0 and 1.
+        resampled: what varies in them: "queries" or "groups" (of queries) with the gallery held fixed;
+            "images in both roles" or "groups in both roles" where the queries are the gallery; "queries and gallery"
+            or "groups of queries and gallery" with evaluation.resample=both.
         left_out: what leaving out groups or copies changes; null where neither is left out.
         baseline: what the baseline scores; null where the run is the baseline, evaluation.baseline=none, or
             sentences are the queries.
@@ -216,6 +218,7 @@ class RunReport:
     chance_errors: dict[str, float]
     lift: dict[str, float]
     intervals: dict[str, ScoreInterval]
+    confidence: float
     resampled: str
     left_out: LeftOut | None
     baseline: BaselineReport | None
@@ -234,6 +237,11 @@ class RunReport:
     notes: list[str]
     timings_s: dict[str, float]
     fingerprint: str
+
+    @property
+    def percent(self) -> str:
+        """The confidence of the intervals, as headings say it: "95 %"."""
+        return f"{100 * self.confidence:g} %"
 
     def baseline_score(self, name: str) -> float | None:
         """A score of the baseline, None where it has none."""

@@ -27,7 +27,7 @@ def run_table(report: RunReport, folder: Path) -> str:
     lines += ["", f"queries {counts.queries}, gallery {counts.gallery}   index {report.index.factory}"]
     lines.append(f"seconds: {stages}" + (f"   (from the cache: {from_cache})" if from_cache else ""))
     lines += _fidelity_lines(report.encoder) + _speed_lines(report) + _zero_shot_lines(report)
-    lines.append(f"intervals: {what_varies(report)}; 'chance' is a random ranking")
+    lines.append(f"what varies in the intervals: {what_varies(report)}; 'chance' is a random ranking")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, f"results: {folder}", ""])
 
@@ -35,8 +35,8 @@ def run_table(report: RunReport, folder: Path) -> str:
 def what_varies(report: RunReport) -> str:
     """What the intervals of a run say the luck of."""
     if report.resampled in BY_HALVES:
-        return f"{report.resampled} vary (random halves)"
-    return f"{report.resampled} vary (bootstrap), gallery held fixed"
+        return f"{report.resampled} (random halves)"
+    return f"{report.resampled}, the gallery held fixed (bootstrap)"
 
 
 def _score_table(report: RunReport) -> list[str]:
@@ -44,7 +44,7 @@ def _score_table(report: RunReport) -> list[str]:
     columns: dict[str, Callable[[str], str]] = {
         "score": str,
         "value": lambda name: _number(report.scores, name),
-        "interval": lambda name: _interval(report.intervals, name),
+        f"{report.percent} interval": lambda name: _interval(report.intervals, name),
         "chance": lambda name: _chance(report, name),
         "lift": lambda name: f"{report.lift[name]:.2f}" if name in report.lift else "-",
     }
@@ -114,7 +114,9 @@ def _speed_lines(report: RunReport) -> list[str]:
         k, recall = list(ann.recall.items())[-1]
         name, line = f"precision_at_{k}", f"against exact search: recall@{k} {recall:.4f}"
         if (change := ann.changes.get(name)) is not None:
-            line += f", {name} {change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
+            line += (
+                f", {name} {change.value:+.4f} ({report.percent}: {change.low:+.4f} to {change.high:+.4f})"
+            )
         lines.append(line)
     return lines
 
@@ -170,6 +172,12 @@ def ranked_together(reports: Sequence[RunReport]) -> dict[tuple[str, str, str], 
         place = AXES["dataset"](report), AXES["protocol"](report), report.objective.name
         groups.setdefault(place, []).append(report)
     return groups
+
+
+def interval_heading(reports: Sequence[RunReport]) -> str:
+    """What the column of intervals is called; without their level where runs differ in it."""
+    levels = {report.percent for report in reports}
+    return f"{levels.pop()} interval" if len(levels) == 1 else "interval"
 
 
 def baseline_names(reports: Sequence[RunReport]) -> str:
@@ -239,7 +247,8 @@ def _ranked(runs: Sequence[RunReport]) -> tuple[list[str], list[list[str]]]:
     name, best = order[0].objective.name, order[0].objective.value
     ks = {list(r.ann_loss.recall)[-1] for r in runs if r.ann_loss is not None}
     recall = f"ANN recall@{ks.pop()}" if len(ks) == 1 else "ANN recall"
-    header = [*shown, name, "interval", "difference", "chance", MAP, recall, "p50 ms", "seconds"]
+    level = interval_heading(runs)
+    header = [*shown, name, level, "difference", "chance", MAP, recall, "p50 ms", "seconds"]
     rows = [
         [
             *(axis(r) for axis in shown.values()),

@@ -41,13 +41,13 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         + _about_index(settings, outputs)
         + _about_tuning(outputs.tuned)
         + _about_speed(settings, outputs)
-        + _about_baseline(outputs.evidence)
+        + _about_baseline(settings, outputs.evidence)
         + _about_chance(outputs)
         + _about_size(task)
         + _about_classes(outputs.evaluation)
         + _about_ks(settings, task)
         + _about_audit(settings, outputs.audit, len(task.queries))
-        + _about_left_out(outputs.evidence)
+        + _about_left_out(settings, outputs.evidence)
         + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
         + _about_maps(outputs.explanations)
     )
@@ -136,13 +136,14 @@ def _about_speed(settings: Config, outputs: RunOutputs) -> list[str]:
     ]
 
 
-def _about_baseline(evidence: Evidence) -> list[str]:
+def _about_baseline(settings: Config, evidence: Evidence) -> list[str]:
     if evidence.difference is None or evidence.difference[1] > 0:
         return []
     difference, low, high = evidence.difference
     says = "scores lower than" if high < 0 else "is not shown to score higher than"
     return [
-        f"This encoder {says} {evidence.baseline}: difference {difference:+.4f} ({low:+.4f} to {high:+.4f})."
+        f"This encoder {says} {evidence.baseline}: difference {difference:+.4f} ({_percent(settings)}: "
+        f"{low:+.4f} to {high:+.4f}), taken by itself; compare corrects for other runs."
     ]
 
 
@@ -257,14 +258,15 @@ def _about_look_alikes(settings: Config, audit: Audit) -> list[str]:
     return notes
 
 
-def _about_left_out(evidence: Evidence) -> list[str]:
+def _about_left_out(settings: Config, evidence: Evidence) -> list[str]:
     left_out = evidence.left_out
     if left_out is None or left_out["change"] is None:
         return []
     change, low, high = left_out["change"]
     what = " and ".join(option.split("_", 1)[1].replace("_", " ") for option in left_out["options"])
     return [
-        f"Leaving out {what} changes {left_out['score']} by {change:+.4f} ({low:+.4f} to {high:+.4f}) from "
+        f"Leaving out {what} changes {left_out['score']} by {change:+.4f} ({_percent(settings)}: {low:+.4f} "
+        f"to {high:+.4f}) from "
         f"{left_out['without']:.4f}."
     ]
 
@@ -322,6 +324,10 @@ def _about_maps(explanations: Explanations | None) -> list[str]:
         f"difference {deletion['advantage']:+.3f}"
         + (f", {interval[0]:+.3f} to {interval[1]:+.3f})." if interval else ").")
     ]
+
+
+def _percent(settings: Config) -> str:
+    return f"{100 * settings.evaluation.confidence:g} %"
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -9,6 +9,7 @@ from medretrieval.runs.tables import (
     baseline_names,
     best_first,
     differing,
+    interval_heading,
     markdown,
     ranked_together,
 )
@@ -25,7 +26,8 @@ def run_note(report: RunReport) -> str:
     """
     name, value = report.objective.name, report.objective.value
     ends = report.intervals.get(name)
-    lines = [f"**{name} {value:.4f}**{f' (interval {_range(ends)})' if ends else ''}: {report.title}"]
+    within = "" if ends is None else f" ({report.percent} interval {_range(ends)})"
+    lines = [f"**{name} {value:.4f}**{within}: {report.title}"]
     points = [*_beside_chance(report, name, ends), *_beside_pixels(report, name), *report.notes]
     return "\n".join([*lines, "", *(f"- {point}" for point in points)])[:MOST]
 
@@ -49,7 +51,7 @@ def _beside_pixels(report: RunReport, name: str) -> list[str]:
     # Where this run is not above them, its own notes say so, with the difference.
     if difference is None or difference.low <= 0:
         return [f"{said}."]
-    ends = f"{difference.low:+.4f} to {difference.high:+.4f}"
+    ends = f"{report.percent}: {difference.low:+.4f} to {difference.high:+.4f}"
     return [f"{said}; this run is above them: difference {difference.value:+.4f} ({ends})."]
 
 
@@ -84,7 +86,7 @@ def _rows(name: str, runs: Sequence[RunReport]) -> tuple[list[str], list[list[st
     if "index" in shown:  # narrow: how the index is searched goes with it
         shown.pop("search", None)
     line = baseline_names(runs)
-    header = [*shown, name, "interval", "chance", line, f"minus {line}", "p50 ms"]
+    header = [*shown, name, interval_heading(runs), "chance", line, f"minus {line}", "p50 ms"]
     rows = [
         [
             *(_axis(axis, run) for axis in shown),
