@@ -55,7 +55,7 @@ def test_a_second_run_is_skipped_and_says_where_the_first_is(command, write_npz,
         (["encoder=pixels", "+encoder.sides=3"], "encoder.sides: "),
         (["compair"], "compair: neither a verb nor key=value; did you mean compare? choose from: again,"),
         (["log"], "log: run= is missing; medretrieval log <folder> ... [key=value ...] (see --help)"),
-        (["log", "nowhere"], "log: run=nowhere: no such folder, and no sweep in outputs/sweeps"),
+        (["log", "nowhere"], "log: run=nowhere: no such folder, and no run or sweep in outputs"),
     ],
 )
 def test_a_mistake_is_answered_with_one_line(command, arguments, line):

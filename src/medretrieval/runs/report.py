@@ -183,8 +183,8 @@ class RunReport:
             is valid, as of few queries, are left out.
         confidence: of all intervals, between 0 and 1.
         resampled: what varies in them: "queries" or "groups" (of queries) with the gallery held fixed;
-            "images in both roles" or "groups in both roles" where the queries are the gallery; "queries and gallery"
-            or "groups of queries and gallery" with evaluation.resample=both.
+            "images in both roles" or "groups in both roles" where the queries are the gallery; "queries and
+            gallery" or "groups of queries and gallery" with evaluation.resample=both.
         left_out: what leaving out groups or copies changes; null where neither is left out.
         baseline: what the baseline scores; null where the run is the baseline, evaluation.baseline=none, or
             sentences are the queries.
