@@ -91,6 +91,14 @@ def test_chance_reaches_no_perfect_score_of_which_less_is_better(config, write_n
     assert "error_at_1" in random
 
 
+def test_a_run_without_intervals_says_so_once(config, write_npz):
+    write_npz(n=8)
+    found = [n for n in notes(config, "evaluation.ks=[1]") if "chance" in n]
+    assert found == [
+        "No score has an interval, so whether it is above a random ranking (chance) is not shown."
+    ]
+
+
 def test_few_queries_or_groups_are_told(config, write_npz, tmp_path):
     write_npz(n=24)
     (few,) = [n for n in notes(config, "evaluation.ks=[1]") if "unreliable" in n and "intervals" in n]

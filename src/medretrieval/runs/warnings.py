@@ -17,6 +17,7 @@ from medretrieval.index.transforms import changes_metric
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
+from medretrieval.uncertainty.bootstrap import MIN_UNITS
 
 MAX_CHECKED_VECTORS = 1000  # whose lengths are looked at
 # How a score stands to a random ranking, where it is not shown to be better.
@@ -155,6 +156,8 @@ def _about_chance(outputs: RunOutputs) -> list[str]:
             said = _beside_chance(outputs.evidence, name)
             if said is not None:
                 names[said].append(name)
+    if len(names[NO_INTERVAL]) > 1 and not outputs.evidence.intervals:
+        return ["No score has an interval, so whether it is above a random ranking (chance) is not shown."]
     return [said.format(", ".join(scores)) for said, scores in names.items() if scores]
 
 
@@ -277,8 +280,9 @@ def _about_sentences(settings: Config, text: TextEvidence | None, queries: int) 
     notes = [_modality_gap(settings, text)]
     if queries < MIN_QUERIES:
         notes.append(
-            f"There are only {queries} sentences: intervals over so few say little; per_class and zero_shot "
-            "say more."
+            f"There are only {queries} sentences: "
+            + ("intervals over so few say little" if queries >= MIN_UNITS else "too few for intervals")
+            + "; per_class and zero_shot say more."
         )
     if settings.protocol.prompts == PromptUse.each:
         notes.append("Sentences of one class are not independent queries: the intervals are too narrow.")
