@@ -1,9 +1,10 @@
 """Fixtures: where the real data is, files in the real formats, configurations that write only to tmp_path."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ def real_root() -> Path:
         if (folder / "pneumoniamnist.npz").exists():
             return folder.absolute()
     pytest.skip("pneumoniamnist.npz is neither in $MEDRETRIEVAL_DATA nor in ../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command that runs within a test sends its log to stderr; the next test's stderr is its own."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def test_in_a_sweep_the_values_before_stay():
         ("medretrieval dataset=pneumoniamnist dataset.diff", []),
         ("medretrieval encoder.check", ["encoder.checkpoint="]),  # of the file that the default starts from
         ("medretrieval --multi", ["--multirun "]),
-        ("medretrieval compare pairs=", ["pairs=all ", "pairs=best "]),
+        ("medretrieval compare family=", ["family=all ", "family=best ", "family=encoders "]),
         ("medretrieval compare --j", ["--json "]),
         ("medretrieval zebra", []),
     ],
@@ -83,7 +83,7 @@ def test_sweeps_are_offered_where_a_run_is_named(tmp_path, monkeypatch):
     [
         ("medretrieval index=hn", ["hnsw ", "hnsw_sq8 "]),  # bash wants what follows the =
         ("medretrieval comp", ["compare "]),
-        ("medretrieval compare pairs=b", ["best "]),
+        ("medretrieval compare family=b", ["best "]),
         ("medretrieval zebra", []),
     ],
 )

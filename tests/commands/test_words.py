@@ -348,14 +348,14 @@ def test_actions_of_the_cache_have_json_too(say, outputs):
 
 
 def test_the_numbers_of_a_comparison_are_those_of_its_table(say, outputs):
-    shared = ("compare", "s1", f"outputs={outputs}", "track=false", "pairs=all", "resamples=100")
+    shared = ("compare", "s1", f"outputs={outputs}", "track=false", "family=all", "resamples=100")
     content = json.loads(say(*shared, "--json")[1])
     _, table, _ = say(*shared, "format=csv")
     header, first, second = (line.split(",") for line in table.splitlines())
     (pair,) = content["pairs"]
     assert float(first[header.index("value")]) == content["runs"][0]["value"]
     assert float(second[header.index("difference")]) == pair["difference"]
-    assert float(second[header.index("p_holm")]) == pair["p_holm"]
+    assert float(second[header.index("p_corrected")]) == pair["p_holm"]
     assert (pair["run"], pair["minus_run"]) == (2, content["reference"])
 
 

@@ -148,7 +148,7 @@ def test_compare_draws_groups_and_refuses_runs_of_other_groups(config, write_npz
     folders = [run(config(*BASE, override, f"encoder.seed={i}")).folder for i in range(2)]
     runs = [load_run(folder, str(folder)) for folder in folders]
     found = compare(runs, options_of(VERB.parse([str(f) for f in folders]), runs))
-    assert "whole groups of queries (20 groups) are resampled" in found.notes[0]
+    assert "What varies: groups (20 groups), the gallery held fixed" in found.notes[0]
     other = run(config(*BASE, "encoder.seed=2")).folder
     with pytest.raises(UserError, match="the groups of the queries are not the same"):
         compare([*runs, load_run(other, "other")], options_of(VERB.parse([str(f) for f in folders]), runs))

@@ -599,7 +599,7 @@ def fits(column, cell):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on the PATH")
 def test_latex_compiles(good, bad, tmp_path, capsys):
-    main([str(good), str(bad), "pairs=all", *FEW, "format=latex"])
+    main([str(good), str(bad), "family=all", *FEW, "format=latex"])
     preamble = r"\documentclass{article}\usepackage{booktabs}\usepackage{siunitx}\begin{document}"
     text = "\n".join([preamble, capsys.readouterr().out, r"\end{document}"])
     (tmp_path / "t.tex").write_text(text)

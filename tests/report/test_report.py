@@ -86,7 +86,7 @@ def thumbnails_of(text):
 def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
     page = Page(page_of(sweep))
     runs = runs_of(sweep)
-    options = compare_verb.options_of(compare_verb.VERB.parse([str(sweep), "pairs=all"]), runs)
+    options = compare_verb.options_of(compare_verb.VERB.parse([str(sweep), "family=all"]), runs)
     options = dataclasses.replace(options, **FAST)
     found = compare(runs, options)
     assert len(page.rows) == 4

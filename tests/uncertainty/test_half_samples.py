@@ -144,7 +144,12 @@ def test_the_curves_hold_the_scores_at_their_depths(drawn):
             assert drawn.by_depth[name][:, k - 1] == pytest.approx(drawn.scores[f"{name}_at_{k}"], abs=1e-12)
 
 
-def test_macro_means_are_those_of_the_classes(drawn):
+def test_macro_means_are_those_of_the_classes_where_none_is_rare(drawn, monkeypatch):
+    assert not [name for name in drawn.scores if name.startswith("macro_")]
+    monkeypatch.setattr("medretrieval.uncertainty.half_samples.MIN_CLASS_QUERIES", 10)
+    drawn = half_samples(
+        task_over(np.arange(N)), DeepResults(*searched(np.arange(N)), True), WHOLE, 10, SPLIT_COUNT
+    )
     assert drawn.scores["macro_precision_at_5"] == pytest.approx(
         drawn.by_class["precision_at_5"].mean(axis=1)
     )

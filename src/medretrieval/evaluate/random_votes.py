@@ -42,7 +42,7 @@ def majority_votes(counts: Ints, own: Ints, ks: Sequence[int]) -> dict[int, Floa
         k -> float64 [q]; None where that would take too long.
 
     >>> majority_votes(np.array([[2, 1, 1]]), np.array([0]), [2])[2].round(4)
-    array([1.])
+    array([0.8333])
     >>> majority_votes(np.array([[2, 1, 1]]), np.array([1]), [2])[2].round(4)
     array([0.5])
     """

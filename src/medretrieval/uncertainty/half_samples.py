@@ -28,7 +28,7 @@ from medretrieval.uncertainty.half_intervals import share_interval
 SPLITS = 200  # of the images into halves: their luck adds 5 % to a standard error
 SPLIT_SEED = 0  # the same for all runs, so that two runs are compared over the same halves
 MIN_UNITS = 20  # images or groups, below which no interval is given: coverage is not shown there
-MIN_CLASS_QUERIES = 10  # of the rarest class, below which a mean over classes has no interval
+MIN_CLASS_QUERIES = 50  # of the rarest class, below which a mean over classes has no interval
 CURVE_DEPTH = 100
 
 Floats = NDArray[np.float64]
