@@ -26,6 +26,7 @@ from medretrieval.report import charts, pictures
 from medretrieval.report.charts import Scale
 from medretrieval.report.compare import compare
 from medretrieval.report.gather import gather
+from medretrieval.report.page import interval
 from medretrieval.report.pictures import Album, read_pictures
 from medretrieval.runs.folder import MLFLOW_SOURCE
 from medretrieval.track.find_runs import load_run
@@ -109,6 +110,9 @@ def test_numbers_are_those_of_the_runs_and_of_compare(sweep):
             assert pair.difference in values
             assert pair.adjusted in values
     text = (sweep / "report.html").read_text()
+    for pair in found.pairs:
+        if pair.b == 0:
+            assert interval(pair.corrected, signs=True) in text
     for name, ends in runs[0].report.intervals.items():
         assert name in text
         assert f"{ends.low:.4f} to {ends.high:.4f}" in text
