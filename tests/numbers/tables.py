@@ -4,6 +4,7 @@ A table stands between `<!-- numbers: name -->` and `<!-- end of numbers -->`. H
 that makes it from finished runs; tests/test_numbers.py makes them again and compares.
 """
 
+import csv
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -106,12 +107,40 @@ def mahbod(runs: Runs) -> str:
     return markdown(["encoder, measured here", "mAP@5", "mMV@5", "ACC@1", "ACC@3", "ACC@5"], rows)
 
 
+def near_duplicates(runs: Runs) -> str:
+    """What the audit finds, on the test images of PneumoniaMNIST."""
+    rows = []
+    for protocol in ("leave_one_out", "query_gallery"):
+        for encoder in ("pixels", "efficientnet_lite0"):
+            words = ["dataset=pneumoniamnist", f"protocol={protocol}", f"encoder={encoder}"]
+            audit = runs.of(*words)[0].audit
+            assert audit is not None
+            assert audit.near_cosine is not None
+            rows.append(
+                [f"`medretrieval {' '.join(words)}`", f"{audit.near_cosine:.4f}", f"{audit.near_embedding}"]
+            )
+    return markdown(["command", "threshold", "query images with a near-duplicate"], rows)
+
+
+def in_words(runs: Runs) -> list[float]:
+    """The numbers of the README's paragraph on pixels and efficientnet_lite0, in its order."""
+    found = []
+    for protocol, encoders in reversed(LOO_AND_TRAIN):
+        shown = runs.compared(of_encoders(protocol, encoders), "format=csv")
+        row = next(r for r in csv.DictReader(io.StringIO(shown)) if r["run"] == "efficientnet_lite0")
+        keys = ["difference", "difference_low", "difference_high"]
+        keys += ["p", "p_corrected"] if protocol == "leave_one_out" else []
+        found += [float(row[key]) for key in keys]
+    return found
+
+
 TABLES: dict[str, Callable[[Runs], str]] = {
     "encoder scores": encoder_scores,
     "encoder differences": encoder_differences,
     "comparison": comparison,
     "index types": index_types,
     "mahbod2025": mahbod,
+    "near duplicates": near_duplicates,
 }
 
 
