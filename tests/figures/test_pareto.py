@@ -114,6 +114,24 @@ def test_labels_cover_neither_each_other_nor_the_frame(drawn):
     assert all(frame.contains(*corner) for box in boxes for corner in box.corners())
 
 
+def test_where_there_is_no_room_the_front_alone_is_labeled(drawn):
+    crowd = [
+        row(
+            label=f"a rather long name of an index with many search parameters {i}",
+            score=0.5 + i % 4 / 1000,
+            latency_ms=1 + i / 1000,
+        )
+        for i in range(60)
+    ]
+    axes = drawn(crowd).axes[0]
+    texts = {text.get_text() for text in axes.texts}
+    bold = {text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
+    assert {f"a rather long name of an index with many search parameters {i}" for i in (0, 1, 2, 3)} == bold
+    assert len(texts) < 60
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+
+
 @pytest.mark.parametrize(
     "rows", [runs(1), runs(3), runs(20), [row(encoder="a very long name of an encoder" * 2)]]
 )

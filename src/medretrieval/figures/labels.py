@@ -13,6 +13,7 @@ Floats = NDArray[np.float64]
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 DISTANCES_POINTS = (4, 14, 26, 40, 60)  # from the edge of its marker, in points
 LEAD_COST = 8.0  # how much worse a line through a label is than as much of a label over another
+MAX_COVERED_SHARE = 0.05  # of its area that a label which may be left out may cover of others
 LEAD_GAP_PIXELS = 3.0  # pixels between a label and the line to it
 STEP_PIXELS = 5.0  # pixels between the boxes that stand for a line
 
@@ -56,11 +57,26 @@ def place_labels(canvas: Canvas, sizes: Sequence[tuple[float, float]]) -> list[L
         canvas: markers, one a label, and what else is drawn.
         sizes: width and height of each label in pixels.
     """
+    return [label for label in place_some(canvas, sizes, [True] * len(sizes)) if label is not None]
+
+
+def place_some(
+    canvas: Canvas, sizes: Sequence[tuple[float, float]], needed: Sequence[bool]
+) -> list[Label | None]:
+    """The same, those that are needed first; of the others None where each place would cover something.
+
+    Args:
+        canvas: markers, one a label, and what else is drawn.
+        sizes: width and height of each label in pixels.
+        needed: labels that must stand somewhere.
+    """
     reach = canvas.radii[:, None]
     markers = np.column_stack([canvas.centers - reach, canvas.centers + reach])
     taken = np.concatenate([markers, *(_trail(a, b) for a, b in pairwise(canvas.line))])
-    placed = []
-    for i, (center, size) in enumerate(zip(canvas.centers, np.asarray(sizes, np.float64), strict=True)):
+    placed: list[Label | None] = [None] * len(sizes)
+    extents = np.asarray(sizes, np.float64)
+    for i in sorted(range(len(sizes)), key=lambda i: not needed[i]):
+        center, size = canvas.centers[i], extents[i]
         others, radius = np.delete(taken, i, axis=0), float(canvas.radii[i])
         boxes = [
             _beside(center, radius + distance * canvas.point, size, direction)
@@ -73,12 +89,14 @@ def place_labels(canvas: Canvas, sizes: Sequence[tuple[float, float]]) -> list[L
             for box, trail in zip(boxes, trails, strict=True)
         ]
         best = int(np.argmin(costs))
+        if not needed[i] and costs[best] > MAX_COVERED_SHARE * size.prod():
+            continue
         taken = np.concatenate([taken, boxes[best][None]])
         lead = None
         if best >= len(DIRECTIONS):
             taken = np.concatenate([taken, trails[best]])
             lead = _lead(center, boxes[best], radius)
-        placed.append(Label(boxes[best], lead))
+        placed[i] = Label(boxes[best], lead)
     return placed
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
-from medretrieval.figures.labels import Canvas, place_labels
+from medretrieval.figures.labels import Canvas, place_some
 from medretrieval.figures.style import (
     CHANCE,
     HEADING_INCHES,
@@ -36,7 +36,8 @@ KEYS = ("label", "encoder", "score", "latency_ms", "bytes_per_vector")
 def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "score") -> None:
     """Draw score against latency, one marker a run, and join those that no other run beats in both.
 
-    The area of a marker grows with its bytes per vector, its color and shape say its encoder.
+    The area of a marker grows with its bytes per vector, its color and shape say its encoder. Runs that
+    another one beats have a label where there is room.
 
     Args:
         path: the PNG to write, 150 dpi.
@@ -89,7 +90,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]], objective: str = "scor
     ]
     plain_words(drawing)
     drawing.draw_without_rendering()  # settles the layout, on which the places in pixels depend
-    _place(axes, labels, points[:, ::-1], areas)
+    _place(axes, labels, points[:, ::-1], areas, front)
     drawing.savefig(path, format="png", dpi=150)
 
 
@@ -166,15 +167,20 @@ def _draw_legends(drawing: "Figure", rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _place(
-    axes: "Axes", labels: "Sequence[Annotation]", points: NDArray[np.float64], areas: NDArray[np.float64]
+    axes: "Axes",
+    labels: "Sequence[Annotation]",
+    points: NDArray[np.float64],
+    areas: NDArray[np.float64],
+    front: NDArray[np.bool_],
 ) -> None:
-    """Move each label to where it covers least.
+    """Move each label to where it covers least; off the front it is left out where it has no room.
 
     Args:
         axes: with limits and layout settled; its first line is the front.
         labels: one a point.
         points: float64 [n, 2], x and y in data.
         areas: of the markers, float64 [n], in square points.
+        front: bool [n], runs whose labels must stand somewhere.
     """
     point = figure_of(axes).dpi / 72
     extents = [label.get_window_extent() for label in labels]
@@ -186,8 +192,13 @@ def _place(
         point=point,
     )
     room = 2 * LABEL_ROOM_PIXELS
-    placed = place_labels(canvas, [(extent.width + room, extent.height + room) for extent in extents])
-    for label, center, place in zip(labels, canvas.centers, placed, strict=True):
+    sizes = [(extent.width + room, extent.height + room) for extent in extents]
+    for label, center, place in zip(
+        labels, canvas.centers, place_some(canvas, sizes, front.tolist()), strict=True
+    ):
+        if place is None:
+            label.remove()
+            continue
         label.set_position(tuple((place.box[:2] + LABEL_ROOM_PIXELS - center) / point))
         if place.lead is not None:
             ends = axes.transData.inverted().transform(place.lead)

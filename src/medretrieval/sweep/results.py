@@ -85,10 +85,12 @@ def draw_pareto(folder: Path, reports: list[RunReport]) -> list[Path]:
 
 
 def _points(runs: list[RunReport]) -> list[dict[str, Any]]:
-    shown = differing(runs).values()
+    shown = differing(runs)
+    if len(shown) > 1:  # the legend says the encoder
+        shown.pop("encoder", None)
     return [
         {
-            "label": " ".join(text for axis in shown if (text := axis(run))),
+            "label": " ".join(text for axis in shown.values() if (text := axis(run))),
             "encoder": AXES["encoder"](run),
             "score": run.objective.value,
             "latency_ms": run.speed.latency_ms.p50,
