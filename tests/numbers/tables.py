@@ -6,14 +6,18 @@ that makes it from finished runs; tests/test_numbers.py makes them again and com
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pyarrow import compute, parquet
+
 from medretrieval import compose, run
 from medretrieval.commands.compare import VERB as COMPARE
+from medretrieval.runs.folder import LABEL, PER_QUERY
 from medretrieval.runs.report import RunReport
 from medretrieval.runs.tables import markdown
 
@@ -21,6 +25,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"<!-- numbers: ([\w ]+) -->\n(.*?)<!-- end of numbers -->", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.]*\w)")
 ENCODERS = ("pixels", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite0", "random")
+INDEXES = ("flat", "ivf", "hnsw", "ivfpq", "hnsw_sq8")
+CONFUSED = ("pneumonia for normal", "normal for pneumonia")
+SKEWNESS = "skewness of the 5-occurrence"
 LOO_AND_TRAIN = (("leave_one_out", ENCODERS), ("query_gallery", ("pixels", "efficientnet_lite0", "random")))
 
 
@@ -38,7 +45,7 @@ class Runs:
     def of(self, *overrides: str) -> tuple[RunReport, Path]:
         """The report and the folder of a run."""
         if overrides not in self.done:
-            result = run(compose(*overrides, *self.places, "tracking=none", "figures.enabled=false"))
+            result = run(compose("figures.enabled=false", *overrides, *self.places, "tracking=none"))
             self.done[overrides] = result.report, result.folder
         return self.done[overrides]
 
@@ -82,10 +89,42 @@ def comparison(runs: Runs) -> str:
     return f"```\n{shown.split(chr(10) * 2)[0]}\n```"
 
 
+def encoder_failures(runs: Runs) -> str:
+    """What is retrieved wrongly, at depth 5."""
+    header = ["encoder", *CONFUSED, "queries without a hit (normal)", SKEWNESS]
+    rows = []
+    for encoder, overrides in zip(ENCODERS, of_encoders("leave_one_out", ENCODERS), strict=True):
+        _, folder = runs.of(*overrides, "figures.enabled=true")
+        confused, skewness, _ = _failures(folder)
+        table = parquet.read_table(folder / PER_QUERY, columns=[LABEL, "hit_rate_at_5"])
+        lost = table.filter(compute.equal(table["hit_rate_at_5"], 0))[LABEL].to_pylist()
+        rows.append([encoder, *confused, f"{len(lost)} ({lost.count(0)})", skewness])
+    return markdown(header, rows)
+
+
+def index_failures(runs: Runs) -> str:
+    """The same of the index types."""
+    header = ["index", *CONFUSED, SKEWNESS, "share of the gallery that is never retrieved"]
+    rows = []
+    for index in INDEXES:
+        _, folder = runs.of("experiments=index_types", f"index={index}", "figures.enabled=true")
+        confused, *hubness = _failures(folder)
+        rows.append([index, *confused, *hubness])
+    return markdown(header, rows)
+
+
+def _failures(folder: Path) -> tuple[list[str], str, str]:
+    """Shares of the other class, skewness of the k-occurrence, and what is never retrieved."""
+    found = json.loads((folder / "figures" / "examples.json").read_text())
+    share, hubness = found["confusion"]["share"], found["hubness"]
+    confused = [f"{share[0][1]:.3f}", f"{share[1][0]:.3f}"]
+    return confused, f"{hubness['skewness']:.2f}", f"{hubness['never_retrieved']:.3f}"
+
+
 def index_types(runs: Runs) -> str:
     header = ["index", "factory", "search", "precision_at_5", "recall@10", "change of precision_at_10 (95 %)"]
     rows = []
-    for index in ("flat", "ivf", "hnsw", "ivfpq", "hnsw_sq8"):
+    for index in INDEXES:
         report, _ = runs.of("experiments=index_types", f"index={index}")
         loss = report.ann_loss
         recall = change = ""
@@ -137,8 +176,10 @@ def in_words(runs: Runs) -> list[float]:
 TABLES: dict[str, Callable[[Runs], str]] = {
     "encoder scores": encoder_scores,
     "encoder differences": encoder_differences,
+    "encoder failures": encoder_failures,
     "comparison": comparison,
     "index types": index_types,
+    "index failures": index_failures,
     "mahbod2025": mahbod,
     "near duplicates": near_duplicates,
 }
