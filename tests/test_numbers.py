@@ -31,8 +31,9 @@ def test_every_table_stands_in_a_page_and_the_other_way_round():
 @pytest.mark.parametrize(("page", "name", "table"), BLOCKS, ids=[name for _, name, _ in BLOCKS])
 def test_a_table_is_what_its_commands_give(runs, page, name, table):
     made = TABLES[name](runs)
-    words = [" ".join(NUMBER.sub("#", text).replace("|", " | ").split()) for text in (table, made)]
-    assert words[0] == words[1]
+    # The last column says on which side of 0.05 a p lies, which p itself is compared for.
+    plain = [re.sub(r"\b(yes|no)\b", "#", NUMBER.sub("#", text)) for text in (table, made)]
+    assert plain[0].replace("|", " | ").split() == plain[1].replace("|", " | ").split()
     far = FAR_P if "p corrected" in table else FAR
     for told, found in zip(NUMBER.findall(table), NUMBER.findall(made), strict=True):
         # A whole number counts images; some of them are near to counting or not.
