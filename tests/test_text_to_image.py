@@ -189,7 +189,7 @@ def test_what_needs_images_is_left_out_and_said(config, write_npz):
     assert result.report.baseline is None
     notes = " ".join(result.report.notes)
     assert "No pixels baseline: raw pixels cannot answer sentences" in notes
-    assert "only 2 sentences: intervals over so few" in notes
+    assert "only 2 sentences: too few for intervals" in notes
     assert "Modality gap: the mean sentence and the mean image" in notes
     assert "not independent queries" not in notes
     assert "not independent queries" in " ".join(run(config(*ASK, EACH)).report.notes)

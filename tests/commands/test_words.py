@@ -355,7 +355,7 @@ def test_the_numbers_of_a_comparison_are_those_of_its_table(say, outputs):
     (pair,) = content["pairs"]
     assert float(first[header.index("value")]) == content["runs"][0]["value"]
     assert float(second[header.index("difference")]) == pair["difference"]
-    assert float(second[header.index("p_corrected")]) == pair["p_holm"]
+    assert float(second[header.index("p_corrected")]) == pair["p_corrected"]
     assert (pair["run"], pair["minus_run"]) == (2, content["reference"])
 
 

@@ -41,7 +41,7 @@ def test_a_run_stands_beside_chance_and_beside_pixels_with_its_interval(random):
         notes=["Take care."],
     )
     assert run_note(report).split("\n") == [
-        f"**precision_at_3 0.3000** (interval 0.2500 to 0.3500): {random.title}",
+        f"**precision_at_3 0.3000** (95 % interval 0.2500 to 0.3500): {random.title}",
         "",
         "- A random ranking scores 0.2000, lift 1.50.",
         "- Raw pixels score 0.3500.",  # the rest is among the notes
