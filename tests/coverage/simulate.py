@@ -20,6 +20,7 @@ from medretrieval.uncertainty.sign_flips import sign_flips
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+RAREST = "rarest class: "
 SPLITS = 100  # fewer than a run takes: its degrees of freedom know of it
 
 
@@ -30,7 +31,8 @@ class World:
     Attributes:
         images: of a sample (queries, where the gallery is another split).
         gallery: images of the gallery; 0 where queries are the gallery.
-        score: name of the score.
+        score: name of the score; with macro_ before it the mean over classes, with RAREST that of the last
+            class's queries.
         dimension: of the vectors.
         classes: probability of each class.
         apart: of the class means from the first one's, in standard deviations within a class.
@@ -66,7 +68,7 @@ class World:
 
     @property
     def reported(self):
-        name = self.score.removeprefix(MACRO)
+        name = self.score.removeprefix(MACRO).removeprefix(RAREST)
         k = int(name.rpartition("_")[2]) if name[-1].isdigit() else 1
         return next(one for one in reported_scores([k], "single") if one.name == name)
 
@@ -132,20 +134,30 @@ def _task(world: World, rng, seed: int):
     return task_of(queries, _split("train", of_gallery, None, 1)), vectors, shared
 
 
+def _column(world: World, halves):
+    """The score in halves; None where it has no interval."""
+    if not world.score.startswith(RAREST):
+        return halves.scores.get(world.score)
+    column = halves.by_class[world.reported.name][:, -1]
+    return None if np.isnan(column).any() else column
+
+
 def contrasts(world: World, rng, seed: int = 0):
     """What the project says of the encoders on a sample, and what queries alone would say."""
     task, queries, gallery = _task(world, rng, seed)
     found = [_searched(world, task, *sides) for sides in zip(queries, gallery, strict=True)]
     values = np.stack([side[0] for side in found], axis=1)
     members = class_members(task.queries.labels) if world.score.startswith(MACRO) else None
+    if world.score.startswith(RAREST):
+        values = np.where(task.queries.labels[:, None] == len(world.classes) - 1, values, np.nan)
     drawn = bootstrap(values, Resampling(RESAMPLES, CONFIDENCE, 0), task.queries.groups, members)
     plain = OfQueries(drawn, sign_flips(values, RESAMPLES - 1, 0, task.queries.groups, members))
     halves = [side[1] for side in found]
     if halves[0] is None:
         return plain, plain
-    if any(world.score not in one.scores for one in halves):  # a mean over classes, one of them very rare
+    if any(_column(world, one) is None for one in halves):  # a class is very rare
         return None, plain
-    columns = np.stack([one.scores[world.score] for one in halves], axis=1)
+    columns = np.stack([_column(world, one) for one in halves], axis=1)
     paired = PairedHalves(drawn.means, columns, halves[0].sides, CONFIDENCE)
     return OfImages(paired, RESAMPLES, 0), plain
 

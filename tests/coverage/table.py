@@ -1,7 +1,7 @@
 """The worlds that are simulated, and what a line of the table says of each."""
 
 import numpy as np
-from tests.coverage.simulate import World, answers, any_alarm, rates, simulate
+from tests.coverage.simulate import RAREST, World, answers, any_alarm, rates, simulate
 
 from medretrieval.config import Resample
 
@@ -25,6 +25,7 @@ ONE_SET = (
     ("156 images, score near 1", World(156, score="precision_at_1", apart=5.0)),
     ("624 images, classes of 45, 30, 15, 10 %", World(624, score="macro_precision_at_5", classes=RARE)),
     ("240 images, groups of 4", World(240, group=4)),
+    ("156 images, 20 % in one class", World(156, score=f"{RAREST}precision_at_5", classes=(0.8, 0.2))),
     ("624 images", World(624)),
     ("624 images", World(624, dimension=2, score="precision_at_50")),
 )
@@ -41,6 +42,7 @@ TWO_SETS = (
         "200 queries, classes of 60, 30, 7, 3 %",
         World(200, 2000, score="macro_precision_at_5", classes=FOUR),
     ),
+    ("200 queries, 10 % in one class", World(200, 2000, score=f"{RAREST}precision_at_5", classes=(0.9, 0.1))),
     ("200 queries, gallery of 200", World(200, 200)),
     ("the same, against new galleries", World(200, 200, new_gallery=True)),
     ("the same, resample=both", World(200, 200, new_gallery=True, resample=Resample.both)),
