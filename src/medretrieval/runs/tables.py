@@ -23,7 +23,8 @@ def run_table(report: RunReport, folder: Path) -> str:
     lines += _score_table(report)
     counts, kept = report.counts, {"embeddings": report.encoder.cached, "index": report.index.cached}
     from_cache = " and ".join(name for name, cached in kept.items() if cached)
-    stages = "   ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.timings_s.items())
+    seconds = {"ANN check" if stage == "ann_check" else stage: s for stage, s in report.timings_s.items()}
+    stages = "   ".join(f"{stage} {s:.2f}" for stage, s in seconds.items())
     lines += ["", f"queries {counts.queries}, gallery {counts.gallery}   index {report.index.factory}"]
     lines.append(f"seconds: {stages}" + (f"   (from the cache: {from_cache})" if from_cache else ""))
     lines += _fidelity_lines(report.encoder) + _speed_lines(report) + _zero_shot_lines(report)

@@ -81,7 +81,7 @@ def text(run: SearchableRun, k: int, answers: Sequence[Answer], drawn: Path | No
         lines += _nearness_lines(answer)
     far = sum(answer.novelty is not None and answer.novelty.is_out_of_distribution for answer in answers)
     if len(answers) > 1 and answers[0].novelty is not None:
-        lines += ["", f"{far} of {len(answers)} queries are out of distribution"]
+        lines += ["", f"{far} of {len(answers)} queries {'is' if far == 1 else 'are'} out of distribution"]
     lines += [] if drawn is None else ["", f"picture: {drawn}"]
     return "\n".join([*lines, ""])
 
@@ -101,9 +101,9 @@ def _nearness_lines(answer: Answer) -> list[str]:
         return ["no out-of-distribution check: the gallery is a single image"]
     said = (
         f"nearest {near.metric} distance {round(near.distance, 4) + 0.0:.4f}: greater than "
-        f"{near.quantile:.1%} of the distances from gallery images to their own nearest neighbor "
-        f"(limit {near.limit:.4f}, the {NOVELTY_QUANTILE:.0%} quantile)"
+        f"{100 * near.quantile:.1f} % of the distances from gallery images to their own nearest neighbor "
+        f"(limit {near.limit:.4f}, the {100 * NOVELTY_QUANTILE:.0f}th percentile)"
     )
     if near.is_out_of_distribution:
-        return [said, "OUT OF DISTRIBUTION: these results say little about this picture"]
+        return [said, "out of distribution: these results say little about this picture"]
     return [said]
