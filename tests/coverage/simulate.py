@@ -167,11 +167,16 @@ def answers(world: World, rng) -> tuple[Answers, Answers]:
     both = []
     for one in (made := contrasts(world, rng)):
         if one is None:
-            both.append(Answers(float(made[1].means[0]), None, None, 1.0))
+            both.append(Answers(float(made[1].scores.means[0]), None, None, 1.0))
             continue
-        apart = one.difference(0, 1)
+        apart = one.scores.difference(0, 1)
         both.append(
-            Answers(float(one.means[0]), one.interval(0), None if apart is None else apart[1:], one.p(0, 1))
+            Answers(
+                float(one.scores.means[0]),
+                one.scores.interval(0),
+                None if apart is None else apart[1:],
+                one.p(0, 1),
+            )
         )
     return both[0], both[1]
 

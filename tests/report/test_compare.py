@@ -190,7 +190,7 @@ def test_runs_whose_queries_are_the_gallery_are_compared_by_halves(make, capsys)
     columns = np.stack([one.scores[score] for one in halves], axis=1)
     drawn = OfImages(PairedHalves(np.array(means), columns, halves[0].sides, 0.95), 10_000, 0)
     pair = shown["pairs"][0]
-    assert [pair[k] for k in ("difference", "low", "high")] == pytest.approx(drawn.difference(1, 0))
+    assert [pair[k] for k in ("difference", "low", "high")] == pytest.approx(drawn.scores.difference(1, 0))
     assert pair["p"] == pytest.approx(drawn.p(1, 0))
     assert pair["low_corrected"] == pair["low"]
     assert any("images in both roles, by random halves" in note for note in shown["notes"])

@@ -62,10 +62,10 @@ def test_one_comparison_is_not_corrected(kind):
     found = corrected(drawn, [(0, 1)], 0.95)
     assert found.p[0] == pytest.approx(drawn.p(0, 1), abs=0.02)
     assert found.p[0] >= drawn.p(0, 1)
-    assert found.ends == [drawn.difference(0, 1)[1:]]
+    assert found.ends == [drawn.scores.difference(0, 1)[1:]]
     if kind is of_queries:
         assert found.p[0] == paired_permutation(*values.T, 999, 0)
-        assert drawn.difference(0, 1) == paired_difference(*values.T, HOW)
+        assert drawn.scores.difference(0, 1) == paired_difference(*values.T, HOW)
 
 
 @KINDS
@@ -93,7 +93,7 @@ def test_corrected_intervals_hold_the_plain_ones_and_agree_with_p(kind):
     found = corrected(drawn, pairs, 0.95)
     assert np.all(np.array(found.p) >= [drawn.p(a, b) for a, b in pairs])
     for (a, b), ends in zip(pairs, found.ends, strict=True):
-        _, low, high = drawn.difference(a, b)
+        _, low, high = drawn.scores.difference(a, b)
         assert high - low < ends[1] - ends[0]
     apart = [ends[0] > 0 or ends[1] < 0 for ends in found.ends]
     assert all(p < 0.06 for p, away in zip(found.p, apart, strict=True) if away)

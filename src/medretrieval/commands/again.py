@@ -59,7 +59,7 @@ VERB = Verb(
     run=_run,
     examples=(
         "medretrieval again outputs/runs/first",
-        "medretrieval again outputs/runs/first paths.cache=/tmp/empty outputs=elsewhere",
+        "medretrieval again outputs/runs/first paths.cache=new_cache outputs=elsewhere",
     ),
     overrides=(ANY_KEY,),
 )

@@ -172,7 +172,14 @@ VERB = Verb(
             default="best",
             formerly="pairs",
         ),
-        Option("resamples", "resamples of the bootstrap", "<n>", int, least=100, unset=f"{OF_RUNS} 10000"),
+        Option(
+            "resamples",
+            "resamples of the bootstrap; runs with random halves need none",
+            "<n>",
+            int,
+            least=100,
+            unset=f"{OF_RUNS} 10000",
+        ),
         Option(
             "permutations",
             "permutations of the sign-flip test, or draws of the correction",

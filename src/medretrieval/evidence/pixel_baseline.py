@@ -22,7 +22,7 @@ from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
-from medretrieval.uncertainty.half_samples import SPLITS, HalfSamples, halves_of
+from medretrieval.uncertainty.half_samples import HALVES_FORMAT, SPLITS, HalfSamples, halves_of
 
 FILE = "per_query.npz"
 HALVES = "halves.npz"
@@ -91,7 +91,7 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
         "ks": settings.evaluation.ks,
         "vote_k": settings.evaluation.vote_k,
         "size": size,
-        "splits": SPLITS if task.in_halves(settings.evaluation.resample) else None,
+        "halves": [HALVES_FORMAT, SPLITS] if task.in_halves(settings.evaluation.resample) else None,
     }
 
     def make(folder: Path) -> Mapping[str, Any]:

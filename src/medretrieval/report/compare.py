@@ -127,7 +127,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
         options.confidence,
         names,
         [r.source for r in runs],
-        [(float(mean), drawn.interval(i)) for i, mean in enumerate(drawn.means)],
+        [(float(mean), drawn.scores.interval(i)) for i, mean in enumerate(drawn.scores.means)],
         reference,
         pairs if options.family == Family.all else pairs[: len(runs) - 1],
         [],
@@ -187,11 +187,11 @@ def _family(options: Options, reference: int, runs: int) -> list[tuple[int, int]
 
 def _pair(drawn: Contrasts, pair: tuple[int, int], adjusted: float, ends: Ends, options: Options) -> Pair:
     a, b = pair
-    alone = drawn.difference(a, b)
+    alone = drawn.scores.difference(a, b)
     return Pair(
         a,
         b,
-        difference=float(drawn.means[a] - drawn.means[b]),
+        difference=float(drawn.scores.means[a] - drawn.scores.means[b]),
         ends=None if alone is None else alone[1:],
         p=drawn.p(a, b),
         adjusted=adjusted,
@@ -218,10 +218,10 @@ def _halves(runs: list[Run], score: str, found: NDArray[np.float64], confidence:
         halves = HalfSamples.load(path) if path.exists() else None
         if halves is None or score not in halves.scores:
             raise UserError(
-                f"compare: {run.source}: {score} cannot be tested: the queries are the gallery, and {HALVES} "
-                f"does not have it (fewer than {MIN_UNITS} images or groups, a class of very few, too many "
-                "images for it, or a graded score); give another score=, or compare runs of "
-                "protocol=query_gallery"
+                f"compare: {run.source}: {score} cannot be tested: it is tested in halves of the images, and "
+                f"{HALVES} does not have it (fewer than {MIN_UNITS} images or groups, a class of very few, "
+                "too many images for it, or a graded score); give another score=, or compare runs of "
+                "protocol=query_gallery with evaluation.resample=queries"
             )
         if sides is not None and not np.array_equal(sides, halves.sides):
             raise UserError(

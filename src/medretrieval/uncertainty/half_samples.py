@@ -25,6 +25,7 @@ from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.uncertainty.half_intervals import share_interval
 
+HALVES_FORMAT = 1  # raised when the same ranking would get other halves, or other scores in them
 SPLITS = 200  # of the images into halves: their luck adds 5 % to a standard error
 SPLIT_SEED = 0  # the same for all runs, so that two runs are compared over the same halves
 MIN_UNITS = 20  # images or groups, below which no interval is given: coverage is not shown there

@@ -5,11 +5,11 @@ Testing, algorithm 2.8): the statistics of all pairs are drawn together under no
 differ little from each other, such as the index variants of one encoder, cost little.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,58 +24,34 @@ Ends = tuple[float, float] | None
 SMALLEST_P = 1e-15  # that still has a finite normal quantile
 
 
-class Contrasts(Protocol):
-    """The scores of several runs over the same images, and how sure their differences are."""
+class Contrasts(ABC):
+    """How the differences of several runs' scores are tested.
 
-    @property
-    def means(self) -> Floats:
-        """Scores of the runs, float64 [runs]."""
-        ...
+    Attributes:
+        scores: means, intervals and differences of the runs.
+    """
 
-    def interval(self, run: int) -> Ends:
-        """Of one score; None where none is valid."""
-        ...
+    scores: Resamples | PairedHalves
 
-    def difference(
-        self, a: int, b: int, confidence: float | None = None
-    ) -> tuple[float, float, float] | None:
-        """Run a minus run b, low, high; None where none is valid."""
-        ...
-
+    @abstractmethod
     def p(self, a: int, b: int) -> float:
         """Two-sided p of run a minus run b."""
-        ...
 
+    @abstractmethod
     def statistic(self, a: int, b: int) -> tuple[float, Floats]:
         """The difference in standard errors, and the same drawn under no difference, float64 [draws]."""
-        ...
 
+    @abstractmethod
     def within(self, a: int, b: int, errors: float) -> Ends:
         """The difference give or take so many standard errors."""
-        ...
 
 
 @dataclass(frozen=True)
-class OfQueries:
+class OfQueries(Contrasts):
     """With the gallery held fixed: bootstrap and sign flips of the queries."""
 
-    resamples: Resamples
+    scores: Resamples
     flips: Flips
-
-    @property
-    def means(self) -> Floats:
-        """Scores of the runs."""
-        return self.resamples.means
-
-    def interval(self, run: int) -> Ends:
-        """Of one score."""
-        return self.resamples.interval(run)
-
-    def difference(
-        self, a: int, b: int, confidence: float | None = None
-    ) -> tuple[float, float, float] | None:
-        """Run a minus run b, low, high."""
-        return self.resamples.difference(a, b, confidence)
 
     def p(self, a: int, b: int) -> float:
         """Two-sided p of run a minus run b."""
@@ -88,54 +64,39 @@ class OfQueries:
         tie = RELATIVE_TIE * float(self.flips.scale[a] + self.flips.scale[b])
         if spread <= tie:
             return 0.0, np.zeros_like(drawn)
-        return (abs(float(self.means[a] - self.means[b])) - tie) / spread, drawn / spread
+        return (abs(float(self.scores.means[a] - self.scores.means[b])) - tie) / spread, drawn / spread
 
     def within(self, a: int, b: int, errors: float) -> Ends:
         """The difference give or take so many standard errors."""
-        if self.resamples.few_differ(a, b):
-            ends = self.resamples.difference(a, b, 1 - two_tails(errors))
+        if self.scores.few_differ(a, b):
+            ends = self.scores.difference(a, b, 1 - two_tails(errors))
             return None if ends is None else ends[1:]
-        apart, wide = float(self.means[a] - self.means[b]), errors * self.resamples.error(a, b)
+        apart, wide = float(self.scores.means[a] - self.scores.means[b]), errors * self.scores.error(a, b)
         return (apart - wide, apart + wide) if wide > 0 else None
 
 
 @dataclass(frozen=True)
-class OfImages:
+class OfImages(Contrasts):
     """With images that vary on both sides: halves of them, and Student's t.
 
     Attributes:
-        halves: the scores of the runs in them.
+        scores: of the runs, in the halves.
         draws: of differences under no difference, for the correction.
         seed: of the draws.
     """
 
-    halves: PairedHalves
+    scores: PairedHalves
     draws: int
     seed: int
 
-    @property
-    def means(self) -> Floats:
-        """Scores of the runs."""
-        return self.halves.means
-
-    def interval(self, run: int) -> Ends:
-        """Of one score."""
-        return self.halves.interval(run)
-
-    def difference(
-        self, a: int, b: int, confidence: float | None = None
-    ) -> tuple[float, float, float] | None:
-        """Run a minus run b, low, high."""
-        return self.halves.difference(a, b, confidence)
-
     def p(self, a: int, b: int) -> float:
         """Two-sided p of run a minus run b."""
-        return self.halves.p(a, b)
+        return self.scores.p(a, b)
 
     @cached_property
     def _drawn(self) -> Floats:
         """Normal scores of the runs with the covariance that the halves have, float64 [draws, runs]."""
-        deviations = self.halves.deviations
+        deviations = self.scores.deviations
         random = np.random.default_rng(self.seed).standard_normal((self.draws, len(deviations)))
         drawn: Floats = random @ deviations / np.sqrt(len(deviations))
         return drawn
@@ -143,7 +104,7 @@ class OfImages:
     def statistic(self, a: int, b: int) -> tuple[float, Floats]:
         """The difference in standard errors, and the same under no difference."""
         drawn = np.abs(self._drawn[:, a] - self._drawn[:, b])
-        error = self.halves.error(a, b)
+        error = self.scores.error(a, b)
         if error == 0:
             return 0.0, np.zeros_like(drawn)
         # p has Student's t; drawn are normal ones, so the quantile that p has there.
@@ -151,7 +112,7 @@ class OfImages:
 
     def within(self, a: int, b: int, errors: float) -> Ends:
         """The difference give or take so many standard errors."""
-        ends = self.difference(a, b, 1 - two_tails(errors))
+        ends = self.scores.difference(a, b, 1 - two_tails(errors))
         return None if ends is None else ends[1:]
 
 
@@ -186,7 +147,7 @@ def corrected(contrasts: Contrasts, pairs: Sequence[tuple[int, int]], confidence
         least = max(least, float(shares[i]), contrasts.p(*pairs[i]))
         adjusted[i] = 1.0 if observed[i] <= 0 else min(least, 1.0)
     if len(pairs) == 1:
-        alone = contrasts.difference(*pairs[0])
+        alone = contrasts.scores.difference(*pairs[0])
         return Corrected(adjusted, [None if alone is None else alone[1:]])
     wide = float(np.quantile(largest, confidence))
     return Corrected(adjusted, [contrasts.within(a, b, wide) for a, b in pairs])
