@@ -4,20 +4,17 @@
 `<!-- verbs:end -->`.
 """
 
-import importlib
 import sys
 from pathlib import Path
 
-from medretrieval.commands import VERBS
+from medretrieval.commands import VERBS, verb
 from medretrieval.commands.words import ANY_KEY, IN_CONFIG, Option, Verb
 from medretrieval.evaluate.score_docs import rewrite
 
 
 def verb_sections() -> str:
     """A section for each verb: usage, options, keys of a configuration, examples."""
-    return "\n".join(
-        _section(importlib.import_module(f"medretrieval.commands.{name}").VERB) for name in VERBS
-    )
+    return "\n".join(_section(verb(name)) for name in VERBS)
 
 
 def _section(verb: Verb) -> str:

@@ -15,8 +15,8 @@ from tests.toy_encoders import Worded
 
 from medretrieval import compose, run
 from medretrieval.cache.store import Cache
-from medretrieval.commands.cache import VERB as CACHE
-from medretrieval.commands.compare import VERB, options_of
+from medretrieval.commands.inputs.cache import VERB as CACHE
+from medretrieval.commands.many_runs.compare import VERB, options_of
 from medretrieval.config import IndexConfig, MetricConfig
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError

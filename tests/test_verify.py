@@ -5,8 +5,8 @@ from tests.conftest import SMALL_RUN
 from tests.files import edit_json, raise_score
 
 from medretrieval import run
-from medretrieval.commands.again import VERB as AGAIN
-from medretrieval.commands.verify import VERB as VERIFY
+from medretrieval.commands.one_run.again import VERB as AGAIN
+from medretrieval.commands.one_run.verify import VERB as VERIFY
 from medretrieval.errors import UserError
 from medretrieval.runs.manifest import differing
 from medretrieval.runs.reopen import saved_config

@@ -144,7 +144,7 @@ def test_a_folder_is_named_in_letters_whatever_the_encoder_is_called(command, wr
 
 def test_a_reader_that_leaves_is_no_error_of_ours(tmp_path):
     code = (
-        "import sys; from medretrieval import cli; from medretrieval.commands import log\n"
+        "import sys; from medretrieval import cli; from medretrieval.commands.many_runs import log\n"
         "class Gone:\n"
         "    def main(self, arguments): raise BrokenPipeError\n"
         "log.VERB = Gone(); sys.argv = ['medretrieval', 'log']; sys.exit(cli.main())"

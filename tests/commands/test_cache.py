@@ -15,7 +15,7 @@ from tests.toy_encoders import Brightness, Interrupted, numbered
 from medretrieval import run
 from medretrieval.cache import entry
 from medretrieval.cache.store import Cache
-from medretrieval.commands.cache import VERB
+from medretrieval.commands.inputs.cache import VERB
 from medretrieval.datasets.base import Split
 from medretrieval.embed import shards
 from medretrieval.embed.images import embed, identify

@@ -16,7 +16,7 @@ from tests.tiny_models import TINY_READER, add_clip
 
 from medretrieval import compose, run
 from medretrieval.cache.store import Cache
-from medretrieval.commands.cache import VERB as CACHE
+from medretrieval.commands.inputs.cache import VERB as CACHE
 from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.images.fit import Fit, as_in_dataset

@@ -1,6 +1,5 @@
 """One vocabulary over all verbs: help, refusals, run=, uri=, outputs=, --json and exit codes."""
 
-import importlib
 import json
 import shlex
 import shutil
@@ -16,9 +15,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tests.files import raise_score
 
-from medretrieval import compose, run
+from medretrieval import commands, compose, run
 from medretrieval.cli import VERBS
-from medretrieval.commands import compare, query, words
+from medretrieval.commands import words
+from medretrieval.commands.many_runs import compare
+from medretrieval.commands.one_run import query
 from medretrieval.commands.words import ANY_KEY, IN_CONFIG, JSON, OUTPUTS, URI, Option, Verb
 from medretrieval.config import root
 from medretrieval.errors import UserError
@@ -26,7 +27,7 @@ from medretrieval.images.fit import Fit
 from medretrieval.report.compare_tables import SUFFIXES
 from medretrieval.track.find_runs import default_uri
 
-TABLES = {name: importlib.import_module(f"medretrieval.commands.{name}").VERB for name in VERBS}
+TABLES = {name: commands.verb(name) for name in VERBS}
 # A word that is needed beside the run, where one is.
 NEEDED = {"explain": ["query=test/3"], "query": ["image=a.png"]}
 ONE_RUN = [name for name, verb in TABLES.items() if any(o.name == "run" and not o.many for o in verb.options)]
@@ -68,7 +69,7 @@ def words_of(name, runs):
 
 def test_every_verb_is_a_module_of_its_name_and_no_module_is_forgotten():
     folder = Path(words.__file__).parent
-    with_table = {p.stem for p in folder.glob("*.py") if "\nVERB = Verb(" in p.read_text()}
+    with_table = {p.stem for p in folder.rglob("*.py") if "\nVERB = Verb(" in p.read_text()}
     assert with_table == set(VERBS) == {verb.name for verb in TABLES.values()}
 
 

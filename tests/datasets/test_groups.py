@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from medretrieval import run
-from medretrieval.commands.compare import VERB, options_of
+from medretrieval.commands.many_runs.compare import VERB, options_of
 from medretrieval.datasets.groups import common_codes, groups_sha256, identical_codes, read_groups
 from medretrieval.errors import UserError
 from medretrieval.report.compare import compare

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.tiny_models import TINY_READER, add_clip
 
 from medretrieval import cli, compose, run
-from medretrieval.commands.explain import VERB
+from medretrieval.commands.one_run.explain import VERB
 from medretrieval.errors import UserError
 from medretrieval.explain.faithfulness import Deletion, summary
 from medretrieval.explain.pairs import Explanations

@@ -16,7 +16,7 @@ from pathlib import Path
 from pyarrow import compute, parquet
 
 from medretrieval import compose, run
-from medretrieval.commands.compare import VERB as COMPARE
+from medretrieval.commands.many_runs.compare import VERB as COMPARE
 from medretrieval.runs.folder import LABEL, PER_QUERY
 from medretrieval.runs.report import RunReport
 from medretrieval.runs.tables import markdown

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from medretrieval.commands.report import VERB
+from medretrieval.commands.many_runs.report import VERB
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

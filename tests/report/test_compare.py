@@ -14,7 +14,7 @@ from tests.files import edit_json
 from tests.refusals import refusal
 
 from medretrieval import run
-from medretrieval.commands.compare import VERB
+from medretrieval.commands.many_runs.compare import VERB
 from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, intervals, paired_difference
 from medretrieval.uncertainty.distributions import exact_interval
 from medretrieval.uncertainty.half_intervals import PairedHalves

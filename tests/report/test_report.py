@@ -16,8 +16,8 @@ from tests.report_runs import FAST
 
 from medretrieval import run
 from medretrieval.cli import VERBS
-from medretrieval.commands import compare as compare_verb
-from medretrieval.commands.report import VERB
+from medretrieval.commands.many_runs import compare as compare_verb
+from medretrieval.commands.many_runs.report import VERB
 from medretrieval.errors import UserError
 from medretrieval.evidence.pareto import pareto_front
 from medretrieval.figures.examples import thumbnail

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from medretrieval import compose, run
-from medretrieval.commands.log import VERB as LOG
+from medretrieval.commands.many_runs.log import VERB as LOG
 from medretrieval.errors import UserError
 from medretrieval.track.jsonl_tracker import JsonLinesTracker, append_line
 from medretrieval.track.mlflow.later import log_later

@@ -9,8 +9,8 @@ from tests.files import edit_json
 from tests.mlflow_store import all_runs, closed_port, only_run
 
 from medretrieval import compose, run
-from medretrieval.commands.again import VERB as AGAIN
-from medretrieval.commands.verify import VERB as VERIFY
+from medretrieval.commands.one_run.again import VERB as AGAIN
+from medretrieval.commands.one_run.verify import VERB as VERIFY
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 from medretrieval.track.find_runs import find_one

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tests.mlflow_store import all_runs, closed_port
 
 from medretrieval import compose, run
-from medretrieval.commands.compare import VERB as COMPARE
+from medretrieval.commands.many_runs.compare import VERB as COMPARE
 from medretrieval.config import root
 from medretrieval.errors import UserError
 from medretrieval.runs.report import read_report

@@ -1,6 +1,5 @@
 """The command: without a verb it is the Hydra run, with one it is that verb."""
 
-import importlib
 import logging
 import os
 import sys
@@ -19,7 +18,7 @@ from medretrieval.cli.usage import (
     refuse_unknown,
     version_text,
 )
-from medretrieval.commands import VERBS
+from medretrieval.commands import VERBS, verb
 from medretrieval.commands.parts.dry_run import DRY_RUN, JSON, Plans, hydra_words
 from medretrieval.errors import UserError, choices, suggestion
 
@@ -86,8 +85,7 @@ def _complete(first: str, rest: list[str]) -> int:
 
 def _verb(name: str, arguments: list[str]) -> int:
     try:
-        code: int = importlib.import_module(f"medretrieval.commands.{name}").VERB.main(arguments)
-        return code
+        return verb(name).main(arguments)
     except Exception as error:
         line = explain(error)
         if line is None:

@@ -1,7 +1,6 @@
 """Words that a shell offers at the Tab key, and the scripts by which bash and zsh ask for them."""
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from medretrieval.cli.usage import COMPLETE, COMPLETION, OPTIONS, all_choices, config_folder
-from medretrieval.commands import VERBS
+from medretrieval.commands import VERBS, verb
 from medretrieval.errors import UserError, choices, suggestion
 
 LATEST_SWEEPS = 20  # ids of sweeps that are offered
@@ -179,14 +178,14 @@ def _dataclass_of(hint: Any) -> Any:
 
 def _of_verb(name: str, words: Sequence[str], word: str) -> list[str]:
     """Options of a verb, values of the one that a word names, and ids of sweeps for its run."""
-    verb = importlib.import_module(f"medretrieval.commands.{name}").VERB
+    options = verb(name).options
     key, equals, _ = word.partition("=")
     sweeps = _sweeps(words)
     if not equals:
-        keys = [option.key for option in verb.options]
-        return keys + (sweeps if any(option.name == verb.bare == "run" for option in verb.options) else [])
+        keys = [option.key for option in options]
+        return keys + (sweeps if any(option.name == verb(name).bare == "run" for option in options) else [])
     values = sweeps if key == "run" else []
-    values += [value for option in verb.options if option.name == key for value in option.allowed]
+    values += [value for option in options if option.name == key for value in option.allowed]
     return [f"{key}={value}" for value in values]
 
 

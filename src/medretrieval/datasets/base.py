@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -26,6 +26,8 @@ class Split:
         masks: bool [n, height, width], true where the finding is, where the dataset has them.
         groups: str [n], what an image shares with others that are not independent of it (a patient, a
             lesion), the same name meaning the same group in all splits; None where nobody says.
+        metadata: what else is known of each image: column -> str [n], "" where it is not known; None where
+            the dataset has no such columns.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Split:
     captions: tuple[str, ...] | None = None
     masks: NDArray[np.bool_] | None = None
     groups: NDArray[np.str_] | None = None
+    metadata: Mapping[str, NDArray[np.str_]] | None = None
 
     kind = "images"
     prompts = None

@@ -1,0 +1,1 @@
+"""Verbs about what runs start from: data, and what is kept between runs."""

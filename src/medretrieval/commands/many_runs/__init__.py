@@ -1,0 +1,1 @@
+"""Verbs about the runs of a folder or a sweep."""

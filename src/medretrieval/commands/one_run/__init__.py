@@ -1,0 +1,1 @@
+"""Verbs that open one finished run."""
