@@ -13,11 +13,10 @@ from filelock import FileLock
 from tests.toy_encoders import Brightness, Interrupted, numbered
 
 from medretrieval import run
-from medretrieval.cache import entry
+from medretrieval.cache import entry, shards
 from medretrieval.cache.store import Cache
 from medretrieval.commands.inputs.cache import VERB
 from medretrieval.datasets.base import Split
-from medretrieval.embed import shards
 from medretrieval.embed.images import embed, identify
 from medretrieval.errors import UserError
 
@@ -39,7 +38,7 @@ def make(cache, name, size=1000, used=None):
 
 def unfinished(cache, monkeypatch, n=40):
     """The folder of the shards of a split whose embedding was interrupted."""
-    monkeypatch.setattr(shards, "MIN_SHARD_IMAGES", 8)
+    monkeypatch.setattr(shards, "MIN_SHARD_ROWS", 8)
     encoder = Interrupted(at=5)
     split = Split("train", numbered(range(n)), np.zeros(n, np.int64))
     with pytest.raises(KeyboardInterrupt):

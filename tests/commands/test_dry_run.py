@@ -8,9 +8,9 @@ from tests.conftest import painted
 from tests.toy_encoders import Brightness
 
 from medretrieval import compose, run
+from medretrieval.cache import shards
 from medretrieval.cache.store import Cache
 from medretrieval.dry_run import plan
-from medretrieval.embed import shards
 from medretrieval.runs.report import read_report
 
 RUN = (
@@ -167,7 +167,7 @@ def test_vectors_of_another_shape_of_image_have_no_known_length(planned, done, w
 
 
 def test_a_damaged_shard_stays_where_it_is(done, write_npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MIN_SHARD_IMAGES", 8)
+    monkeypatch.setattr(shards, "MIN_SHARD_ROWS", 8)
     cache = Cache(tmp_path / "cache")
     (top,) = {p.parent for p in cache.root.glob("embeddings/*/*") if p.is_dir()}
     folder = top / f"{'a' * 64}.shards" / ("b" * 64)

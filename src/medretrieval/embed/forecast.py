@@ -8,10 +8,10 @@ from typing import Any
 from medretrieval.cache import entry
 from medretrieval.cache.entry import SHARDS_SUFFIX
 from medretrieval.cache.maintenance import about
+from medretrieval.cache.shards import Shards
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
-from medretrieval.embed.images import KIND, key_parts
-from medretrieval.embed.shards import Shards
+from medretrieval.embed.images import KIND, image_digests, key_parts, rows_of
 from medretrieval.encoders.base import Encoder
 
 UNKNOWN = "not yet identified"  # the only part of an identity that the cache does not know
@@ -80,7 +80,7 @@ def forecast(identity: Mapping[str, Any], split: Split, size: int, cache: Cache)
         entry.read(place)
         return Forecast(place.name, len(split), 0, kept=True)
     except entry.Damaged:  # as it is where it is not there
-        shards = Shards(split.images, identity, place, look_only=True)
+        shards = Shards(image_digests(split.images), rows_of(identity), place, look_only=True)
         return Forecast(place.name, len(split), len(shards.missing), kept=False)
 
 

@@ -5,6 +5,7 @@ Vectors are written in shards as embedding goes, so that an interrupted run goes
 
 import errno
 import functools
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.cache.store import Cache, content_key
+from medretrieval.cache.shards import RowKind, Shards, as_bytes, write_header
+from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
-from medretrieval.embed.shards import VECTORS, Shards, load, write_header
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
 
 KIND = "embeddings"  # in the cache
+VECTORS = "embeddings.npy"
 FIDELITY_SAMPLE_IMAGES = 32  # images whose vectors are compared with those of full precision
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 
@@ -84,7 +86,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
 
     def encode() -> None:
         nonlocal shards, made
-        shards = Shards(split.images, identity, place)
+        shards = Shards(image_digests(split.images), rows_of(identity), place)
         made = len(shards.missing)
         _encode(encoder, split, shards)
 
@@ -102,7 +104,7 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     if shards is not None:
         shards.remove()
     return Embeddings(
-        vectors=load(entry.folder),
+        vectors=rows_of(identity).load(entry.folder),
         path=entry.folder / VECTORS,
         key=place.name,
         cached=made == 0,
@@ -119,7 +121,23 @@ def key_parts(identity: Mapping[str, Any], split: Split, size: int) -> tuple[dic
         "size": size,
         "encoder": dict(identity),
     }
-    return parts, content_key({"encoder": dict(identity)})[:16]
+    return parts, rows_of(identity).group
+
+
+def rows_of(identity: Mapping[str, Any]) -> RowKind:
+    """Vectors as rows of the cache: those of one encoder, by the images they are of."""
+    return RowKind("encoder", identity, "images", VECTORS, "<f4")
+
+
+def image_digests(images: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """SHA-256 over shape and bytes of each image (S32 [n]; images uint8 [n, h, w] or [n, h, w, 3])."""
+    start = hashlib.sha256(f"{images.dtype.str}{images.shape[1:]}".encode())
+    digests = np.empty((len(images), start.digest_size), np.uint8)
+    for row, image in zip(digests, images, strict=True):
+        digest = start.copy()
+        digest.update(np.ascontiguousarray(image).data)
+        row[:] = np.frombuffer(digest.digest(), np.uint8)
+    return as_bytes(digests)
 
 
 def _fidelity(
@@ -161,7 +179,7 @@ class _Work:
 
     def write(self, positions: NDArray[np.int64], path: Path) -> dict[str, Any]:
         """Write the vectors of one shard, the images at these positions; returns facts about them."""
-        encoder, width = self.encoder, self.shards.width or None
+        encoder, width = self.encoder, self.shards.row_shape[0] if self.shards.row_shape else None
         start, begin, n = time.perf_counter(), 0, len(positions)
         # Plain writes: a full disk is an error here, where through a memory map it would kill the process.
         with path.open("wb") as file:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.cache.shards import write_header
 from medretrieval.cache.store import Cache
 from medretrieval.embed.images import Embeddings, embed
-from medretrieval.embed.shards import write_header
 from medretrieval.errors import UserError
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts

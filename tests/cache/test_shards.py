@@ -17,12 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.toy_encoders import Brightness, Neighborly, numbered, numbers
 
-from medretrieval.cache import entry
+from medretrieval.cache import entry, shards
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
-from medretrieval.embed import shards
-from medretrieval.embed.images import embed, identify
-from medretrieval.embed.shards import image_digests
+from medretrieval.embed.images import embed, identify, image_digests
 from medretrieval.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -30,8 +28,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def _small_and_quick_shards(monkeypatch):
-    monkeypatch.setattr(shards, "MIN_SHARD_IMAGES", 8)
-    monkeypatch.setattr(shards, "ASSEMBLED_IMAGES", 8)
+    monkeypatch.setattr(shards, "MIN_SHARD_ROWS", 8)
+    monkeypatch.setattr(shards, "ASSEMBLED_BYTES", 64)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no test here cuts the power
 
 
@@ -151,16 +149,16 @@ import json, os, pathlib, random, signal, sys, time
 sys.path.insert(0, sys.argv[2])
 import tqdm, filelock
 import numpy as np
-from medretrieval.embed import shards
+from medretrieval.cache import shards
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
-from medretrieval.embed.images import embed
+from medretrieval.embed.images import embed, image_digests
 from tests.toy_encoders import Neighborly, numbered
 
 place, n = pathlib.Path(sys.argv[1]), int(sys.argv[3])
-shards.MIN_SHARD_IMAGES = shards.ASSEMBLED_IMAGES = 8
+shards.MIN_SHARD_ROWS, shards.ASSEMBLED_BYTES = 8, 64
 split = Split("train", numbered(range(n)), np.zeros(n, np.int64))
-of_digest = {d: i for i, d in enumerate(shards.image_digests(split.images))}
+of_digest = {d: i for i, d in enumerate(image_digests(split.images))}
 
 class Logged(Neighborly):
     def stream(self, images):
