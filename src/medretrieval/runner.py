@@ -110,7 +110,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         searched = stages.index(sides)
         evaluation = stages.evaluate(searched.index, sides)
         outcome = stages.judge(sides, searched, evaluation)
-        report = report_of(settings, inputs, outcome, notes_of(settings, inputs.task, outcome), fingerprint)
+        report = report_of(settings, inputs, outcome, notes_of(settings, inputs, outcome), fingerprint)
         drawn = stages.draw(outcome, report.title)
         report = replace(report, timings_s=clock.up_to_now())
         stages.write(Written(cfg, folder, report), outcome, drawn)
@@ -292,6 +292,8 @@ class Stages:
         writers: dict[str, Callable[[Path], None]] = {
             name: functools.partial(_write_bytes, content=content) for name, content in drawn.files.items()
         }
+        if (rows := inputs.dataset.listing()) is not None:
+            writers[run_folder.SPLITS] = functools.partial(run_folder.write_splits, rows=rows)
         if (halves := outcome.evidence.halves) is not None:
             writers[run_folder.HALVES] = halves.save
         if (leaks := outcome.audit) is not None and leaks.pairs:

@@ -129,9 +129,9 @@ class Shards:
         """The entries that have rows of this split."""
         return self._sources
 
-    def cut(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
-        """The positions of each shard that is missing: whole batches, at least MIN_SHARD_ROWS rows."""
-        size = -(-MIN_SHARD_ROWS // batch_size) * batch_size
+    def cut(self, batch_size: int, least: int | None = None) -> Iterator[NDArray[np.int64]]:
+        """The positions of each missing shard: whole batches, at least `least` rows (MIN_SHARD_ROWS)."""
+        size = -(-(MIN_SHARD_ROWS if least is None else least) // batch_size) * batch_size
         missing = self.missing
         for begin in range(0, len(missing), size):
             yield missing[begin : begin + size]

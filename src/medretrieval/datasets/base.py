@@ -1,8 +1,9 @@
 """What a dataset is to the rest of the pipeline: named splits of raw images with labels."""
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -65,6 +66,14 @@ class Split:
         return self.images_sha256
 
     @cached_property
+    def metadata_sha256(self) -> str | None:
+        """SHA-256 over columns and values of the metadata: what scores of subgroups depend on."""
+        if self.metadata is None:
+            return None
+        columns = sorted((name, column.tolist()) for name, column in self.metadata.items())
+        return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+
+    @cached_property
     def labels_sha256(self) -> str:
         """SHA-256 over shape and bytes of the labels: what scores depend on besides."""
         return _sha256(self.labels)
@@ -93,6 +102,23 @@ class Original:
     bits: int
     frames: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a run says of the files that its images were read from.
+
+    Attributes:
+        files: of the splits that were read.
+        unreadable: of these, left out because they cannot be read.
+        splits_made: the splits were drawn, because nobody gave them.
+        shared_groups: groups with images in more than one split.
+    """
+
+    files: int
+    unreadable: int
+    splits_made: bool
+    shared_groups: int
 
 
 class Dataset(ABC):
@@ -148,6 +174,18 @@ class Dataset(ABC):
         Called after `load(split)`.
         """
         return ()
+
+    def facts(self) -> FileFacts | None:
+        """What a run says of the files it has read; None where images have no files of their own."""
+        return None
+
+    def listing(self) -> Iterable[Mapping[str, str]] | None:
+        """A row for each image of every split, for splits.csv; None where images have no files of their own.
+
+        Columns: file, split, id (as `Split.ids`, "" where the image was not read), label, and where there are
+        such group and others. Every row has the same ones.
+        """
+        return None
 
 
 def _sha256(array: NDArray[np.generic]) -> str:

@@ -3,7 +3,6 @@
 Vectors are written in shards as embedding goes, so that an interrupted run goes on after the last one.
 """
 
-import errno
 import functools
 import hashlib
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.cache.entry import DISK_FULL_ERRNOS
 from medretrieval.cache.shards import RowKind, Shards, as_bytes, write_header
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
@@ -26,7 +26,6 @@ from medretrieval.vectors import require_vectors
 KIND = "embeddings"  # in the cache
 VECTORS = "embeddings.npy"
 FIDELITY_SAMPLE_IMAGES = 32  # images whose vectors are compared with those of full precision
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """A run's folder: what is in it, written whole or not at all, and read by its type or refused."""
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ PER_QUERY = "per_query.parquet"
 RANKING = "ranking.npz"
 HALVES = "halves.npz"  # scores in halves of the images, where the queries are the gallery
 SKIPPED = "skipped.json"
+SPLITS = "splits.csv"  # which file is in which split, where images have files of their own
 PROMPTS = "prompts.json"  # sentences of the queries, where these are sentences
 AUDIT_PAIRS = "audit.parquet"
 AUDIT_PICTURE = "audit.png"
@@ -114,6 +116,21 @@ def _write_per_query(path: Path, evaluation: Evaluation, task: RetrievalTask) ->
         columns[GROUP] = pa.array(task.queries.groups)
     columns |= {n: pa.array(v, from_pandas=True) for n, v in evaluation.per_query.items()}
     parquet.write_table(pa.table(columns), path)
+
+
+def write_splits(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Write the rows of `Dataset.listing` as CSV, UTF-8.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+            writer.writerow(row)
 
 
 def _label_column(labels: Labels) -> Any:

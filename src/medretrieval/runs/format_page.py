@@ -50,6 +50,8 @@ OTHERS = {
     "embeddings_query.npy": "float32 [q, d], a link into the cache",
     "embeddings_gallery.npy": "float32 [n, d], a link into the cache",
     run_folder.PROMPTS: "the sentences of each query; only where sentences are the queries",
+    run_folder.SPLITS: "a row for each image of every split: file, split, id, label, group, and for DICOM "
+    "its SOP Instance UID; only where the images are files of the user's own",
     run_folder.AUDIT_PAIRS: "pairs of look-alikes, the most alike first; only where there are any",
     run_folder.AUDIT_PICTURE: "the worst of these pairs",
     f"{run_folder.FIGURES}/": "pictures and what they show; only with figures.enabled or explain.enabled",

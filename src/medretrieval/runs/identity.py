@@ -22,7 +22,7 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
     for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
-    for key in ("root", "groups"):
+    for key in ("root", "groups", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
     return canonical_sha256(
@@ -31,6 +31,7 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
             "config": config,
             "images": [task.queries.content_sha256, task.gallery.images_sha256],
             "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
+            "metadata": [split and split.metadata_sha256 for split in (task.queries.split, task.gallery)],
             "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
             "encoder": inputs.identity,
             "version": importlib.metadata.version("medretrieval"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medretrieval.config import Config
+from medretrieval.datasets.base import FileFacts
 from medretrieval.embed.images import Embeddings
 from medretrieval.evaluate.evaluate import Evaluation, objective_name
 from medretrieval.evidence.ann_loss import AnnLoss
@@ -25,6 +26,7 @@ from medretrieval.runs.report import (
     BaselineReport,
     ClassReport,
     Counts,
+    FilesReport,
     LeftOut,
     Objective,
     ProtocolReport,
@@ -106,6 +108,7 @@ def report_of(
         format=FORMAT,
         title=title(settings, inputs.encoder),
         dataset=inputs.dataset.name,
+        files=_files(inputs.dataset.facts()),
         metric=settings.metric.name,
         protocol=_protocol(settings),
         scores=evaluation.scores,
@@ -148,6 +151,10 @@ def _protocol(settings: Config) -> ProtocolReport:
         prompts=_text(protocol.prompts),
         center=_text(protocol.center),
     )
+
+
+def _files(facts: FileFacts | None) -> FilesReport | None:
+    return None if facts is None else FilesReport(**dataclasses.asdict(facts))
 
 
 def _text(choice: str | None) -> str | None:

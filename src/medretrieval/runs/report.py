@@ -163,6 +163,23 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class FilesReport:
+    """The files of the user's own that images were read from.
+
+    Attributes:
+        files: of the splits that the run read.
+        unreadable: of these, left out because they cannot be read (dataset.unreadable=skip).
+        splits_made: the splits were drawn by dataset.shares and dataset.split_seed; splits.csv has them.
+        shared_groups: groups with images in more than one split (dataset.shared_groups=report).
+    """
+
+    files: int
+    unreadable: int
+    splits_made: bool
+    shared_groups: int
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything a run says of itself.
 
@@ -170,6 +187,7 @@ class RunReport:
         format: of the run's folder, which all its files share; another version may read another one.
         title: the run in one line.
         dataset: its name.
+        files: the files its images were read from; null where they have none of their own.
         metric: name of the distance.
         protocol: who queries whom.
         scores: score -> mean over the queries with something to find; `macro_` scores are means over classes
@@ -210,6 +228,7 @@ class RunReport:
     format: int
     title: str
     dataset: str
+    files: FilesReport | None
     metric: str
     protocol: ProtocolReport
     scores: dict[str, float]

@@ -8,7 +8,7 @@ from medretrieval.config import Baseline, leaves
 from medretrieval.evaluate.score_table import MAP_DEPTH, is_headline
 from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.protocol.task import BY_HALVES
-from medretrieval.runs.folder import SCORES
+from medretrieval.runs.folder import SCORES, SPLITS
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
 
@@ -27,7 +27,12 @@ def run_table(report: RunReport, folder: Path) -> str:
     stages = "   ".join(f"{stage} {s:.2f}" for stage, s in seconds.items())
     lines += ["", f"queries {counts.queries}, gallery {counts.gallery}   index {report.index.factory}"]
     lines.append(f"seconds: {stages}" + (f"   (from the cache: {from_cache})" if from_cache else ""))
-    lines += _fidelity_lines(report.encoder) + _speed_lines(report) + _zero_shot_lines(report)
+    lines += (
+        _file_lines(report)
+        + _fidelity_lines(report.encoder)
+        + _speed_lines(report)
+        + _zero_shot_lines(report)
+    )
     lines.append(f"what varies in the intervals: {what_varies(report)}; 'chance' is a random ranking")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, f"results: {folder}", ""])
@@ -88,6 +93,21 @@ def _chance(report: RunReport, name: str) -> str:
     """With its standard error where it was drawn."""
     error = f" ± {report.chance_errors[name]:.4f}" if name in report.chance_errors else ""
     return _number(report.chance, name) + error
+
+
+def _file_lines(report: RunReport) -> list[str]:
+    """What became of the files of a dataset of one's own."""
+    files = report.files
+    if files is None:
+        return []
+    said = [f"{files.files - files.unreadable} read"]
+    if files.unreadable:
+        said.append(f"{files.unreadable} left out, which cannot be read")
+    if files.splits_made:
+        said.append(f"splits drawn ({SPLITS})")
+    if files.shared_groups:
+        said.append(f"{files.shared_groups} groups in more than one split")
+    return [f"files: {', '.join(said)}"]
 
 
 def _fidelity_lines(encoder: EncoderReport) -> list[str]:
@@ -237,6 +257,8 @@ def sweep_table(reports: Sequence[RunReport], in_markdown: bool = False) -> str:
         named = [f"**{heading}**\n" if in_markdown else heading] if len(groups) > 1 or in_markdown else []
         blocks.append("\n".join(named + lines))
     notes = ["difference: from the best run of the table"]
+    if unread := max((r.files.unreadable for r in reports if r.files is not None), default=0):
+        notes.append(f"up to {unread} files a run are left out, which cannot be read")
     if any(r.encoder.random_weights for r in reports):
         notes.append("* RANDOM WEIGHTS: says nothing about the model")
     return "\n\n".join(blocks) + ("\n\n" if in_markdown else "\n") + "\n".join(notes)

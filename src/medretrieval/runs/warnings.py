@@ -3,6 +3,7 @@
 import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse
+from medretrieval.datasets.base import FileFacts
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
@@ -14,6 +15,7 @@ from medretrieval.index.autotune import Tuned
 from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
 from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.outputs import RunOutputs
@@ -29,14 +31,15 @@ MIN_GROUPS = 20  # of queries, below which intervals are unreliable
 MIN_QUERIES = 30  # of a class, or of sentences, below which means are unreliable
 
 
-def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list[str]:
+def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]:
     """Sentences about a run, none for a plain one.
 
     Args:
         settings: the run's configuration.
-        task: who queries whom.
+        inputs: dataset, encoder and task.
         outputs: what the stages of the run gave.
     """
+    task = inputs.task
     return (
         _about_depth_of_results(outputs)
         + _about_index(settings, outputs)
@@ -49,6 +52,7 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         + _about_ks(settings, task)
         + _about_audit(settings, outputs.audit, len(task.queries))
         + _about_left_out(settings, outputs.evidence)
+        + _about_files(inputs.dataset.facts())
         + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
         + _about_maps(outputs.explanations)
     )
@@ -272,6 +276,23 @@ def _about_left_out(settings: Config, evidence: Evidence) -> list[str]:
         f"to {high:+.4f}) from "
         f"{left_out['without']:.4f}."
     ]
+
+
+def _about_files(facts: FileFacts | None) -> list[str]:
+    """Files that are left out, and patients on two sides."""
+    notes = []
+    if facts is not None and facts.unreadable:
+        notes.append(
+            f"{_count(facts.unreadable, 'file', 'files')} of {facts.files} cannot be read and "
+            f"{'is' if facts.unreadable == 1 else 'are'} left out; medretrieval data lists them."
+        )
+    if facts is not None and facts.shared_groups:
+        notes.append(
+            f"{_count(facts.shared_groups, 'group has', 'groups have')} images in more than one split: a "
+            "query "
+            "may find its own patient, and scores flatter; protocol.exclude_same_group=true leaves these out."
+        )
+    return notes
 
 
 def _about_sentences(settings: Config, text: TextEvidence | None, queries: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""Datasets of files of one's own: class folders, a table, DICOM."""

@@ -1,0 +1,121 @@
+"""A folder with a sub-folder for each class, and train, val and test above them where there are splits."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medretrieval.datasets.base import LabelType
+from medretrieval.datasets.files.dataset import FileDataset, folder_of
+from medretrieval.datasets.files.table import SPLIT_WORDS, FileTable, read_labels
+from medretrieval.datasets.files.walk import Found, find, shown, sub_folders
+from medretrieval.errors import UserError
+from medretrieval.images.image_file import is_supported
+
+
+class FolderDataset(FileDataset):
+    """Images in class folders: `root/<class>/...` or `root/<split>/<class>/...`.
+
+    The class is the name of the folder; folders in it are searched too.
+
+    Args:
+        root: the folder; the other arguments are those of `FileDataset` and `DecodingOptions`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label_type: LabelType,
+        classes: Sequence[str] | None,
+        root: str | None,
+        size: int,
+        channels: int | None,
+        fit: str,
+        frames: str,
+        unreadable: str,
+        shares: Mapping[str, Any],
+        split_seed: int,
+        cache: str,
+        corrupt: str | None,
+    ) -> None:
+        options = {
+            "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
+            "shares": shares, "split_seed": split_seed, "shared_groups": "refuse", "cache": cache,
+        }  # fmt: skip
+        if label_type == "multi":
+            raise UserError(
+                "dataset.label_type=multi: a file lies in one class folder; use dataset=csv for several "
+                "findings"
+            )
+        super().__init__(name, label_type, classes, folder_of(root, "dataset.root"), options, corrupt)
+
+    def read_table(self) -> FileTable:
+        """Every image below the folder, its class and split.
+
+        Raises:
+            UserError: no class folders, images that lie in none, or split folders beside others.
+        """
+        sides = self._split_folders()
+        files: list[Path] = []
+        splits: list[str] = []
+        words: list[str] = []
+        skipped: list[str] = []
+        for split, folder in sides:
+            for class_folder in sub_folders(folder):
+                found = find(class_folder, is_supported)
+                files += found.files
+                skipped += found.skipped
+                splits += [split] * len(found.files)
+                words += [shown(class_folder, folder)] * len(found.files)
+        self._require_images(files, sides)
+        names = np.array([shown(path, self.root) for path in files], dtype=np.str_)
+        labels, classes = read_labels(
+            words, self.label_type, self.wanted_classes, lambda row: f"dataset.root={self.root}: {names[row]}"
+        )
+        given = np.array(splits, dtype=np.str_) if splits[0] else None
+        left_out = Found((), tuple(skipped)).left_out()
+        return FileTable(tuple(files), names, labels, classes, splits=given, left_out=left_out)
+
+    def _split_folders(self) -> list[tuple[str, Path]]:
+        """The folders that hold class folders, each with its split; "" where there are no splits."""
+        folders = sub_folders(self.root)
+        named = {
+            folder: SPLIT_WORDS[folder.name.lower()]
+            for folder in folders
+            if folder.name.lower() in SPLIT_WORDS
+        }
+        if not named:
+            return [("", self.root)]
+        others = [folder.name for folder in folders if folder not in named]
+        if others:
+            raise UserError(
+                f"dataset.root={self.root}: holds the split folders {', '.join(f.name for f in named)} and "
+                f"beside them {', '.join(others[:3])}; give a folder with class folders, or with split "
+                "folders, "
+                "alone"
+            )
+        for split in set(named.values()):
+            same = [folder.name for folder, found in named.items() if found == split]
+            if len(same) > 1:
+                raise UserError(
+                    f"dataset.root={self.root}: {' and '.join(same)} are one split; keep one folder"
+                )
+        return [(split, folder) for folder, split in named.items()]
+
+    def _require_images(self, files: Sequence[Path], sides: Sequence[tuple[str, Path]]) -> None:
+        for _, folder in sides:
+            loose = [p for p in sorted(folder.iterdir()) if p.is_file() and is_supported(p)]
+            if loose:
+                count = f"{len(loose)} images lie" if len(loose) > 1 else "1 image lies"
+                raise UserError(
+                    f"dataset.root={folder}: {count} in no class folder (first {shown(loose[0], folder)}); "
+                    "put "
+                    "each into the folder of its class, or use dataset=csv"
+                )
+        if not files:
+            raise UserError(
+                f"dataset.root={self.root}: holds no image in a class folder; make it "
+                "<root>/<class>/<image>, or "
+                "<root>/<split>/<class>/<image>"
+            )
