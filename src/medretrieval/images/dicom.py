@@ -1,189 +1,301 @@
-"""A picture from a DICOM file, as a reader would see it: rescaled, windowed, white where it is dense.
+"""DICOM files: what their header says, and their frames as a reader would see them.
 
-By pydicom (https://pydicom.github.io), which is installed by `pip install 'medretrieval[dicom]'`.
+By pydicom (https://pydicom.github.io), which is installed by `pip install 'medretrieval[dicom]'`; compressed
+pixels by pylibjpeg, `pip install 'medretrieval[dicom-compressed]'`.
 """
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medretrieval.errors import UserError, first_line
-from medretrieval.images.rescale import to_8_bits
+from medretrieval.errors import UserError, first_line, suggestion
+from medretrieval.images import dicom_color, dicom_gray
+from medretrieval.images.source import (
+    MIN_BYTES_A_FRAME,
+    Frame,
+    NoImage,
+    Peek,
+    Source,
+    Unreadable,
+    check_file,
+    check_frames,
+    check_size,
+    quiet,
+    unopened,
+)
 
 MARK, MARK_OFFSET_BYTES = b"DICM", 128  # DICOM PS3.10, section 7.1
+MARK_END = MARK_OFFSET_BYTES + len(MARK)
 SUFFIXES = (".dcm", ".dicom")
 # Transfer syntaxes that need no decoder: implicit and explicit little endian, explicit big endian, deflated.
-UNCOMPRESSED_SYNTAXES = (
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.1.99",
-)
-Seen = tuple[NDArray[np.uint8], tuple[str, ...]]
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UNCOMPRESSED_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
+SYNTAX_WITHIN_BYTES = 2048  # the transfer syntax is among the first elements of a file
+MOST_INFLATED_BYTES = 2**30
+KEYWORDS = {
+    "patient_id": "PatientID",
+    "patient_name": "PatientName",
+    "sop_instance_uid": "SOPInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "study_instance_uid": "StudyInstanceUID",
+}
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+TAG = re.compile(r"\(?([0-9a-fA-F]{4}),?\s*([0-9a-fA-F]{4})\)?")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its mark, or says so by its name."""
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    with path.open("rb") as file:
-        return file.read(MARK_OFFSET_BYTES + len(MARK))[MARK_OFFSET_BYTES:] == MARK
+@dataclass(frozen=True)
+class DicomHeader:
+    """Who and what a DICOM file shows, each text "" where the file does not say; nothing of it is printed.
+
+    Attributes:
+        patient_id: (0010,0020)
+        patient_name: (0010,0010)
+        sop_instance_uid: (0008,0018), of this image.
+        series_instance_uid: (0020,000E)
+        study_instance_uid: (0020,000D)
+        dataset: pydicom's, without the pixels.
+    """
+
+    patient_id: str = field(repr=False)
+    patient_name: str = field(repr=False)
+    sop_instance_uid: str = field(repr=False)
+    series_instance_uid: str = field(repr=False)
+    study_instance_uid: str = field(repr=False)
+    dataset: Any = field(repr=False, compare=False)
+
+    def tag(self, name: str) -> str:
+        r"""The text of any element of the file's top level, "" where it has none.
+
+        Args:
+            name: its keyword ("BodyPartExamined") or number ("(0018,0015)").
+
+        Returns:
+            Several values with "\" between them, as DICOM writes them.
+
+        Raises:
+            UserError: no such keyword, or an element that is no text: a sequence, or bytes.
+        """
+        return _text(self.dataset, tag_number(name), name)
 
 
-def has_picture(path: Path) -> bool:
-    """Whether a DICOM file has rows of pixels, and is no report or directory; true where nobody can tell."""
-    if importlib.util.find_spec("pydicom") is None:
-        return True
-    import pydicom
-
-    try:
-        with _quiet():
-            return "Rows" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows"])
-    except Exception:  # `read` says what is wrong with it
-        return True
-
-
-def read(path: Path, max_pixels: int) -> Seen:
-    """Read the first frame of a DICOM file in 8 bits.
-
-    Gray values go through the modality LUT (rescale slope and intercept) and the first VOI LUT or window
-    (PS3.3, C.11.1 and C.11.2); without either their least and greatest value become 0 and 255, padding
-    left out. MONOCHROME1 is inverted, so that dense is bright.
-
-    Args:
-        path: the file.
-        max_pixels: of a frame.
-
-    Returns:
-        uint8 [height, width] or [height, width, 3], and what was done to it that its owner should know.
+def tag_number(name: str) -> int:
+    """The number of a DICOM element.
 
     Raises:
-        UserError: pydicom is not installed; no DICOM file, none with a picture, damaged, larger than
-            max_pixels, or compressed in a way that nothing installed decodes.
+        UserError: pydicom is not installed, or the name is neither a keyword nor "(gggg,eeee)".
     """
     if importlib.util.find_spec("pydicom") is None:
-        raise UserError(f"image={path}: DICOM needs the package pydicom; pip install 'medretrieval[dicom]'")
-    with _quiet():
-        return _read(path, max_pixels)
+        raise UserError(_without_pydicom())
+    from pydicom.datadict import DicomDictionary, tag_for_keyword
 
-
-def _read(path: Path, max_pixels: int) -> Seen:
-    dataset = _open(path)
-    pixels = int(dataset.Rows) * int(dataset.Columns)
-    if pixels > max_pixels:
+    if (written := TAG.fullmatch(name)) is not None:
+        return int(written[1] + written[2], 16)
+    number = tag_for_keyword(name)
+    if number is None:
+        near = suggestion(name, [entry[4] for entry in DicomDictionary.values() if entry[4]])
         raise UserError(
-            f"image={path}: {dataset.Columns} x {dataset.Rows} pixels; at most {max_pixels // 10**6} "
-            "megapixels are read, make it smaller first"
+            f'{name}: no DICOM keyword; {near}give one such as BodyPartExamined, or a number "(gggg,eeee)"'
         )
-    frame = _first_frame(path, dataset)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    remarks = (f"the first of its {frames} frames",) if frames > 1 else ()
+    return int(number)
+
+
+def read_header(path: Path) -> DicomHeader:
+    """Read a DICOM file up to its pixels.
+
+    Raises:
+        Unreadable: no DICOM file, damaged, or pydicom is not installed; the reason holds no patient data.
+    """
+    check_file(path)
     try:
-        seen, said = _seen(dataset, frame)
-    except Exception as error:  # elements that contradict each other make pydicom raise anything
-        raise UserError(
-            f"image={path}: its elements do not say how to show it ({first_line(error)})"
-        ) from error
-    return seen, (*remarks, *said)
+        with path.open("rb") as file, quiet():
+            dataset = _parsed(path, file, header_only=True)
+            try:
+                texts = {name: _text(dataset, tag_number(tag), tag) for name, tag in KEYWORDS.items()}
+            except Exception as error:  # a value that cannot be what its element says
+                raise _damaged(path, error) from error
+    except OSError as error:
+        raise unopened(path, error) from error
+    return DicomHeader(dataset=dataset, **texts)
 
 
-def _open(path: Path) -> Any:
+def has_mark(path: Path) -> bool:
+    """Whether a file has DICOM's mark.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    with path.open("rb") as file:
+        return file.read(MARK_END)[MARK_OFFSET_BYTES:] == MARK
+
+
+def is_dicom(path: Path, start: bytes) -> bool:
+    """Whether a file is DICOM by its mark, or says so by its name.
+
+    Args:
+        path: its name.
+        start: its first MARK_END bytes.
+    """
+    return start[MARK_OFFSET_BYTES:] == MARK or path.suffix.lower() in SUFFIXES
+
+
+class DicomFile(Source):
+    """A DICOM file with frames; the file object is closed by whoever opened it."""
+
+    def __init__(self, path: Path, file: IO[bytes], size_bytes: int, header_only: bool) -> None:
+        """Read the header, and the bytes of the pixels unless only the header is wanted.
+
+        Args:
+            path: named in messages.
+            file: opened, at its begin.
+            size_bytes: of the file.
+            header_only: leave the pixels on the disk.
+
+        Raises:
+            Unreadable: no DICOM file, none with an image, damaged, or larger than MAX_PIXELS.
+        """
+        self._path = path
+        self._dataset = _parsed(path, file, header_only)
+        try:
+            self.peek = self._peek(file, size_bytes, header_only)
+        except Unreadable:
+            raise
+        except Exception as error:  # an element that is not of its type
+            raise _damaged(path, error) from error
+
+    def frame(self, index: int) -> Frame:
+        """The frame at a place from 0 in 8 bits, see `dicom_gray.shown` and `dicom_color.shown`.
+
+        Raises:
+            Unreadable: damaged, or compressed in a way that nothing installed decodes.
+        """
+        stored, kind = self._stored(index)
+        try:
+            if stored.ndim == 3 or kind == "PALETTE COLOR":
+                return Frame(dicom_color.shown(self._dataset, stored, kind))
+            return dicom_gray.shown(self._dataset, stored, index)
+        except Exception as error:  # elements that contradict each other make pydicom raise anything
+            raise Unreadable(
+                self._path, f"its elements do not say how to show it ({first_line(error)})"
+            ) from error
+
+    def _peek(self, file: IO[bytes], size_bytes: int, header_only: bool) -> Peek:
+        dataset = self._dataset
+        if header_only:  # the reader stopped before the pixels, or at the end
+            has_pixels = bool(file.read(1)) or _is_deflated(dataset)
+        else:
+            has_pixels = any(name in dataset for name in PIXELS)
+        if not has_pixels or "Rows" not in dataset:
+            modality = str(dataset.get("Modality") or "")
+            what = modality if re.fullmatch("[A-Z]{2,16}", modality) else "unknown modality"
+            raise NoImage(self._path, f"a DICOM file that holds no image ({what})")
+        width, height = int(dataset.Columns), int(dataset.Rows)
+        check_size(self._path, width, height)
+        frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+        # 1-bit frames may be smaller than that, deflated ones are within MOST_INFLATED_BYTES.
+        least = min(MIN_BYTES_A_FRAME, max(1, width * height // 8))
+        most = (MOST_INFLATED_BYTES if _is_deflated(dataset) else size_bytes) // least
+        check_frames(self._path, frames, most)
+        color = int(dataset.get("SamplesPerPixel", 1)) > 1 or _kind(dataset) == "PALETTE COLOR"
+        bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 0)
+        return Peek("dicom", width, height, 3 if color else 1, bits, frames)
+
+    def _stored(self, index: int) -> tuple[Any, str]:
+        """Stored values of a frame, and their photometric interpretation after decoding."""
+        from pydicom.pixels import as_pixel_options, get_decoder
+
+        syntax = self._dataset.file_meta.get("TransferSyntaxUID")
+        try:
+            dicom_color.check_codestream(self._path, self._dataset, index, self.peek.frames)
+            decoder = get_decoder(syntax)
+            options = as_pixel_options(self._dataset)
+            stored, done = decoder.as_array(self._dataset, index=index, validate=True, **options)
+        except Unreadable:
+            raise
+        except Exception as error:  # each decoder raises what it likes
+            if syntax is None or syntax in UNCOMPRESSED_SYNTAXES:
+                reason = f"damaged, its pixels cannot be read ({first_line(error)})"
+            else:
+                name = getattr(syntax, "name", syntax)
+                reason = (
+                    f"its pixels ({name}) cannot be decoded ({first_line(error)}); save it "
+                    "uncompressed, or pip install 'medretrieval[dicom-compressed]'"
+                )
+            raise Unreadable(self._path, reason) from error
+        return stored, str(done["photometric_interpretation"])
+
+
+def _parsed(path: Path, file: IO[bytes], header_only: bool) -> Any:
+    """The file's elements, without those of the pixels and behind them where only the header is wanted."""
+    if importlib.util.find_spec("pydicom") is None:
+        raise Unreadable(path, _without_pydicom())
     import pydicom
 
+    _check_inflated(path, file)
     try:
-        dataset = pydicom.dcmread(path)
-        if "PixelData" not in dataset:
-            kind = dataset.get("Modality") or "unknown modality"
-            raise UserError(f"image={path}: a DICOM file without a picture ({kind})")
-        _ = dataset.Rows, dataset.Columns, dataset.PhotometricInterpretation, dataset.file_meta
-    except (UserError, OSError):
+        return pydicom.dcmread(file, stop_before_pixels=header_only)
+    except OSError:
         raise
     except Exception as error:  # a damaged file makes pydicom raise anything
-        raise UserError(f"image={path}: not a DICOM file that can be read ({first_line(error)})") from error
-    return dataset
+        raise _damaged(path, error) from error
 
 
-def _first_frame(path: Path, dataset: Any) -> NDArray[np.generic]:
-    from pydicom.pixels import pixel_array
-
+def _check_inflated(path: Path, file: IO[bytes]) -> None:
+    """Refuse a deflated file that would fill the memory: pydicom inflates all of it at once."""
+    start = file.read(SYNTAX_WITHIN_BYTES)
+    place = start.find(DEFLATED.encode())
+    file.seek(0)
+    if place < 0:
+        return
+    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    file.seek(_end_of_meta(start))
     try:
-        return pixel_array(dataset, index=0)
-    except Exception as error:  # each decoder raises what it likes
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        if syntax is None or syntax in UNCOMPRESSED_SYNTAXES:
-            raise UserError(
-                f"image={path}: damaged, its pixels cannot be read ({first_line(error)})"
-            ) from error
-        raise UserError(
-            f"image={path}: its pixels ({getattr(syntax, 'name', syntax)}) cannot be decoded "
-            f"({first_line(error)}); save it uncompressed, or pip install pylibjpeg pylibjpeg-libjpeg "
-            "pylibjpeg-openjpeg"
-        ) from error
+        data = file.read(2**16)
+        while data and not inflater.eof:
+            total += len(inflater.decompress(data, 2**22))
+            if total > MOST_INFLATED_BYTES:
+                raise Unreadable(path, "larger than 1 GiB when it is inflated; save it uncompressed")
+            data = inflater.unconsumed_tail or file.read(2**16)
+    except zlib.error as error:
+        raise Unreadable(path, "damaged, it cannot be inflated; give an intact copy") from error
+    file.seek(0)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what pydicom warns of on the way: what matters is in what it gives or raises."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+def _end_of_meta(start: bytes) -> int:
+    """Where the elements behind the file meta information begin: its first element has its length."""
+    length_at = MARK_END + 8
+    return length_at + 4 + int.from_bytes(start[length_at : length_at + 4], "little")
 
 
-def _seen(dataset: Any, frame: NDArray[Any]) -> Seen:
-    kind = str(dataset.PhotometricInterpretation)
-    if kind == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
-
-        frame = apply_color_lut(frame, dataset)
-        return _eight(frame, frame.dtype.itemsize * 8), ()
-    if frame.ndim == 3:
-        return _eight(frame, int(dataset.BitsStored)), ()
-    gray, said = _gray(dataset, frame)
-    return (255 - gray if kind == "MONOCHROME1" else gray), said
-
-
-def _gray(dataset: Any, frame: NDArray[Any]) -> Seen:
-    from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-
-    values = apply_modality_lut(frame, dataset)
-    if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return to_8_bits(apply_voi(values, dataset), 0, 2**bits - 1), ()
-    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        # What is below and above every window, in the units that pydicom gives.
-        low, high = apply_windowing(np.array([-np.inf, np.inf]), dataset)
-        scale = (apply_windowing(values, dataset) - low) / (high - low)  # the slope may be negative
-        return to_8_bits(scale, 0, 1), ()
-    inside = _not_padding(dataset, frame)
-    shown = values[inside] if inside.any() else values
-    low, high = float(shown.min()), float(shown.max())
-    gray = to_8_bits(values, low, high)
-    gray[~inside] = 255 if str(dataset.PhotometricInterpretation) == "MONOCHROME1" else 0
-    return gray, (f"it has no window: its values {low:g} to {high:g} as 0 to 255",)
+def _text(dataset: Any, number: int, name: str) -> str:
+    if number not in dataset:
+        return ""
+    element = dataset[number]
+    if element.VR == "SQ" or isinstance(element.value, bytes):
+        raise UserError(f"{name}: this DICOM element is no text; give one with a text or a number")
+    value = element.value
+    if value is None:
+        return ""
+    values = value if element.VM > 1 else [value]
+    return "\\".join(str(part) for part in values).strip()
 
 
-def _not_padding(dataset: Any, frame: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where the picture is, and not what fills its rectangle (PS3.3, C.7.5.1.1.2)."""
-    padding = dataset.get("PixelPaddingValue")
-    if padding is None:
-        return np.ones(frame.shape, dtype=np.bool_)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = sorted((int(padding), int(padding if limit is None else limit)))
-    return (frame < ends[0]) | (frame > ends[1])
+def _is_deflated(dataset: Any) -> bool:
+    return bool(dataset.file_meta.get("TransferSyntaxUID") == DEFLATED)
 
 
-def _eight(colors: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """RGB of so many bits in 8 (uint8 [height, width, 3])."""
-    return colors if colors.dtype == np.uint8 and bits == 8 else to_8_bits(colors, 0, 2**bits - 1)
+def _kind(dataset: Any) -> str:
+    return str(dataset.get("PhotometricInterpretation", ""))
+
+
+def _without_pydicom() -> str:
+    return "DICOM needs the package pydicom; pip install 'medretrieval[dicom]'"
+
+
+def _damaged(path: Path, error: Exception) -> Unreadable:
+    """Without the error's own words: they may quote an element, and so a patient's name."""
+    return Unreadable(
+        path, f"not a DICOM file that can be read ({type(error).__name__}); give an intact copy"
+    )

@@ -1,64 +1,89 @@
-"""A picture from a file as an encoder takes it: uint8, one or three channels, of the dataset's size.
+"""A file as an image: which reader opens it, and single pictures as questions to a finished run.
 
 The gallery's vectors were made from images of size x size, so a query is brought to that size and those
-channels first: what the encoder is asked is then of one kind with what it is compared to.
+channels: what the encoder is asked is then of one kind with what it is compared to.
 """
 
-import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from medretrieval.errors import UserError
+from medretrieval.images import dicom, nifti, raster
+from medretrieval.images.source import (
+    Frame,
+    NoImage,
+    Source,
+    Unreadable,
+    check_file,
+    quiet,
+    unopened,
+)
 
-from medretrieval.errors import UserError, first_line
-from medretrieval.images import dicom
-from medretrieval.images.rescale import to_8_bits
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-MAX_PIXELS = 80_000_000  # of a picture; as RGB that is 240 MB
-MODES_BEYOND_8_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # of Pillow, one channel
-MODES_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # its modes with an alpha channel
-GRAY_MODES = ("1", "L", "LA", "La")
+SUFFIXES = (*raster.SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture as its file has it, in 8 bits.
+def is_supported(path: Path) -> bool:
+    """Whether a file of a tree is taken as an image: by its suffix, or by DICOM's mark at byte 128.
 
-    Attributes:
-        pixels: uint8 [height, width] (gray) or [height, width, 3] (RGB), upright.
-        remarks: what was done to it that its owner should know.
+    A file that says so by its name and is none is taken, for whoever reads it is told why it is left out.
+
+    Raises:
+        OSError: a file without a known suffix may not be read.
     """
+    name = path.name.lower()
+    if name.startswith("."):  # "._a.png" is what macOS leaves behind
+        return False
+    return name.endswith(SUFFIXES) or (path.is_file() and dicom.has_mark(path))
 
-    pixels: NDArray[np.uint8]
-    remarks: tuple[str, ...] = ()
+
+@contextmanager
+def opened(path: Path, header_only: bool = False) -> Iterator[Source]:
+    """Open a file with the reader of its kind; no pixel is decoded yet.
+
+    Told by its bytes and not by its name, but for the suffixes .dcm, .dicom, .nii and .nii.gz.
+
+    Args:
+        path: the file.
+        header_only: no frame will be asked for, so that pixels need not be read from the disk.
+
+    Raises:
+        Unreadable: no regular file, not permitted, no image, damaged, or larger than MAX_PIXELS.
+    """
+    size_bytes = check_file(path)
+    try:
+        with path.open("rb") as file, quiet():
+            start = file.read(dicom.MARK_END)
+            file.seek(0)
+            source: Source
+            if nifti.is_nifti(path):
+                source = nifti.Volume(path, file)
+            elif dicom.is_dicom(path, start):
+                source = dicom.DicomFile(path, file, size_bytes, header_only)
+            else:
+                source = raster.Raster(path, file, size_bytes)
+            try:
+                yield source
+            finally:
+                source.close()
+    except OSError as error:
+        raise unopened(path, error) from error
 
 
-def read(path: Path) -> Picture:
-    """Read a picture: what Pillow opens (PNG, JPEG, TIFF, BMP, WebP, GIF, ...), or DICOM.
-
-    EXIF orientation is honored, transparency laid on black (the background of radiographs), CMYK and
-    palettes become RGB, the first of several frames is taken. One channel of more than 8 bits goes from
-    its least to its greatest value onto 0 to 255, for a 16-bit file does not say which of its values mean
-    something. DICOM: see `dicom.read`.
+def read(path: Path) -> Frame:
+    """Read a picture: the first frame of a file of any kind, as it is, with what was done to it.
 
     Raises:
         UserError: no such file, no picture, damaged, or of more than MAX_PIXELS pixels.
     """
-    if not path.exists():
-        raise UserError(f"image={path}: there is no such file")
     try:
-        if dicom.is_dicom(path):
-            return Picture(*dicom.read(path, MAX_PIXELS))
-        return _read(path)
-    except OSError as error:
-        if error.strerror is None:  # Pillow's own
-            raise _damaged(path, error) from error
-        raise UserError(f"image={path}: cannot be read ({error.strerror})") from error
+        with opened(path) as source:
+            frames = source.peek.frames
+            first = (f"the first of its {frames} frames",) if frames > 1 else ()
+            found = source.frame(0)
+    except Unreadable as error:
+        raise UserError(f"image={path}: {error.reason}") from error
+    return Frame(found.pixels, (*first, *found.remarks))
 
 
 def is_picture(path: Path) -> bool:
@@ -67,19 +92,15 @@ def is_picture(path: Path) -> bool:
     Raises:
         UserError: the file may not be read.
     """
-    from PIL import Image
-
     try:
-        if dicom.is_dicom(path):
-            return dicom.has_picture(path)
-        with _quiet(), Image.open(path):
+        with opened(path, header_only=True):
             return True
-    except PermissionError as error:
-        raise UserError(f"image={path}: cannot be read ({error.strerror})") from error
-    except Image.DecompressionBombError:
-        return True
-    except Exception:  # what is no picture makes the readers raise anything
+    except NoImage:
         return False
+    except Unreadable as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise UserError(f"image={path}: {error.reason}") from error
+        return True  # `read` says what is wrong with it
 
 
 def pictures_in(folder: Path) -> tuple[list[Path], int]:
@@ -97,68 +118,3 @@ def pictures_in(folder: Path) -> tuple[list[Path], int]:
         what = f"none of its {len(files)} files is a picture" if files else "it has no files"
         raise UserError(f"image={folder}: {what}; give a picture, or a folder of pictures")
     return pictures, len(files) - len(pictures)
-
-
-def _read(path: Path) -> Picture:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with _quiet(), Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise _too_large(path, opened.width, opened.height)
-            remarks = ["the first of its frames"] if getattr(opened, "n_frames", 1) > 1 else []
-            opened.seek(0)
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"image={path}: not a picture; give PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"image={path}: more than {MAX_PIXELS // 10**6} megapixels; make it smaller first"
-        ) from error
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # damaged files make the decoders raise anything
-        raise _damaged(path, error) from error
-    if picture.mode in MODES_BEYOND_8_BITS:
-        return _narrowed(path, np.asarray(picture), remarks)
-    if picture.mode in MODES_WITH_ALPHA or "transparency" in picture.info:
-        picture = _on_black(picture, remarks)
-    return Picture(np.array(picture.convert("L" if picture.mode in GRAY_MODES else "RGB")), tuple(remarks))
-
-
-def _narrowed(path: Path, values: NDArray[np.generic], remarks: list[str]) -> Picture:
-    if not np.isfinite(values).all():
-        raise UserError(f"image={path}: holds values that are not numbers (NaN or infinite)")
-    low, high = float(values.min()), float(values.max())
-    return Picture(to_8_bits(values, low, high), (*remarks, f"its values {low:g} to {high:g} as 0 to 255"))
-
-
-def _on_black(picture: "Image", remarks: list[str]) -> "Image":
-    from PIL import Image
-
-    gray = picture.mode in GRAY_MODES
-    picture = picture.convert("RGBA")
-    if picture.getchannel("A").getextrema() == (255, 255):
-        return picture.convert("L" if gray else "RGB")
-    remarks.append("its transparent parts laid on black")
-    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, picture).convert("L" if gray else "RGB")
-
-
-def _quiet() -> "warnings.catch_warnings[None]":
-    """Without Pillow's warning of large pictures: they are refused, or below our limit."""
-    return warnings.catch_warnings(action="ignore")
-
-
-def _too_large(path: Path, width: int, height: int) -> UserError:
-    return UserError(
-        f"image={path}: {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read, make "
-        "it smaller first"
-    )
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"image={path}: damaged, cannot be read ({first_line(error)}); give an intact copy")
