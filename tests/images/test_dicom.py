@@ -169,7 +169,7 @@ def test_a_truncated_file_one_without_pixels_and_no_dicom_are_refused(tmp_path):
     dataset = pydicom.dcmread(written(path))
     del dataset.PixelData
     dataset.save_as(path)
-    with pytest.raises(UserError, match=r"without a picture \(DX\)"):
+    with pytest.raises(UserError, match="it has no pixels"):
         read(path)
 
 
@@ -182,13 +182,15 @@ def test_of_a_folder_only_what_has_a_picture_is_taken(tmp_path):
     assert pictures_in(tmp_path) == ([path], 1)
 
 
-def test_a_window_of_no_width_is_refused(tmp_path):
-    with pytest.raises(UserError, match="do not say how to show it"):
-        read(written(tmp_path / "a.dcm", WindowCenter=1, WindowWidth=0))
+@pytest.mark.parametrize("width", [0, -5])
+def test_a_window_without_a_width_is_none(tmp_path, width):
+    found = read(written(tmp_path / "a.dcm", WindowCenter=1, WindowWidth=width))
+    np.testing.assert_array_equal(found.pixels, np.rint(VALUES / 1000 * 255))
+    assert found.remarks == (f"its window of width {width} is none: its values 0 to 1000 as 0 to 255",)
 
 
 def test_a_huge_frame_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("medretrieval.images.image_file.MAX_PIXELS", 5)
+    monkeypatch.setattr("medretrieval.images.source.MAX_PIXELS", 5)
     with pytest.raises(UserError, match="3 x 2 pixels; at most"):
         read(written(tmp_path / "a.dcm"))
 
