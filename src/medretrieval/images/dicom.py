@@ -188,6 +188,8 @@ class DicomFile(Source):
         if has_pixels != ("Rows" in dataset):
             what = "Rows" if has_pixels else "pixels"
             raise Unreadable(self._path, f"damaged, it has no {what}; give an intact copy")
+        if not dataset:
+            raise Unreadable(self._path, "damaged, it ends before its first element; give an intact copy")
         if not has_pixels:
             modality = str(dataset.get("Modality") or "")
             what = modality if re.fullmatch("[A-Z]{2,16}", modality) else "unknown modality"
