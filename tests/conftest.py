@@ -37,6 +37,15 @@ def real_root() -> Path:
     pytest.skip("pneumoniamnist.npz is neither in $MEDRETRIEVAL_DATA nor in ../shared/data")
 
 
+@pytest.fixture(scope="session")
+def dicom_root() -> Path:
+    """The folder of real DICOM files (pydicom-data, pylibjpeg-data), some of them broken."""
+    for folder in DATA_FOLDERS:
+        if (folder / "dicom").is_dir():
+            return (folder / "dicom").absolute()
+    pytest.skip("dicom/ is neither in $MEDRETRIEVAL_DATA nor in ../shared/data")
+
+
 @pytest.fixture(autouse=True)
 def _own_log() -> Iterator[None]:
     """A command that runs within a test sends its log to stderr; the next test's stderr is its own."""

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import UserError
-from medretrieval.images import image_file as images
+from medretrieval.images import source as images
 from medretrieval.images.fit import Fit, as_in_dataset, thumbnail
 from medretrieval.images.image_file import pictures_in, read
 
@@ -110,7 +110,7 @@ def test_the_first_of_several_frames_is_taken_and_said(tmp_path):
     frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
     found = read(tmp_path / "a.tiff")
     np.testing.assert_array_equal(found.pixels, GRAY)
-    assert found.remarks == ("the first of its frames",)
+    assert found.remarks == ("the first of its 2 frames",)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "gif", "bmp", "webp"])

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from medretrieval.errors import UserError, first_line, suggestion
-from medretrieval.images import dicom_color, dicom_gray
+from medretrieval.images import dicom_display
+from medretrieval.images.dicom_pixels import DEFLATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE, stored_values
 from medretrieval.images.source import (
     MIN_BYTES_A_FRAME,
     Frame,
@@ -30,9 +31,6 @@ from medretrieval.images.source import (
 MARK, MARK_OFFSET_BYTES = b"DICM", 128  # DICOM PS3.10, section 7.1
 MARK_END = MARK_OFFSET_BYTES + len(MARK)
 SUFFIXES = (".dcm", ".dicom")
-# Transfer syntaxes that need no decoder: implicit and explicit little endian, explicit big endian, deflated.
-DEFLATED = "1.2.840.10008.1.2.1.99"
-UNCOMPRESSED_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 SYNTAX_WITHIN_BYTES = 2048  # the transfer syntax is among the first elements of a file
 MOST_INFLATED_BYTES = 2**30
 KEYWORDS = {
@@ -121,14 +119,12 @@ def read_header(path: Path) -> DicomHeader:
     return DicomHeader(dataset=dataset, **texts)
 
 
-def has_mark(path: Path) -> bool:
-    """Whether a file has DICOM's mark.
-
-    Raises:
-        OSError: it may not be read.
-    """
-    with path.open("rb") as file:
-        return file.read(MARK_END)[MARK_OFFSET_BYTES:] == MARK
+def has_mark(file: IO[bytes]) -> bool:
+    """Whether an opened file has DICOM's mark; it is left at its begin."""
+    file.seek(0)
+    start = file.read(MARK_END)
+    file.seek(0)
+    return start[MARK_OFFSET_BYTES:] == MARK
 
 
 def is_dicom(path: Path, start: bytes) -> bool:
@@ -166,16 +162,16 @@ class DicomFile(Source):
             raise _damaged(path, error) from error
 
     def frame(self, index: int) -> Frame:
-        """The frame at a place from 0 in 8 bits, see `dicom_gray.shown` and `dicom_color.shown`.
+        """The frame at a place from 0 in 8 bits, see `dicom_display`.
 
         Raises:
             Unreadable: damaged, or compressed in a way that nothing installed decodes.
         """
-        stored, kind = self._stored(index)
+        stored, kind = stored_values(self._path, self._dataset, index, self.peek.frames)
         try:
-            if stored.ndim == 3 or kind == "PALETTE COLOR":
-                return Frame(dicom_color.shown(self._dataset, stored, kind))
-            return dicom_gray.shown(self._dataset, stored, index)
+            if stored.ndim == 3 or kind == dicom_display.PALETTE:
+                return Frame(dicom_display.color(self._dataset, stored, kind))
+            return dicom_display.gray(self._dataset, stored, index)
         except Exception as error:  # elements that contradict each other make pydicom raise anything
             raise Unreadable(
                 self._path, f"its elements do not say how to show it ({first_line(error)})"
@@ -187,7 +183,14 @@ class DicomFile(Source):
             has_pixels = bool(file.read(1)) or _is_deflated(dataset)
         else:
             has_pixels = any(name in dataset for name in PIXELS)
-        if not has_pixels or "Rows" not in dataset:
+            if not has_pixels:  # a file that ends within its pixels gives nothing at all
+                dataset = _parsed(self._path, file, header_only=True)
+        if has_pixels != ("Rows" in dataset):
+            what = "Rows" if has_pixels else "pixels"
+            raise Unreadable(self._path, f"damaged, it has no {what}; give an intact copy")
+        if not dataset:
+            raise Unreadable(self._path, "damaged, it ends before its first element; give an intact copy")
+        if not has_pixels:
             modality = str(dataset.get("Modality") or "")
             what = modality if re.fullmatch("[A-Z]{2,16}", modality) else "unknown modality"
             raise NoImage(self._path, f"a DICOM file that holds no image ({what})")
@@ -198,33 +201,9 @@ class DicomFile(Source):
         least = min(MIN_BYTES_A_FRAME, max(1, width * height // 8))
         most = (MOST_INFLATED_BYTES if _is_deflated(dataset) else size_bytes) // least
         check_frames(self._path, frames, most)
-        color = int(dataset.get("SamplesPerPixel", 1)) > 1 or _kind(dataset) == "PALETTE COLOR"
+        color = int(dataset.get("SamplesPerPixel", 1)) > 1 or _kind(dataset) == dicom_display.PALETTE
         bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 0)
         return Peek("dicom", width, height, 3 if color else 1, bits, frames)
-
-    def _stored(self, index: int) -> tuple[Any, str]:
-        """Stored values of a frame, and their photometric interpretation after decoding."""
-        from pydicom.pixels import as_pixel_options, get_decoder
-
-        syntax = self._dataset.file_meta.get("TransferSyntaxUID")
-        try:
-            dicom_color.check_codestream(self._path, self._dataset, index, self.peek.frames)
-            decoder = get_decoder(syntax)
-            options = as_pixel_options(self._dataset)
-            stored, done = decoder.as_array(self._dataset, index=index, validate=True, **options)
-        except Unreadable:
-            raise
-        except Exception as error:  # each decoder raises what it likes
-            if syntax is None or syntax in UNCOMPRESSED_SYNTAXES:
-                reason = f"damaged, its pixels cannot be read ({first_line(error)})"
-            else:
-                name = getattr(syntax, "name", syntax)
-                reason = (
-                    f"its pixels ({name}) cannot be decoded ({first_line(error)}); save it "
-                    "uncompressed, or pip install 'medretrieval[dicom-compressed]'"
-                )
-            raise Unreadable(self._path, reason) from error
-        return stored, str(done["photometric_interpretation"])
 
 
 def _parsed(path: Path, file: IO[bytes], header_only: bool) -> Any:
@@ -235,11 +214,25 @@ def _parsed(path: Path, file: IO[bytes], header_only: bool) -> Any:
 
     _check_inflated(path, file)
     try:
-        return pydicom.dcmread(file, stop_before_pixels=header_only)
+        if has_mark(file):
+            return pydicom.dcmread(file, stop_before_pixels=header_only)
+        return _without_mark(pydicom.dcmread(file, stop_before_pixels=header_only, force=True))
     except OSError:
         raise
     except Exception as error:  # a damaged file makes pydicom raise anything
         raise _damaged(path, error) from error
+
+
+def _without_mark(dataset: Any) -> Any:
+    """Elements of an old file without the mark and perhaps without a word on its transfer syntax."""
+    if "Rows" not in dataset and "SOPClassUID" not in dataset:
+        raise ValueError("no element of an image")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        from pydicom.uid import UID
+
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = UID(IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE)
+    return dataset
 
 
 def _check_inflated(path: Path, file: IO[bytes]) -> None:

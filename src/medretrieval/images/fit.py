@@ -36,7 +36,9 @@ def as_in_dataset(pixels: NDArray[np.uint8], size: int, channels: int, fit: Fit)
     """
     from PIL import Image
 
-    picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+    picture, mode = Image.fromarray(pixels), "L" if channels == 1 else "RGB"
+    if picture.mode != mode:  # else it would be copied
+        picture = picture.convert(mode)
     if fit is Fit.crop:
         picture = _cropped(picture)
     elif fit is Fit.pad:

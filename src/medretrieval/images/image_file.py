@@ -34,7 +34,12 @@ def is_supported(path: Path) -> bool:
     name = path.name.lower()
     if name.startswith("."):  # "._a.png" is what macOS leaves behind
         return False
-    return name.endswith(SUFFIXES) or (path.is_file() and dicom.has_mark(path))
+    if name.endswith(SUFFIXES):
+        return True
+    if not path.is_file():  # a FIFO would wait for ever
+        return False
+    with path.open("rb") as file:
+        return dicom.has_mark(file)
 
 
 @contextmanager

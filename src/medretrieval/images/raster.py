@@ -83,7 +83,9 @@ class Raster(Source):
             check_size(self._path, *self._opened.size)  # pages differ
             gray = _is_gray(self._opened)
             self._opened.load()
-            picture: Image.Image = ImageOps.exif_transpose(self._opened)
+            picture: Image.Image = self._opened
+            if picture.getexif().get(ORIENTATION, 1) != 1:
+                picture = ImageOps.exif_transpose(picture)
             return self._eight_bits(picture, gray)
         except Image.DecompressionBombError as error:
             raise Unreadable(self._path, "more megapixels than are read; make it smaller first") from error
@@ -117,7 +119,8 @@ class Raster(Source):
         remarks: tuple[str, ...] = ()
         if picture.mode in MODES_WITH_ALPHA or "transparency" in picture.info:
             picture, remarks = _on_black(picture)
-        return Frame(np.array(picture.convert("L" if gray else "RGB")), remarks)
+        mode = "L" if gray else "RGB"
+        return Frame(np.array(picture if picture.mode == mode else picture.convert(mode)), remarks)
 
     def _narrowed(self, values: NDArray[np.generic]) -> Frame:
         if not np.isfinite(values).all():
