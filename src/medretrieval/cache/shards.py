@@ -262,7 +262,7 @@ def as_bytes(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
 
 
 def _as_rows(digests: NDArray[np.bytes_]) -> NDArray[np.uint8]:
-    return np.frombuffer(digests.tobytes(), np.uint8).reshape(len(digests), -1)
+    return np.frombuffer(digests.tobytes(), np.uint8).reshape(len(digests), digests.itemsize)
 
 
 def _entries(folder: Path) -> list[Path]:

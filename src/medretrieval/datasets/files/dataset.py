@@ -132,7 +132,7 @@ class FileDataset(Dataset):
         """
 
     @property
-    def classes(self) -> tuple[str, ...]:  # type: ignore[override]
+    def classes(self) -> tuple[str, ...]:
         """The names of the classes; label i is classes[i]."""
         return self.table.classes
 

@@ -17,9 +17,9 @@ from medretrieval.datasets.files.pseudonyms import PathNames, pseudonym, salt_of
 from medretrieval.datasets.files.table import FileTable, read_labels, read_splits
 from medretrieval.datasets.files.walk import find
 from medretrieval.errors import UserError, choices
-from medretrieval.images.dicom import read_header, tag_number
-from medretrieval.images.image_file import is_supported
-from medretrieval.images.source import Unreadable
+from medretrieval.images.decode import peek
+from medretrieval.images.dicom import SUFFIXES, has_mark, read_header, tag_number
+from medretrieval.images.source import NoImage, Unreadable
 
 ROLES = ("key", "label", "split", "caption")
 # Tags that name a person or lead to one: they never become metadata or labels.
@@ -143,7 +143,7 @@ class DicomDataset(FileDataset):
         Raises:
             UserError: no DICOM file, none with a label, or a table that does not fit the files.
         """
-        found = find(self.root, is_dicom)
+        found = find(self.root, self.root, _is_dicom)
         if not found.files:
             raise UserError(f"dataset.root={self.root}: holds no DICOM file")
         salt = salt_of(self.options.cache)
@@ -191,7 +191,7 @@ class DicomDataset(FileDataset):
         return Head(
             path,
             readable=True,
-            picture=header.tag("Rows") != "",
+            picture=header.tag("Rows") != "" or _may_be_picture(path),
             patient=pseudonym(salt, owner),
             words=tuple(word for word in words if word),
             sop=header.sop_instance_uid,
@@ -283,6 +283,21 @@ class DicomDataset(FileDataset):
             metadata={name: np.array(texts, dtype=np.str_) for name, texts in metadata.items()},
             left_out=tuple(left_out),
         )
+
+
+def _may_be_picture(path: Path) -> bool:
+    """Whether a file without rows is damaged, and no report or directory."""
+    try:
+        peek(path)
+    except NoImage:
+        return False
+    except Unreadable:  # it is named where it is decoded
+        return True
+    return True
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or (path.is_file() and has_mark(path))
 
 
 def _parts(name: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.dataset import FileDataset, folder_of
-from medretrieval.datasets.files.table import SPLIT_WORDS, FileTable, read_labels
+from medretrieval.datasets.files.table import SPLIT_WORDS, FileTable, groups_by_rule, read_labels
 from medretrieval.datasets.files.walk import Found, find, shown, sub_folders
 from medretrieval.errors import UserError
 from medretrieval.images.image_file import is_supported
@@ -20,7 +20,10 @@ class FolderDataset(FileDataset):
     The class is the name of the folder; folders in it are searched too.
 
     Args:
-        root: the folder; the other arguments are those of `FileDataset` and `DecodingOptions`.
+        root: the folder.
+        group_rule: a regular expression that finds the patient in a path below the folder: its first group,
+            or the whole match; None where nobody says.
+        the others: those of `FileDataset` and `DecodingOptions`.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class FolderDataset(FileDataset):
         unreadable: str,
         shares: Mapping[str, Any],
         split_seed: int,
+        group_rule: str | None,
+        shared_groups: str,
         cache: str,
         corrupt: str | None,
     ) -> None:
         options = {
             "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "shared_groups": "refuse", "cache": cache,
+            "shares": shares, "split_seed": split_seed, "shared_groups": shared_groups, "cache": cache,
         }  # fmt: skip
         if label_type == "multi":
             raise UserError(
@@ -49,6 +54,7 @@ class FolderDataset(FileDataset):
                 "findings"
             )
         super().__init__(name, label_type, classes, folder_of(root, "dataset.root"), options, corrupt)
+        self.group_rule = group_rule
 
     def read_table(self) -> FileTable:
         """Every image below the folder, its class and split.
@@ -63,7 +69,7 @@ class FolderDataset(FileDataset):
         skipped: list[str] = []
         for split, folder in sides:
             for class_folder in sub_folders(folder):
-                found = find(class_folder, is_supported)
+                found = find(class_folder, self.root, is_supported)
                 files += found.files
                 skipped += found.skipped
                 splits += [split] * len(found.files)
@@ -75,7 +81,8 @@ class FolderDataset(FileDataset):
         )
         given = np.array(splits, dtype=np.str_) if splits[0] else None
         left_out = Found((), tuple(skipped)).left_out()
-        return FileTable(tuple(files), names, labels, classes, splits=given, left_out=left_out)
+        groups = None if self.group_rule is None else groups_by_rule(names.tolist(), self.group_rule)
+        return FileTable(tuple(files), names, labels, classes, splits=given, groups=groups, left_out=left_out)
 
     def _split_folders(self) -> list[tuple[str, Path]]:
         """The folders that hold class folders, each with its split; "" where there are no splits."""

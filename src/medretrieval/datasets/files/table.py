@@ -1,5 +1,6 @@
 """A row for each image of a dataset of files: where it is, what it shows, whose it is."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -186,3 +187,31 @@ def require_groups(texts: Sequence[str], at: Callable[[int], str]) -> Texts:
                 f"{at(row)}: has an empty group; give an image whose group is unknown a group name of its own"
             )
     return np.array(texts, dtype=np.str_)
+
+
+def groups_by_rule(names: Sequence[str], rule: str) -> Texts:
+    """The group of each image by a regular expression on its path: its first group, or the whole match.
+
+    Raises:
+        UserError: no regular expression, a path in which it finds nothing, or the same in all.
+    """
+    key = f"dataset.group_rule={rule}"
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise UserError(f"{key}: no regular expression ({error}); write one as in Python's re") from error
+    groups = []
+    for name in names:
+        match = pattern.search(name)
+        found = "" if match is None else (match[1] if pattern.groups else match[0])
+        if not found:
+            raise UserError(
+                f"{key}: finds no group in {name!r}; let it match all forms of names, with | between them"
+            )
+        groups.append(found)
+    if len(groups) > 1 and len(set(groups)) == 1:
+        raise UserError(
+            f"{key}: finds {groups[0]!r} in all paths; let it match what tells patients apart, such as their "
+            "number"
+        )
+    return np.array(groups, dtype=np.str_)

@@ -29,35 +29,38 @@ class Found:
         named = ", ".join(f"{suffix} {count}" for suffix, count in kinds[:MOST_KINDS])
         more = ", ..." if len(kinds) > MOST_KINDS else ""
         count = len(self.skipped)
-        what = (
-            "files are no images by their names and are"
-            if count > 1
-            else "file is no image by its name and is"
-        )
+        what = "files are no images and are" if count > 1 else "file is no image and is"
         return (f"{count} {what} left out ({named}{more})",)
 
 
-def find(folder: Path, wanted: Callable[[Path], bool]) -> Found:
+def find(folder: Path, root: Path, wanted: Callable[[Path], bool]) -> Found:
     """The files below a folder, sorted by their path.
 
-    Links to files and folders are followed; a folder that links lead to twice, or back to itself, is read
-    once, where it comes first. Names that begin with a dot are passed over: of systems and editors.
+    Links to files are followed, and links to folders outside of the root, each folder once. A link to a
+    folder within the root, or above it, is passed over: its files are found in their own place. So are names
+    that begin with a dot, of systems and editors.
 
     Args:
-        folder: where to begin.
-        wanted: which files are taken.
+        folder: where to begin, the root or a folder in it.
+        root: the folder of the dataset.
+        wanted: which files are taken; one of which it raises OSError is not.
     """
     taken: list[Path] = []
     skipped: list[str] = []
-    for path in _walk(folder):
-        if wanted(path):
+    for path in _walk(folder, root):
+        try:
+            is_taken = wanted(path)
+        except OSError:  # not for us to read, and by its name no image
+            is_taken = False
+        if is_taken:
             taken.append(path)
         else:
             skipped.append(path.suffix.lower())
     return Found(tuple(taken), tuple(skipped))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, root: Path) -> Iterator[Path]:
+    home = root.resolve()
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         state = os.stat(place)
@@ -65,8 +68,18 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not _leads_back(Path(place, name), home)
+        )
         yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _leads_back(folder: Path, home: Path) -> bool:
+    """Whether a folder is a link to one within the root of a dataset, or to one that holds it."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return target.is_relative_to(home) or home.is_relative_to(target)
 
 
 def shown(path: Path, root: Path) -> str:
