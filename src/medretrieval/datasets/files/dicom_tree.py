@@ -186,7 +186,9 @@ class DicomDataset(FileDataset):
             header = read_header(path)
         except Unreadable:  # it is named where it is decoded
             return Head(path, readable=False)
-        owner = header.patient_id or f"study {header.study_instance_uid}"
+        owner = header.patient_id or header.study_instance_uid
+        if not owner:  # of a damaged file: nobody can say whose it is
+            return Head(path, readable=False, picture=_may_be_picture(path))
         words = (header.patient_id, *_parts(header.patient_name))
         return Head(
             path,
@@ -296,8 +298,15 @@ def _may_be_picture(path: Path) -> bool:
     return True
 
 
+def _has_mark(path: Path) -> bool:
+    if not path.is_file():  # a pipe would block whoever opens it
+        return False
+    with path.open("rb") as file:
+        return has_mark(file)
+
+
 def _is_dicom(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or (path.is_file() and has_mark(path))
+    return path.suffix.lower() in SUFFIXES or _has_mark(path)
 
 
 def _parts(name: str) -> list[str]:
