@@ -67,6 +67,14 @@ def test_a_table_of_excel_with_other_names_and_folders_is_read(tmp_path, table, 
     assert sum(len(found.load(split)) for split in ("train", "val", "test")) == N
 
 
+def test_a_pattern_makes_paths_of_names(table, dataset):
+    plain = dataset(table(), columns={"split": "split"}).load("test")
+    path = table(path=[str(i) for i in range(N)])
+    named = dataset(path, columns={"split": "split"}, path_pattern="img/{}.png")
+    np.testing.assert_array_equal(named.load("test").images, plain.images)
+    assert named.table.names[0] == "img/0.png"
+
+
 def test_several_findings_and_none(table, dataset):
     labels = ["mass|nodule", "mass", "", "nodule | effusion"] * (N // 4)
     found = dataset(table(label=labels), label_type="multi", columns={"split": "split"})
@@ -128,6 +136,10 @@ def test_drawn_splits_keep_patients_apart_and_pass_the_check(table, dataset):
         ({"path": ["img/gone.png", *(f"img/{i}.png" for i in range(1, N))]}, {},
          r"line 2: there is no file 'img/gone.png' in "),
         ({"path": ["", *(f"img/{i}.png" for i in range(1, N))]}, {}, r"line 2: has no path"),
+        ({}, {"path_pattern": "img/.png"}, r"dataset.path_pattern=img/.png: needs {} once"),
+        ({}, {"path_pattern": "{}/{}.png"}, r"needs {} once"),
+        ({}, {"path_pattern": "{}.jpg"}, r"line 2: there is no file 'img/0.png.jpg' in "),
+        ({}, {"path_pattern": "../{}"}, r"line 2: path '../img/0.png' leaves the folder"),
         ({"label": ["", *["a", "b"] * 12][:N]}, {}, r"line 2: has no label; .*dataset.drop_labels=\[''\]"),
         ({"label": ["a|b", *["a", "b"] * 12][:N]}, {}, r"line 2: has several labels .*type=multi"),
         ({}, {"classes": ["benign", "other"]}, r"line 3: label 'malignant' is none of .*other"),

@@ -16,6 +16,7 @@ from medretrieval.errors import UserError, choices
 
 ROLES = ("path", "label", "split", "group", "caption")
 NEEDED = ("path", "label")
+PLACE = "{}"  # of the text of the path column in dataset.path_pattern
 
 
 class CsvDataset(FileDataset):
@@ -26,6 +27,7 @@ class CsvDataset(FileDataset):
         root: the folder that paths begin in; None for that of the table.
         columns: role -> column: path, label (findings with | between them), and where there are such columns
             split, group, caption; None for none.
+        path_pattern: a file's path, {} standing for the text of its column: "images/{}.jpg".
         metadata: columns that are kept beside these; None for all others.
         drop_labels: rows with one of these labels are left out.
         the others: those of `FileDataset` and `DecodingOptions`.
@@ -39,6 +41,7 @@ class CsvDataset(FileDataset):
         table: str | None,
         root: str | None,
         columns: Mapping[str, str | None],
+        path_pattern: str,
         metadata: Sequence[str] | None,
         drop_labels: Sequence[str],
         size: int,
@@ -62,6 +65,7 @@ class CsvDataset(FileDataset):
         folder = self.path.parent if root is None else folder_of(root, "dataset.root")
         super().__init__(name, label_type, classes, folder, options, corrupt)
         self.columns = read_columns(columns, ROLES, NEEDED)
+        self.path_pattern = _pattern(path_pattern)
         self.metadata = metadata
         self.drop_labels = frozenset(map(str, drop_labels))
 
@@ -117,6 +121,7 @@ class CsvDataset(FileDataset):
         for row, text in enumerate(paths):
             if not text:
                 raise UserError(f"{csv.at(row)}: has no path")
+            text = self.path_pattern.replace(PLACE, text)
             normal.append(os.path.normpath(text))
             if os.path.isabs(text) or normal[-1].split(os.sep)[0] == os.pardir:
                 raise UserError(
@@ -147,6 +152,15 @@ class CsvDataset(FileDataset):
             )
             for name in wanted
         }
+
+
+def _pattern(text: str) -> str:
+    if text.count(PLACE) != 1:
+        raise UserError(
+            f"dataset.path_pattern={text}: needs {PLACE} once, where the text of the path column goes: "
+            f"'images/{PLACE}.jpg'"
+        )
+    return text
 
 
 def read_columns(
