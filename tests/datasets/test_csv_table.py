@@ -121,6 +121,27 @@ def test_drawn_splits_keep_patients_apart_and_pass_the_check(table, dataset):
     assert groups[0].isdisjoint(groups[1])
 
 
+def test_splits_drawn_by_image_part_patients_and_must_be_allowed_to(table, dataset):
+    path = table(split=None, patient=[f"p{i // 2}" for i in range(N)])
+    keys = {"columns": {"group": "patient"}, "split_by": "image"}
+    with pytest.raises(UserError, match="groups have images in more than one split"):
+        dataset(path, **keys).load("test")
+    found = dataset(path, **keys, shared_groups="report")
+    groups = [set(found.load(split).groups) for split in ("train", "test")]
+    assert not groups[0].isdisjoint(groups[1])
+    without_groups = dataset(path).table.splits
+    np.testing.assert_array_equal(found.table.splits, without_groups)
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"), [({"split": "split", "group": "patient"}, "given, not drawn"), ({}, "no groups")]
+)
+def test_splits_by_image_are_refused_where_that_changes_nothing(table, dataset, columns, why):
+    path = table(patient=[f"p{i // 8}" for i in range(N)])
+    with pytest.raises(UserError, match=f"dataset.split_by=image: has no effect, as .*{why}"):
+        dataset(path, columns=columns, split_by="image").load("test")
+
+
 @pytest.mark.parametrize(
     ("columns", "keys", "line"),
     [
@@ -136,6 +157,7 @@ def test_drawn_splits_keep_patients_apart_and_pass_the_check(table, dataset):
         ({"path": ["img/gone.png", *(f"img/{i}.png" for i in range(1, N))]}, {},
          r"line 2: there is no file 'img/gone.png' in "),
         ({"path": ["", *(f"img/{i}.png" for i in range(1, N))]}, {}, r"line 2: has no path"),
+        ({}, {"split_by": "patient"}, r"dataset.split_by=patient: choose from: group, image"),
         ({}, {"path_pattern": "img/.png"}, r"dataset.path_pattern=img/.png: needs {} once"),
         ({}, {"path_pattern": "{}/{}.png"}, r"needs {} once"),
         ({}, {"path_pattern": "{}.jpg"}, r"line 2: there is no file 'img/0.png.jpg' in "),

@@ -51,13 +51,15 @@ class CsvDataset(FileDataset):
         unreadable: str,
         shares: Mapping[str, Any],
         split_seed: int,
+        split_by: str,
         shared_groups: str,
         cache: str,
         corrupt: str | None,
     ) -> None:
         options = {
             "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "shared_groups": shared_groups, "cache": cache,
+            "shares": shares, "split_seed": split_seed, "split_by": split_by,
+            "shared_groups": shared_groups, "cache": cache,
         }  # fmt: skip
         if table is None:
             raise UserError("dataset.table: give the CSV file that lists the images: dataset.table=<file>")

@@ -34,6 +34,13 @@ class OnUnreadable(StrEnum):
     skip = "skip"
 
 
+class SplitBy(StrEnum):
+    """What stays together where splits are drawn."""
+
+    group = "group"
+    image = "image"
+
+
 class OnSharedGroups(StrEnum):
     """What happens where a group has images in more than one split."""
 
@@ -53,6 +60,7 @@ class DecodingOptions:
         unreadable: what happens where a file cannot be read.
         shares: of the splits that are made where none are given.
         split_seed: of the same.
+        split_by: what stays together in them.
         shared_groups: what happens where a group is in more than one split.
         cache: the folder in which decoded images are kept.
     """
@@ -64,6 +72,7 @@ class DecodingOptions:
     unreadable: OnUnreadable
     shares: Mapping[str, Any]
     split_seed: int
+    split_by: SplitBy
     shared_groups: OnSharedGroups
     cache: Path
 
@@ -88,6 +97,7 @@ class DecodingOptions:
             _choice("unreadable", given["unreadable"], OnUnreadable),
             given["shares"],
             _whole("split_seed", given["split_seed"], 0),
+            _choice("split_by", given["split_by"], SplitBy),
             _choice("shared_groups", given["shared_groups"], OnSharedGroups),
             Path(given["cache"]).expanduser().absolute(),
         )
@@ -153,14 +163,27 @@ class FileDataset(Dataset):
             if table.groups is None:  # the frames of a file are not independent of each other
                 table = replace(table, groups=table.names)
             table = table.by_frames([self._frames(path) for path in table.files])
+        groups = self._stay_together(table)
         if table.splits is None:
             shares = read_shares(self.options.shares)
-            made = assign(table.labels, table.groups, shares, self.options.split_seed)
-            table = replace(table, splits=made)
+            table = replace(table, splits=assign(table.labels, groups, shares, self.options.split_seed))
         for line in table.left_out:
             log.info("dataset=%s: %s", self.name, line)
         self._about_shared_groups(table)
         return table
+
+    def _stay_together(self, table: FileTable) -> Any:
+        """The groups that drawn splits keep together, None where each image is drawn on its own.
+
+        Raises:
+            UserError: split_by=image, and there are no splits to draw or no groups to part.
+        """
+        if self.options.split_by is SplitBy.group:
+            return table.groups
+        why = "no groups are given" if table.groups is None else "the splits are given, not drawn"
+        if table.groups is None or table.splits is not None:
+            raise UserError(f"dataset.split_by=image: has no effect, as {why}; leave it at group")
+        return None
 
     @functools.cached_property
     def peeks(self) -> Mapping[Path, Peek | Unreadable]:

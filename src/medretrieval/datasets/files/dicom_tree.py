@@ -111,13 +111,15 @@ class DicomDataset(FileDataset):
         unreadable: str,
         shares: Mapping[str, Any],
         split_seed: int,
+        split_by: str,
         shared_groups: str,
         cache: str,
         corrupt: str | None,
     ) -> None:
         options = {
             "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "shared_groups": shared_groups, "cache": cache,
+            "shares": shares, "split_seed": split_seed, "split_by": split_by,
+            "shared_groups": shared_groups, "cache": cache,
         }  # fmt: skip
         folder = folder_of(root, "dataset.root")
         super().__init__(name, label_type, classes, folder, options, corrupt)

@@ -39,6 +39,7 @@ class FolderDataset(FileDataset):
         unreadable: str,
         shares: Mapping[str, Any],
         split_seed: int,
+        split_by: str,
         group_rule: str | None,
         shared_groups: str,
         cache: str,
@@ -46,7 +47,8 @@ class FolderDataset(FileDataset):
     ) -> None:
         options = {
             "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "shared_groups": shared_groups, "cache": cache,
+            "shares": shares, "split_seed": split_seed, "split_by": split_by,
+            "shared_groups": shared_groups, "cache": cache,
         }  # fmt: skip
         if label_type == "multi":
             raise UserError(
