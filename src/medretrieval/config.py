@@ -4,7 +4,6 @@ Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or un
 `dataset`, `encoder` and `tracking` stay open: their keys are the constructor arguments of a `_target_`.
 """
 
-import itertools
 import logging
 import re
 from dataclasses import dataclass, field
@@ -145,7 +144,7 @@ class EvaluationConfig:
     confidence: float = MISSING
     subgroups: list[str] = field(default_factory=list)
     subgroup_bins: int = 4
-    subgroup_edges: dict[str, list[float]] = field(default_factory=dict)
+    subgroup_edges: Any = None  # dict[str, list[float]] or None; Hydra cannot add keys to a typed one
 
 
 @dataclass
@@ -345,20 +344,33 @@ def _check_subgroups(evaluation: EvaluationConfig) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluation.subgroups={names}: {twice[0]} is named twice; name each column once")
     _at_least(2, "evaluation.subgroup_bins", evaluation.subgroup_bins)
+    if evaluation.subgroup_edges is None:
+        return
+    if not isinstance(evaluation.subgroup_edges, dict):
+        raise UserError(
+            f"evaluation.subgroup_edges={evaluation.subgroup_edges}: give the edges by column, as in "
+            "{age:[18,40,65]}"
+        )
     for name, edges in evaluation.subgroup_edges.items():
         if name not in names:
             raise UserError(
-                f"evaluation.subgroup_edges.{name}: {name!r} is not among evaluation.subgroups={names}; add "
-                "it "
+                f"evaluation.subgroup_edges: {name!r} is not among evaluation.subgroups={names}; add it "
                 "there, or leave its edges out"
             )
-        finite = all(abs(edge) < float("inf") for edge in edges)  # false of NaN too
-        if not edges or not finite or any(a >= b for a, b in itertools.pairwise(edges)):
+        if not _are_edges(edges):
             raise UserError(
-                f"evaluation.subgroup_edges.{name}={edges}: give at least one number, each larger than the "
+                f"evaluation.subgroup_edges: {name}={edges}: give a list of numbers, each larger than the "
                 "one "
                 "before it"
             )
+
+
+def _are_edges(edges: Any) -> bool:
+    """Whether bins can begin there: a list of finite numbers, each larger than the one before it."""
+    if not isinstance(edges, list) or not edges:
+        return False
+    numbers = all(isinstance(e, int | float) and not isinstance(e, bool) for e in edges)
+    return numbers and all(abs(e) < float("inf") for e in edges) and edges == sorted(set(edges))
 
 
 def _check_words(settings: Config) -> None:

@@ -99,13 +99,20 @@ def identity(folder: Path, k: int | None) -> Recognized:
     for task in tasks:
         require_depths(task, run.settings.evaluation)
     k = depth_of(run, tasks[0].max_depth, k)
-    both = [run.evaluated(task, min(max(run.report.counts.depth, k), task.max_depth)) for task in tasks]
+    both = [run.evaluated(task, _depth(run, task, k)) for task in tasks]
     ids = both[0].ranking.ids
     first, within = (recognition(run.settings, tasks[0], ids, depth) for depth in (1, k))
     names = [n for n in both[0].scores if n in both[1].scores and _is_shown(run, tasks[0], n)]
     scores = [{name: one.scores[name] for name in names} for one in both]
     changes = _changes(run, tasks, both, names)
     return Recognized(run, first, within, scores[0], scores[1], changes, _remarks(run))
+
+
+def _depth(run: SavedTask, task: RetrievalTask, k: int) -> int:
+    """As deep as the run: all that a query can find where the run's ranking held that."""
+    depth = run.report.counts.depth
+    whole = depth >= run.task().max_depth
+    return task.max_depth if whole else min(max(depth, k), task.max_depth)
 
 
 def _require_others(run: SavedTask) -> None:

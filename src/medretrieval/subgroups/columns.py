@@ -107,16 +107,16 @@ def plain_column(name: str, values: NDArray[np.str_]) -> Column:
 def _column(config: EvaluationConfig, name: str, values: NDArray[np.str_]) -> Column:
     plain = plain_column(name, values)
     numeric = all(map(is_number, plain.values))
-    edges = config.subgroup_edges.get(name)
+    edges: list[float] | None = (config.subgroup_edges or {}).get(name)
     if edges is not None:
         if not numeric:
             text = next(value for value in plain.values if not is_number(value))
             raise UserError(
-                f"evaluation.subgroup_edges.{name}={list(edges)}: {text[:40]!r} of column {name!r} is no "
+                f"evaluation.subgroup_edges: {name}={edges}: {text[:40]!r} of column {name!r} is no "
                 "number; "
                 "leave its edges out"
             )
-        return _binned(name, values, list(edges))
+        return _binned(name, values, [float(edge) for edge in edges])
     if numeric and len(plain.values) > config.subgroup_bins:
         known = values[values != UNKNOWN].astype(np.float64)
         return _binned(name, values, quantile_edges(known, config.subgroup_bins))

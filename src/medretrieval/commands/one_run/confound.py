@@ -45,9 +45,8 @@ def _lines(answer: "Confounded") -> list[str]:
     )
     lines += [
         "",
-        f"robustness index {value} ({level}chance {chance}): of the results that agree in one of the two "
-        "only, the "
-        "share that agrees in the class",
+        f"robustness index {value} ({level}chance {chance}): of the results that agree with their query in "
+        f"one of class and {answer.by} alone, the share that agrees in the class",
         "",
         f"the gallery, class by {answer.by}:",
         *_gallery(answer),
