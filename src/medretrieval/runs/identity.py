@@ -25,6 +25,9 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     for key in ("root", "groups", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
+    if settings.evaluation.subgroups and task.queries.split is not None:
+        known = task.queries.split.metadata or {}
+        fitted |= {f"metadata.{n}": str(groups_sha256(known.get(n))) for n in settings.evaluation.subgroups}
     return canonical_sha256(
         fitted
         | {
