@@ -78,7 +78,9 @@ def everything_in(folder):
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_no_patient_is_named_in_logs_mlflow_results_or_cache(tree, tmp_path, say, caplog, monkeypatch, database):
+def test_no_patient_is_named_in_logs_mlflow_results_or_cache(
+    tree, tmp_path, say, caplog, monkeypatch, database
+):
     monkeypatch.setenv("MEDRETRIEVAL_CACHE", str(tmp_path / "kept" / "cache"))
     caplog.set_level(logging.DEBUG)
     broken = tmp_path / "export" / PATIENT.format(3) / f"{NAME.format(3)}-9.dcm"
