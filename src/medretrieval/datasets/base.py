@@ -44,6 +44,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @staticmethod
+    def targets() -> None:
+        """A hit is of the query's class (`protocol.queries.Queries`)."""
+
     @property
     def split(self) -> "Split":
         """Itself, as the query side of a task (`protocol.queries.Queries`)."""
