@@ -136,10 +136,10 @@ class Worded(Brightness):
 
 
 class Described(Brightness):
-    """Images and their captions on one axis each: the number that `numbered` writes into an image.
+    """Images and their captions on one axis each: that of the number that `numbered` writes into an image.
 
-    A caption ends with the number of the image it names, "a scan, 17"; `shift` is added to that number, so that
-    every caption names another image. One without a number is the sum of all axes, which no image is nearer to.
+    A caption ends with the number of the image it names, "a scan, 17"; `shift` is added to that number, so
+    that every caption names another image.
     """
 
     def __init__(self, count, shift=0, **kwargs):
@@ -153,10 +153,5 @@ class Described(Brightness):
         return np.eye(self.count, dtype=np.float32)[numbers(images)]
 
     def encode_text(self, texts):
-        rows = []
-        for text in texts:
-            last = text.split()[-1]
-            named = (int(last) + self.shift) % self.count if last.isdecimal() else slice(None)
-            rows.append(np.zeros(self.count, np.float32))
-            rows[-1][named] = 1
-        return np.stack(rows)
+        named = [(int(text.split()[-1]) + self.shift) % self.count for text in texts]
+        return np.eye(self.count, dtype=np.float32)[named]

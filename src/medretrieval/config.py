@@ -139,12 +139,14 @@ class PromptsConfig:
         classes: what fills the gap for each class; none for captions.
         source: of the sentences.
         hit: what a caption has to find; None for classes, which find images of their own.
+        max_words: words of a caption that are asked with, from its first on; None for all, and for classes.
     """
 
     templates: list[str] = MISSING
     classes: dict[str, list[str]] = MISSING
     source: PromptSource = PromptSource.classes
     hit: Hit | None = None
+    max_words: int | None = None
 
 
 @dataclass
@@ -409,12 +411,18 @@ def _check_source(settings: Config) -> None:
     if prompts is None:
         return
     if prompts.source == PromptSource.classes:
+        if prompts.max_words is not None:
+            raise UserError(
+                f"prompts.max_words={prompts.max_words}: shortens captions, and prompts.source=classes asks "
+                "for classes; set it to null, or use prompts=captions"
+            )
         if prompts.hit is not None:
             raise UserError(
                 f"prompts.hit={prompts.hit}: says what a caption has to find, and prompts.source=classes "
                 "asks for classes; set it to null, or use prompts=captions"
             )
         return
+    _at_least(1, "prompts.max_words", prompts.max_words)
     refused = {
         f"protocol={protocol.name}: its queries are images, and captions query in protocol=text_to_image "
         "alone; use that, or leave prompts=captions out": protocol.prompts is None,

@@ -86,9 +86,8 @@ def _sides(settings: Config, dataset: Dataset) -> tuple[Queries, Split]:
         words = settings.prompts
         if words is None or words.source == PromptSource.classes:
             return prompts_of(settings, dataset), load_split(dataset, protocol.gallery.value)
-        assert words.hit is not None  # as `config.check` has seen to
         gallery = load_split(dataset, protocol.gallery.value)
-        return captions_of(gallery, dataset.classes, words.hit, f"dataset={dataset.name}"), gallery
+        return captions_of(gallery, dataset.classes, words, f"dataset={dataset.name}"), gallery
     queries = load_split(dataset, protocol.query.value)
     same = protocol.gallery == protocol.query
     return queries, queries if same else load_split(dataset, protocol.gallery.value)

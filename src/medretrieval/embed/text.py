@@ -15,7 +15,7 @@ from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings, embed
 from medretrieval.embed.shards import write_header
 from medretrieval.errors import UserError
-from medretrieval.protocol.captions import Captions, captions_to_fit
+from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts
 from medretrieval.vectors import l2_normalize, require_vectors
@@ -65,7 +65,7 @@ def _centered_texts(
     if isinstance(prompts, Prompts):
         balanced = {"texts": texts.key, "members": prompts.members.tolist()}
         return centered(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
-    said, members = captions_to_fit(split, inputs.dataset.name)
+    said, members = prompts.to_fit(split, f"dataset={inputs.dataset.name}")
     fitted = _sentences(inputs, said, cache)
     mean_of = {"captions": fitted.key, "members": members.tolist()}
     return centered(texts, mean_of, lambda: mean_direction(fitted.vectors[members]), cache)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache.store import content_key
-from medretrieval.config import Hit
+from medretrieval.config import Hit, PromptsConfig
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import common_codes, groups_sha256
 from medretrieval.errors import UserError
@@ -32,6 +32,7 @@ class Captions:
         texts: the different captions, in the order in which they come first.
         members: int64 [q], the text of each query.
         hit: what a query has to find.
+        max_words: how many words of a caption are asked with; None for all.
     """
 
     gallery: Split
@@ -40,6 +41,7 @@ class Captions:
     texts: tuple[str, ...]
     members: Ints
     hit: Hit
+    max_words: int | None = None
 
     name = kind = use = "captions"
     split = None
@@ -71,6 +73,24 @@ class Captions:
     def left_out(self) -> int:
         """Images of the gallery without a caption."""
         return len(self.gallery) - len(self)
+
+    @property
+    def cut(self) -> int:
+        """Queries whose caption has more words than are asked with."""
+        said = self.gallery.captions or ()
+        return 0 if self.max_words is None else sum(len(text.split()) > self.max_words for text in said)
+
+    def to_fit(self, split: Split, where: str) -> tuple[tuple[str, ...], Ints]:
+        """The different captions of a split that a mean is fitted to, and which each image has (int64 [n]).
+
+        Args:
+            split: other images than those that are searched.
+            where: the dataset, for messages.
+
+        Raises:
+            UserError: no image of the split has a caption.
+        """
+        return distinct([text for text in said_of(split, where, self.max_words) if text])
 
     @property
     def content_sha256(self) -> str:
@@ -128,19 +148,20 @@ class Captions:
         return vectors[self.members]
 
 
-def captions_of(gallery: Split, classes: tuple[str, ...], hit: Hit, where: str) -> Captions:
+def captions_of(gallery: Split, classes: tuple[str, ...], wanted: PromptsConfig, where: str) -> Captions:
     """The captions of a split as queries.
 
     Args:
         gallery: the images.
         classes: of the dataset.
-        hit: what a caption has to find.
+        wanted: what a caption has to find, and how many of its words are asked with.
         where: the dataset, for messages.
 
     Raises:
         UserError: the dataset has no captions or, where they are wanted, no groups.
     """
-    said = said_of(gallery, where)
+    said, hit = said_of(gallery, where, wanted.max_words), wanted.hit
+    assert hit is not None  # as `config.check` has seen to
     if hit == Hit.group and gallery.groups is None:
         raise UserError(
             f"prompts.hit=group: {where} does not say which images of split {gallery.name!r} belong "
@@ -148,35 +169,32 @@ def captions_of(gallery: Split, classes: tuple[str, ...], hit: Hit, where: str) 
         )
     positions = np.flatnonzero([bool(text) for text in said])
     texts, members = distinct([text for text in said if text])
-    return Captions(gallery, classes, positions, texts, members, hit)
+    return Captions(gallery, classes, positions, texts, members, hit, wanted.max_words)
 
 
-def captions_to_fit(split: Split, dataset: str) -> tuple[tuple[str, ...], Ints]:
-    """The different captions of a split that a mean is fitted to, and the number of each image's (int64 [n]).
-
-    Raises:
-        UserError: no image of the split has a caption.
-    """
-    return distinct([text for text in said_of(split, f"dataset={dataset}") if text])
-
-
-def said_of(split: Split, where: str) -> tuple[str, ...]:
+def said_of(split: Split, where: str, max_words: int | None) -> tuple[str, ...]:
     """The caption of each image without spaces around it, "" where it has none.
 
     Args:
         split: the images.
         where: the dataset, for messages.
+        max_words: of each, its first words; None for all.
 
     Raises:
         UserError: no image of the split has one.
     """
-    said = tuple(text.strip() for text in split.captions or ())
+    said = tuple(_first_words(text.strip(), max_words) for text in split.captions or ())
     if not any(said):
         raise UserError(
             f"prompts=captions: {where} has no captions of split {split.name!r}; use a dataset that has "
             "them, or leave prompts=captions out to ask for its classes"
         )
     return said
+
+
+def _first_words(text: str, most: int | None) -> str:
+    words = text.split()
+    return text if most is None or len(words) <= most else " ".join(words[:most])
 
 
 def distinct(texts: Sequence[str]) -> tuple[tuple[str, ...], Ints]:

@@ -23,7 +23,7 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
     for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
-    for key in ("root", "groups"):
+    for key in ("root", "groups", "group_rule"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
     if center is not None and isinstance(task.queries, Captions):

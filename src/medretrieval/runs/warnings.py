@@ -310,8 +310,12 @@ def _about_captions(task: RetrievalTask) -> list[str]:
             f"{_count(asked.left_out, 'image has', 'images have')} no caption: searched like all others, but "
             "no query."
         )
+    if asked.cut:
+        notes.append(
+            f"{_count(asked.cut, 'caption is', 'captions are')} longer than prompts.max_words and cut to it."
+        )
     shared, at_most = asked.shared
-    if shared:
+    if at_most < shared:
         best = queries - shared + at_most
         notes.append(
             f"{shared} of {queries} captions are worded like another image's: the same words find the same "

@@ -70,6 +70,8 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
         del changed["encoder.model"]
     if settings.prompts is not None and settings.prompts.hit is not None:
         changed |= {"prompts": PromptSource.captions.value, "prompts.hit": settings.prompts.hit.value}
+        if settings.prompts.max_words is not None:
+            changed["prompts.max_words"] = str(settings.prompts.max_words)
     return {group: tags[group] for group in GROUPS} | changed
 
 
