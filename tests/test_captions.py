@@ -16,11 +16,13 @@ from medretrieval import compose, run
 from medretrieval.config import EvaluationConfig, Hit, PromptsConfig, PromptSource, check
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.evaluate import evaluate
+from medretrieval.evaluate.scores import reciprocal_rank
 from medretrieval.protocol.captions import captions_of
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.track.run_description import describe_run
+from medretrieval.uncertainty.bootstrap import Resampling, intervals
 from medretrieval.verify import again, verify
 
 N = 40
@@ -216,7 +218,7 @@ def compose_classes():
     [
         (("protocol=query_gallery",), "protocol=query_gallery: its queries are images"),
         (("protocol.prompts=ensemble",), "protocol.prompts=ensemble: each caption is a query of its own"),
-        (("prompts.templates=[a '{}']",), "templates and classes: are words for classes"),
+        (("prompts.templates=['a {}']",), "templates and classes: are words for classes"),
         (("prompts.max_words=0",), "prompts.max_words=0: must be 1 or more"),
         (("prompts.hit=null",), "prompts.hit=null: say what a caption has to find"),
         (("evaluation.min_jaccard=0.5",), "evaluation.min_jaccard=0.5: has no effect"),
@@ -319,3 +321,30 @@ def test_counts_of_relevant_images_do_not_grow_with_the_square_of_the_gallery():
     numbers = np.arange(n)
     assert (Relevance().counts(numbers, numbers, out) == 1).all()
     assert (Relevance().counts(numbers + n, numbers, out) == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sentences", [None, 25])
+def test_intervals_over_captions_cover_the_mean_of_other_images_too(sentences):
+    """Images and captions drawn anew; `sentences`: so few different captions, so that several images share one.
+
+    Shared captions have hits at different ranks of one ranking, so their mean varies less than the interval says.
+    """
+    rng, n, d, found = np.random.default_rng(0), 100, 8, []
+    topics = rng.normal(size=(sentences or 1, d))
+    for _ in range(300):
+        if sentences is None:
+            images = rng.normal(size=(n, d))
+            said = images + 0.7 * rng.normal(size=(n, d))
+        else:
+            said = topics[rng.integers(0, sentences, n)]
+            images = said + 0.5 * rng.normal(size=(n, d))
+        unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+        hits = np.argsort(-said @ unit.T, axis=1) == np.arange(n)[:, None]
+        values = {"recall_at_5": hits[:, :5].any(axis=1) * 1.0, "mrr": reciprocal_rank(hits)}
+        ends = intervals(values, Resampling(1000, 0.95, 0), None, None, np.ones(n, np.int64))
+        found.append([(values[name].mean(), *ends[name]) for name in values])
+    table = np.array(found)  # [datasets, scores, (mean, low, high)]
+    truth = table[:, :, 0].mean(axis=0)
+    covered = ((table[:, :, 1] <= truth) & (truth <= table[:, :, 2])).mean(axis=0)
+    assert (covered > 0.92).all()

@@ -215,9 +215,7 @@ def test_a_rule_that_finds_no_patients_is_refused(write_groups, rule, message):
 
 def test_a_file_tells_groups_in_one_way(write_groups):
     path = write_groups(rows=OF_CT, header=SOURCES)
-    with pytest.raises(
-        UserError, match=r"column image_id and no column group; give dataset\.group_rule="
-    ):
+    with pytest.raises(UserError, match=r"column image_id and no column group; give dataset\.group_rule="):
         read_groups(path, "train", 3)
     path = write_groups(rows=["train,0,a,train-1-2"], header="split,index,group,image_id")
     with pytest.raises(UserError, match=r"has a column group, so dataset\.group_rule has no effect"):
