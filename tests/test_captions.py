@@ -324,21 +324,21 @@ def test_counts_of_relevant_images_do_not_grow_with_the_square_of_the_gallery():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sentences", [None, 25])
-def test_intervals_over_captions_cover_the_mean_of_other_images_too(sentences):
-    """Images and captions drawn anew; `sentences`: so few different captions, so that several images share one.
+@pytest.mark.parametrize(("n", "noise", "sentences"), [(100, 0.7, None), (240, 1.0, None), (100, 0.5, 25)])
+def test_intervals_over_captions_cover_the_mean_of_other_images_too(n, noise, sentences):
+    """Images and captions drawn anew; `sentences`: so few different captions, which images share.
 
-    Shared captions have hits at different ranks of one ranking, so their mean varies less than the interval says.
+    Shared captions have hits at different ranks of one ranking, so their mean varies less than is said.
     """
-    rng, n, d, found = np.random.default_rng(0), 100, 8, []
+    rng, d, found = np.random.default_rng(0), 8, []
     topics = rng.normal(size=(sentences or 1, d))
     for _ in range(300):
         if sentences is None:
             images = rng.normal(size=(n, d))
-            said = images + 0.7 * rng.normal(size=(n, d))
+            said = images + noise * rng.normal(size=(n, d))
         else:
             said = topics[rng.integers(0, sentences, n)]
-            images = said + 0.5 * rng.normal(size=(n, d))
+            images = said + noise * rng.normal(size=(n, d))
         unit = images / np.linalg.norm(images, axis=1, keepdims=True)
         hits = np.argsort(-said @ unit.T, axis=1) == np.arange(n)[:, None]
         values = {"recall_at_5": hits[:, :5].any(axis=1) * 1.0, "mrr": reciprocal_rank(hits)}
@@ -347,4 +347,4 @@ def test_intervals_over_captions_cover_the_mean_of_other_images_too(sentences):
     table = np.array(found)  # [datasets, scores, (mean, low, high)]
     truth = table[:, :, 0].mean(axis=0)
     covered = ((table[:, :, 1] <= truth) & (truth <= table[:, :, 2])).mean(axis=0)
-    assert (covered > 0.92).all()
+    assert (covered > 0.9).all()

@@ -72,12 +72,17 @@ def read_groups(path: Path, split: str, n: int, rule: str | None = None) -> NDAr
             f"{where}: {len(missing)} of the {n} images of split {split!r} have no row "
             f"(first {split}/{missing[0]}); each needs exactly one"
         )
-    if rule is not None and n > 1 and len(set(groups.values())) == 1:
-        raise UserError(
-            f"dataset.group_rule={rule}: finds {groups[0]!r} in all {n} names of split {split!r}, one group "
-            "in all; let it match what tells patients apart, such as their number"
-        )
+    if rule is not None and n > 1:
+        _require_several(set(groups.values()), rule, f"all {n} names of split {split!r}")
     return np.array([groups[i] for i in range(n)], dtype=np.str_)
+
+
+def _require_several(found: set[str], rule: str, where: str) -> None:
+    if len(found) == 1:
+        raise UserError(
+            f"dataset.group_rule={rule}: finds {found.pop()!r} in {where}, one group in all; let it match what "
+            "tells patients apart, such as their number"
+        )
 
 
 def _compiled(rule: str) -> re.Pattern[str]:
