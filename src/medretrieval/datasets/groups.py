@@ -80,8 +80,8 @@ def read_groups(path: Path, split: str, n: int, rule: str | None = None) -> NDAr
 def _require_several(found: set[str], rule: str, where: str) -> None:
     if len(found) == 1:
         raise UserError(
-            f"dataset.group_rule={rule}: finds {found.pop()!r} in {where}, one group in all; let it match what "
-            "tells patients apart, such as their number"
+            f"dataset.group_rule={rule}: finds {found.pop()!r} in {where}, one group in all; let it match "
+            "what tells patients apart, such as their number"
         )
 
 
