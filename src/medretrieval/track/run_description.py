@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medretrieval.config import Config, leaves
+from medretrieval.config import Config, PromptSource, leaves
 from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
@@ -72,6 +72,10 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
     }
     if changed.get("encoder.model") == tags["encoder"]:
         del changed["encoder.model"]
+    if settings.prompts is not None and settings.prompts.hit is not None:
+        changed |= {"prompts": PromptSource.captions.value, "prompts.hit": settings.prompts.hit.value}
+        if settings.prompts.max_words is not None:
+            changed["prompts.max_words"] = str(settings.prompts.max_words)
     return {group: tags[group] for group in GROUPS} | changed
 
 
