@@ -106,13 +106,16 @@ def packed_bits(dataset):
     return dataset.get("BitsAllocated") == 1 and syntax in ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1")
 
 
-@pytest.fixture(scope="module")
-def shown(dicom_root):
-    """Of each file (the same bytes once): its first frame, or why there is none."""
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(2**19, id="small"), pytest.param(2**40, id="all", marks=pytest.mark.slow)],
+)
+def shown(request, dicom_root):
+    """Of each file up to so many pixels (the same bytes once): its first frame, or why there is none."""
     found, seen = {}, set()
     for path in files(dicom_root):
-        content = path.read_bytes()
-        if content not in seen:
+        content, header = path.read_bytes(), read_header(path).dataset
+        if content not in seen and (header.Rows * header.Columns < request.param or path.name in BROKEN):
             seen.add(content)
             try:
                 found[path] = read(path).pixels
@@ -135,9 +138,8 @@ def test_every_file_is_decoded_or_named_with_a_reason(shown):
             continue
         assert (header.kind, header.height, header.width) == ("dicom", *pixels.shape[:2])
         assert header.channels == (1 if pixels.ndim == 2 else 3)
-        if header.width * header.height < 2**19:  # the larger ones take their time
-            image = decode(path, Decoding(32, header.channels, Fit.pad, Frames.montage))
-            assert image.shape == (32, 32, 3)[: pixels.ndim]
+        image = decode(path, Decoding(32, header.channels, Fit.pad, Frames.montage))
+        assert image.shape == (32, 32, 3)[: pixels.ndim]
 
 
 def test_first_frames_are_what_pydicoms_functions_show(shown):
@@ -157,7 +159,7 @@ def test_first_frames_are_what_pydicoms_functions_show(shown):
             assert np.corrcoef(stored.astype(float).ravel(), found.ravel())[0, 1] < -0.5, path.name
             turned += 1
     assert compared == len(shown) - len(BROKEN) - 4
-    assert turned >= 3
+    assert turned >= (3 if len(shown) > 120 else 0)
 
 
 @pytest.mark.parametrize("plain", ["liver", "liver_nonbyte_aligned"])
