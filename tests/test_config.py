@@ -18,12 +18,17 @@ from medretrieval.track.tracker import Tracker, tracker_from_config
 FILES = sorted(p for p in (root() / "conf").glob("*/*.yaml") if p.parent.name != "prompts")
 PRESETS = sorted((root() / "experiments").glob("*.yaml"))
 GENERIC = {"timm": "encoder.model=resnet18", "open_clip": "encoder.model=RN50"}
+OWN = {  # files of the user's own: where they are
+    "folder": ["dataset.root=."],
+    "csv": ["dataset.table=images.csv"],
+    "dicom": ["dataset.root=.", "dataset.label_tag=BodyPartExamined"],
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_file_of_every_group_composes_and_instantiates(path):
     group, name = path.parent.name, path.stem
-    cfg = compose(f"{group}={name}", *([GENERIC[name]] if name in GENERIC else []))
+    cfg = compose(f"{group}={name}", *([GENERIC[name]] if name in GENERIC else OWN.get(name, [])))
     settings = check(cfg)
     part = getattr(settings, group)
     if group == "dataset":

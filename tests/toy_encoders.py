@@ -133,3 +133,25 @@ class Worded(Brightness):
         self.asked += list(texts)
         named = [[word in text for word in self.words] for text in texts]
         return np.array(named, np.float32) + self.text_offset
+
+
+class Described(Brightness):
+    """Images and their captions on one axis each: that of the number that `numbered` writes into an image.
+
+    A caption ends with the number of the image it names, "a scan, 17"; `shift` is added to that number, so
+    that every caption names another image.
+    """
+
+    def __init__(self, count, shift=0, **kwargs):
+        super().__init__(**kwargs)
+        self.count, self.shift = count, shift
+
+    def signature(self):
+        return {"kind": "described", "count": self.count, "shift": self.shift}
+
+    def encode(self, images):
+        return np.eye(self.count, dtype=np.float32)[numbers(images)]
+
+    def encode_text(self, texts):
+        named = [(int(text.split()[-1]) + self.shift) % self.count for text in texts]
+        return np.eye(self.count, dtype=np.float32)[named]

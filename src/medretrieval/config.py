@@ -91,6 +91,20 @@ class PromptUse(StrEnum):
     ensemble = "ensemble"
 
 
+class PromptSource(StrEnum):
+    """Where the sentences come from: words for the classes, or the captions of the searched images."""
+
+    classes = "classes"
+    captions = "captions"
+
+
+class Hit(StrEnum):
+    """What a caption has to find: the image it describes, or any image of that image's group."""
+
+    image = "image"
+    group = "group"
+
+
 class Center(StrEnum):
     """The split whose mean image is taken from every image, as that of the prompts is from every prompt."""
 
@@ -118,10 +132,21 @@ class ProtocolConfig:
 
 @dataclass
 class PromptsConfig:
-    """Words for a dataset's classes: sentences with a gap, and what fills it for each class."""
+    """Sentences that ask: words for a dataset's classes, or the captions of the images that are searched.
+
+    Attributes:
+        templates: sentences with a gap; none for captions.
+        classes: what fills the gap for each class; none for captions.
+        source: of the sentences.
+        hit: what a caption has to find; None for classes, which find images of their own.
+        max_words: words of a caption that are asked with, from its first on; None for all, and for classes.
+    """
 
     templates: list[str] = MISSING
     classes: dict[str, list[str]] = MISSING
+    source: PromptSource = PromptSource.classes
+    hit: Hit | None = None
+    max_words: int | None = None
 
 
 @dataclass
@@ -256,9 +281,20 @@ def slugged(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
+def prompt_use(source: str) -> str:
+    """How sentences become queries where the configuration does not say it: no two captions are joined."""
+    return str(PromptUse.each if source == PromptSource.captions else PromptUse.ensemble)
+
+
+def register_resolvers() -> None:
+    """Make the functions that the files in conf/ call known to OmegaConf."""
+    OmegaConf.register_new_resolver("slug", slugged, replace=True)
+    OmegaConf.register_new_resolver("prompt_use", prompt_use, replace=True)
+
+
 def register() -> None:
     """Make the schema and the presets known to Hydra; calling it twice does no harm."""
-    OmegaConf.register_new_resolver("slug", slugged, replace=True)
+    register_resolvers()
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(PresetSearchPath)
 
@@ -376,6 +412,7 @@ def _are_edges(edges: Any) -> bool:
 def _check_words(settings: Config) -> None:
     """What goes with sentences as queries, and what does not."""
     protocol, index = settings.protocol, settings.index
+    _check_source(settings)
     if protocol.prompts is None:
         settings.prompts = None  # no part of a run whose queries are images
         if protocol.query is None:
@@ -416,6 +453,44 @@ def _check_words(settings: Config) -> None:
             f"index.autotune={index.autotune}: tunes on images, whose neighbors an index finds more easily "
             "than those of sentences; set it to null and give nprobe or ef_search"
         )
+
+
+def _check_source(settings: Config) -> None:
+    """What goes with captions as queries, and what with words for classes."""
+    prompts, protocol, evaluation = settings.prompts, settings.protocol, settings.evaluation
+    if prompts is None:
+        return
+    if prompts.source == PromptSource.classes:
+        if prompts.max_words is not None:
+            raise UserError(
+                f"prompts.max_words={prompts.max_words}: shortens captions, and prompts.source=classes asks "
+                "for classes; set it to null, or use prompts=captions"
+            )
+        if prompts.hit is not None:
+            raise UserError(
+                f"prompts.hit={prompts.hit}: says what a caption has to find, and prompts.source=classes "
+                "asks for classes; set it to null, or use prompts=captions"
+            )
+        return
+    _at_least(1, "prompts.max_words", prompts.max_words)
+    refused = {
+        f"protocol={protocol.name}: its queries are images, and captions query in protocol=text_to_image "
+        "alone; use that, or leave prompts=captions out": protocol.prompts is None,
+        f"protocol.prompts={protocol.prompts}: each caption is a query of its own; set it to "
+        "each": protocol.prompts != PromptUse.each,
+        "templates and classes: are words for classes, which captions do not need; leave them empty": bool(
+            prompts.templates or prompts.classes
+        ),
+        "prompts.hit=null: say what a caption has to find, its own image (image) or any image of the "
+        "image's group (group)": prompts.hit is None,
+        f"evaluation.min_jaccard={evaluation.min_jaccard}: has no effect, because a caption finds images "
+        "and not findings; set it to null": evaluation.min_jaccard is not None,
+        "evaluation.resample=both: a caption and its image are one draw, and intervals over both sides "
+        "draw them apart; set it to queries": evaluation.resample == Resample.both,
+    }
+    for line, wrong in refused.items():
+        if wrong:
+            raise UserError(f"prompts=captions with {line}")
 
 
 def _at_least(least: int, key: str, value: int | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config
+from medretrieval.config import Config, PromptSource
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import identify
@@ -13,6 +13,7 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import objective_name, require_depths
 from medretrieval.index.faiss_index import require_parameters
 from medretrieval.instantiate import instantiate
+from medretrieval.protocol.captions import captions_of
 from medretrieval.protocol.exclusions import Exclusions, active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import prompts_of
@@ -82,7 +83,11 @@ def load_task(settings: Config) -> tuple[Dataset, RetrievalTask]:
 def _sides(settings: Config, dataset: Dataset) -> tuple[Queries, Split]:
     protocol = settings.protocol
     if protocol.query is None:
-        return prompts_of(settings, dataset), load_split(dataset, protocol.gallery.value)
+        words = settings.prompts
+        if words is None or words.source == PromptSource.classes:
+            return prompts_of(settings, dataset), load_split(dataset, protocol.gallery.value)
+        gallery = load_split(dataset, protocol.gallery.value)
+        return captions_of(gallery, dataset.classes, words, f"dataset={dataset.name}"), gallery
     queries = load_split(dataset, protocol.query.value)
     same = protocol.gallery == protocol.query
     return queries, queries if same else load_split(dataset, protocol.gallery.value)

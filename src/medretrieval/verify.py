@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.config import Config, check
+from medretrieval.config import Config, Hit, check
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task
+from medretrieval.protocol.captions import Captions
+from medretrieval.protocol.prompts import PROMPT
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.protocol.task import RetrievalTask
@@ -46,10 +48,9 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     require_links(folder)
     _, task = load_task(settings)
     found = _about_data(folder, task)
-    jaccard = settings.evaluation.min_jaccard
     return (
         found
-        + _about_scores(folder, report, ranking, jaccard)
+        + _about_scores(folder, report, ranking, _hits(ranking, task))
         + _about_ranking(folder, settings, report, task, ranking)
     )
 
@@ -73,7 +74,9 @@ def _about_data(folder: Path, task: RetrievalTask) -> list[str]:
     ]
 
 
-def _about_scores(folder: Path, report: RunReport, ranking: Ranking, min_jaccard: float | None) -> list[str]:
+def _about_scores(
+    folder: Path, report: RunReport, ranking: Ranking, relevant_results: NDArray[np.bool_]
+) -> list[str]:
     """Means against the saved scores of queries, and precision against the saved ranking."""
     from pyarrow import parquet
 
@@ -85,7 +88,7 @@ def _about_scores(folder: Path, report: RunReport, ranking: Ranking, min_jaccard
             column = np.array(table[name], dtype=np.float64)
             differing += _difference(f"scores.json: {name}", saved, float(column[relevant > 0].mean()))
     for k in (k for k in _depths(report) if k <= ranking.depth):
-        hits = _hits(ranking, min_jaccard)[:, :k].sum(axis=1)[relevant > 0] / k
+        hits = relevant_results[:, :k].sum(axis=1)[relevant > 0] / k
         name = f"precision_at_{k}"
         differing += _difference(f"ranking.npz: {name}", report.scores[name], float(hits.mean()))
     return differing
@@ -96,8 +99,11 @@ def _depths(report: RunReport) -> list[int]:
     return [int(name.removeprefix(prefix)) for name in report.scores if name.startswith(prefix)]
 
 
-def _hits(ranking: Ranking, min_jaccard: float | None) -> NDArray[np.bool_]:
-    """Relevance by a second route than `Relevance.hits`: row by row from the labels themselves."""
+def _hits(ranking: Ranking, task: RetrievalTask) -> NDArray[np.bool_]:
+    """Relevance by a second route than `Relevance.hits`: row by row from labels, or from ids and groups."""
+    if isinstance(task.queries, Captions):
+        return _of_captions(ranking, task.queries)
+    min_jaccard = task.relevance.min_jaccard
     query, gallery = ranking.query_labels, ranking.gallery_labels
     if query.ndim == 1:
         return np.stack([(gallery[i] == q) & (i >= 0) for i, q in zip(ranking.ids, query, strict=True)])
@@ -106,6 +112,19 @@ def _hits(ranking: Ranking, min_jaccard: float | None) -> NDArray[np.bool_]:
         shared = (gallery[ids] & labels).sum(axis=1)
         enough = shared >= ((min_jaccard or 0) * (gallery[ids] | labels).sum(axis=1) - 1e-9)
         rows.append((shared > 0) & enough & (ids >= 0))
+    return np.stack(rows)
+
+
+def _of_captions(ranking: Ranking, asked: Captions) -> NDArray[np.bool_]:
+    """Whether a result is the image that the query's id names, or of that image's group."""
+    names, groups = ranking.gallery_ids, asked.gallery.groups
+    own = [query.removeprefix(PROMPT) for query in ranking.query_ids.tolist()]
+    if asked.hit == Hit.image or groups is None:
+        rows = [(names[ids] == name) & (ids >= 0) for ids, name in zip(ranking.ids, own, strict=True)]
+    else:
+        group_of = dict(zip(names.tolist(), groups.tolist(), strict=True))
+        found = zip(ranking.ids, own, strict=True)
+        rows = [(groups[ids] == group_of[name]) & (ids >= 0) for ids, name in found]
     return np.stack(rows)
 
 

@@ -36,7 +36,9 @@ def write(root: Path, n: int, side: int, endings: tuple[str, ...]) -> None:
 
 def load(root: Path, cache: Path) -> None:
     """Load all files as one split; print seconds, the CPU's seconds, peak memory and the images' SHA-256."""
-    dataset = own_dataset("folder", cache, root=str(root), size=SIZE, shares={"train": 0.0, "val": 0.0, "test": 1.0})
+    dataset = own_dataset(
+        "folder", cache, root=str(root), size=SIZE, shares={"train": 0.0, "val": 0.0, "test": 1.0}
+    )
     before, start, used = peak_mib(), time.perf_counter(), time.process_time()
     images = dataset.load("test").images
     spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used}
@@ -97,7 +99,11 @@ def main(n: int) -> None:
         shutil.rmtree(folder / "whole")
         shards = killed(folder / "files", folder / "killed", max(1, n // 1024))
         again = loaded(folder / "files", folder / "killed")
-        print(json.dumps({"shards_at_the_kill": shards, "again": again, "same": again["sha256"] == cold["sha256"]}))
+        print(
+            json.dumps(
+                {"shards_at_the_kill": shards, "again": again, "same": again["sha256"] == cold["sha256"]}
+            )
+        )
 
 
 if __name__ == "__main__":

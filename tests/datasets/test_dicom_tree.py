@@ -78,7 +78,9 @@ def everything_in(folder):
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_no_patient_is_named_in_logs_mlflow_results_or_cache(tree, tmp_path, say, caplog, monkeypatch):
+def test_no_patient_is_named_in_logs_mlflow_results_or_cache(
+    tree, tmp_path, say, caplog, monkeypatch, database
+):
     monkeypatch.setenv("MEDRETRIEVAL_CACHE", str(tmp_path / "kept" / "cache"))
     caplog.set_level(logging.DEBUG)
     broken = tmp_path / "export" / PATIENT.format(3) / f"{NAME.format(3)}-9.dcm"
@@ -88,7 +90,7 @@ def test_no_patient_is_named_in_logs_mlflow_results_or_cache(tree, tmp_path, say
     alone.write_bytes(b"\0" * 128 + b"DICM broken")
     words = (
         "dataset=dicom", f"dataset.root={tmp_path}/export", "dataset.label_tag=BodyPartExamined",
-        "encoder=pixels",
+        "encoder=pixels", f"tracking.uri={database}",
         "dataset.size=28", "dataset.metadata=[PatientSex]", "evaluation.ks=[1,3]", "evaluation.resamples=100",
         "dataset.shares={train: 0.5, val: 0, test: 0.5}",
     )  # fmt: skip
@@ -101,6 +103,7 @@ def test_no_patient_is_named_in_logs_mlflow_results_or_cache(tree, tmp_path, say
     assert not any(name in shown for name in NAMING)
     assert "IM001.dcm" in shown  # by which its owner finds it
     content = everything_in(tmp_path / "outputs") + everything_in(tmp_path / "kept")
+    content += (tmp_path / "mlflow.db").read_bytes()
     assert content
     assert not any(name.encode() in content for name in NAMING)
     assert (tmp_path / "kept" / "cache.salt").stat().st_mode & 0o077 == 0

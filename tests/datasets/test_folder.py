@@ -224,4 +224,4 @@ def test_no_folder_is_refused_by_its_key(tmp_path):
     with pytest.raises(UserError, match=r"dataset.root: give the folder of the images"):
         own_dataset("folder", tmp_path)
     with pytest.raises(UserError, match=r"dataset.root=/nowhere: there is no such folder"):
-        own_dataset("folder", tmp_path, root="/nowhere")
+        own_dataset("folder", tmp_path, root="/nowhere").load("test")

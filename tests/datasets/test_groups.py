@@ -164,3 +164,81 @@ def test_one_patient_is_too_few_to_say_anything_of_the_spread_and_no_crash(confi
     assert result.report.baseline.difference is None
     assert result.report.left_out.change is None
     assert "against exact search: recall@3" in run_table(result.report, result.folder)
+
+
+# Forms of MedMNIST's own CSVs: a line a row, the name of the image in the source last.
+OF_CT = [
+    "train,0,train-112-8-sagittal-028",
+    "train,1,train-112-8-sagittal-031",
+    "train,2,train-7-3-sagittal-101",
+    "val,0,train-7-1-sagittal-044",
+    "test,0,test-7-1-sagittal-044",
+    "test,1,test-12-2-sagittal-009",
+]
+OF_CHESTS = [
+    "test,0,person1000_bacteria_2931",
+    "test,1,person1000_bacteria_2932",
+    "test,2,IM-0115-0001",
+    "test,3,NORMAL2-IM-0115-0001",
+    "test,4,NORMAL2-IM-0115-0002",
+]
+CT_RULE, CHEST_RULE = r"^[a-z]+-\d+", r"^(person\d+|(?:NORMAL2-)?IM-\d+)"
+SOURCES = "split,index,image_id"
+
+
+def test_the_patient_is_found_in_the_names_of_the_source(write_groups):
+    path = write_groups(rows=OF_CT, header=SOURCES)
+    assert read_groups(path, "train", 3, CT_RULE).tolist() == ["train-112", "train-112", "train-7"]
+    assert read_groups(path, "val", 1, CT_RULE).tolist() == ["train-7"]  # the patient of train/2
+    assert read_groups(path, "test", 2, CT_RULE).tolist() == ["test-7", "test-12"]
+    path = write_groups(rows=OF_CHESTS, header=SOURCES)
+    found = read_groups(path, "test", 5, CHEST_RULE).tolist()
+    assert found == ["person1000", "person1000", "IM-0115", "NORMAL2-IM-0115", "NORMAL2-IM-0115"]
+    assert read_groups(path, "test", 5, r"(\d+)[-_]").tolist()[:3] == ["1000", "1000", "0115"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("(", r"^dataset\.group_rule=\(: no regular expression \(.*\); write one"),
+        (r"person\d+", r"line 4: dataset\.group_rule=.* finds no group in 'IM-0115-0001'"),
+        (r"(person)?.*", r"line 4: dataset\.group_rule=.* finds no group"),
+        (r"[-_]\d*(1)$|\d", r"^dataset\.group_rule=.*: finds '1' in all 2 names of split 'train'"),
+    ],
+)
+def test_a_rule_that_finds_no_patients_is_refused(write_groups, rule, message):
+    rows = [*OF_CHESTS, "train,0,IM-1", "train,1,person_1"]
+    split, n = ("train", 2) if "$" in rule else ("test", 5)
+    with pytest.raises(UserError, match=message):
+        read_groups(write_groups(rows=rows, header=SOURCES), split, n, rule)
+
+
+def test_a_file_tells_groups_in_one_way(write_groups):
+    path = write_groups(rows=OF_CT, header=SOURCES)
+    with pytest.raises(UserError, match=r"column image_id and no column group; give dataset\.group_rule="):
+        read_groups(path, "train", 3)
+    path = write_groups(rows=["train,0,a,train-1-2"], header="split,index,group,image_id")
+    with pytest.raises(UserError, match=r"has a column group, so dataset\.group_rule has no effect"):
+        read_groups(path, "train", 1, CT_RULE)
+    assert read_groups(path, "train", 1).tolist() == ["a"]
+    path = write_groups(rows=["TRAIN,0,train-1-2"], header=SOURCES)
+    with pytest.raises(UserError, match="no split 'TRAIN'; choose from: train, val, test"):
+        read_groups(path, "train", 1, CT_RULE)
+    path = write_groups(rows=["train,0,x"], header="split,index,name")
+    with pytest.raises(UserError, match="must name the columns split,index,image_id, each once"):
+        read_groups(path, "train", 1, CT_RULE)
+
+
+def test_a_run_takes_its_patients_from_the_names_and_a_rule_alone_is_refused(config, write_npz, write_groups):
+    write_npz(n=40)
+    rows = [f"{s},{i},person{i // 2}_virus_{i}" for s in ("train", "val", "test") for i in range(40)]
+    named = f"dataset.groups={write_groups(rows=rows, header=SOURCES)}"
+    rule = r"dataset.group_rule='^(person\d+|(?:NORMAL2-)?IM-\d+)'"
+    found = run(config(*BASE, named, rule, "protocol.exclude_same_group=true"))
+    assert found.report.resampled == "groups"
+    frame = pd.read_parquet(found.folder / "per_query.parquet")
+    assert frame["group"].tolist() == [f"person{i // 2}" for i in range(40)]
+    with pytest.raises(UserError, match=r"dataset\.group_rule=.*: has no effect without dataset\.groups="):
+        run(config(*BASE, rule))
+    plain = f"dataset.groups={write_groups(rows=[r.split('_')[0] for r in rows])}"
+    assert run(config(*BASE, plain, "protocol.exclude_same_group=true")).skipped  # the same patients

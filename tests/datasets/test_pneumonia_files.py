@@ -9,7 +9,12 @@ from medretrieval.runs.reopen import saved_ranking
 
 CLASSES = ("normal", "pneumonia")
 SPLITS = ("val", "test")
-QUICK = ("audit.enabled=false", "evaluation.baseline=none", "evaluation.resamples=100", "protocol.gallery=val")
+QUICK = (
+    "audit.enabled=false",
+    "evaluation.baseline=none",
+    "evaluation.resamples=100",
+    "protocol.gallery=val",
+)
 
 
 @pytest.fixture(scope="module")

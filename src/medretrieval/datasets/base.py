@@ -45,6 +45,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @staticmethod
+    def targets() -> None:
+        """A hit is of the query's class (`protocol.queries.Queries`)."""
+
     @property
     def split(self) -> "Split":
         """Itself, as the query side of a task (`protocol.queries.Queries`)."""
@@ -132,10 +136,14 @@ class Dataset(ABC):
         size: height and width of an image in pixels.
         groups: a CSV that says which images belong together (`datasets.groups.read_groups`), None for
             what `load` says itself.
+        group_rule: regular expression that finds the group in the source names of that file; None where the
+            file names the groups.
         channels: 1 for gray images, 3 for RGB, None where only its images tell.
     """
 
     channels: int | None = None
+
+    group_rule: str | None = None
 
     def __init__(
         self, name: str, label_type: LabelType, classes: Sequence[str], size: int, groups: str | None = None

@@ -43,9 +43,11 @@ class MedMNIST(Dataset):
         size: pixels a side: 28, 64, 128 or 224.
         root: the folder of the .npz files; a missing file is downloaded into it.
         groups: a CSV of patients or lesions, None where nobody says.
+        group_rule: finds the patient in the source names of MedMNIST's own CSV (`groups.read_groups`); None
+            where the CSV names the groups.
 
     Raises:
-        UserError: unknown label_type or size.
+        UserError: unknown label_type or size, or a group_rule without groups.
     """
 
     def __init__(
@@ -57,13 +59,19 @@ class MedMNIST(Dataset):
         size: int,
         root: str,
         groups: str | None = None,
+        group_rule: str | None = None,
     ) -> None:
         if size not in SIZES:
             raise UserError(f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIZES))}")
         if label_type not in ("single", "multi", "ordinal"):
             raise UserError(f"dataset.label_type={label_type}: choose from: multi, ordinal, single")
         super().__init__(name, label_type, classes, size, groups)
-        self.channels = channels
+        if group_rule is not None and groups is None:
+            raise UserError(
+                f"dataset.group_rule={group_rule}: has no effect without dataset.groups=<CSV with the "
+                "columns split,index,image_id>; give that file, or set the rule to null"
+            )
+        self.channels, self.group_rule = channels, group_rule
         self.path = Path(root).expanduser() / f"{name}{'' if size == 28 else f'_{size}'}.npz"
 
     def is_here(self) -> bool:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from medretrieval.cache.shards import write_header
 from medretrieval.cache.store import Cache
+from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings, embed
 from medretrieval.errors import UserError
+from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.prompts import Prompts
 from medretrieval.vectors import l2_normalize, require_vectors
@@ -23,7 +25,7 @@ BLOCK_VECTORS = 65_536  # vectors held in memory at a time
 Vectors = NDArray[np.float32]
 
 
-def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embeddings, Embeddings]:
+def embed_prompts(inputs: Inputs, prompts: Prompts | Captions, cache: Cache) -> tuple[Embeddings, Embeddings]:
     """Sentences as queries and the gallery they search, centered where the run says so.
 
     Args:
@@ -47,11 +49,26 @@ def embed_prompts(inputs: Inputs, prompts: Prompts, cache: Cache) -> tuple[Embed
         )
     if split is not None:
         fitted = embed(inputs.encoder, inputs.identity, split, size, cache)
-        balanced = {"texts": texts.key, "members": prompts.members.tolist()}
-        texts = centered(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
+        texts = _centered_texts(inputs, prompts, split, texts, cache)
         gallery = centered(gallery, {"images": fitted.key}, lambda: mean_direction(fitted.vectors), cache)
-    parts = {"texts": texts.key, "use": prompts.use.value, "members": prompts.members.tolist()}
+    parts = {"texts": texts.key, "use": str(prompts.use), "members": prompts.members.tolist()}
     return _kept("queries", parts, lambda: prompts.queries(texts.vectors), texts, cache), gallery
+
+
+def _centered_texts(
+    inputs: Inputs, prompts: Prompts | Captions, split: Split, texts: Embeddings, cache: Cache
+) -> Embeddings:
+    """Sentences minus their mean: of classes that of all prompts, of captions that of the split's captions.
+
+    The captions that ask are those of the images that are evaluated, so nothing may be fitted to them.
+    """
+    if isinstance(prompts, Prompts):
+        balanced = {"texts": texts.key, "members": prompts.members.tolist()}
+        return centered(texts, balanced, lambda: prompts.mean(texts.vectors), cache)
+    said, members = prompts.to_fit(split, f"dataset={inputs.dataset.name}")
+    fitted = _sentences(inputs, said, cache)
+    mean_of = {"captions": fitted.key, "members": members.tolist()}
+    return centered(texts, mean_of, lambda: mean_direction(fitted.vectors[members]), cache)
 
 
 def centered(

@@ -1,6 +1,6 @@
 """What a random ranking of this gallery would score: in closed form, exactly by votes, else drawn."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medretrieval.config import EvaluationConfig
 from medretrieval.evaluate import random_votes
-from medretrieval.evaluate.closed_forms import RandomRanking
+from medretrieval.evaluate.closed_forms import RandomRanking, first_hit_by_rank
 from medretrieval.evaluate.query_results import QueryResults, ideal_gains, label_type
 from medretrieval.evaluate.score_table import MACRO, ReportedScore, find, reported_scores
 from medretrieval.protocol.ranking import class_members
@@ -17,6 +17,7 @@ from medretrieval.protocol.task import RetrievalTask
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 TARGET_ERROR = 0.0015  # standard error of a drawn chance
+TARGET_RANK_ERROR = 0.005  # standard error of a drawn chance that is a rank, as a share of it
 ROUNDS_AT_ONCE, MAX_ROUNDS = 25, 1000  # of drawing a ranking for every query
 
 
@@ -76,7 +77,7 @@ def without_closed_form(
     """What random rankings score on average, for the scores whose chance does not depend on R and N alone.
 
     Votes are exact where that is quick (`random_votes`); for the rest random rankings are drawn until every
-    standard error is at most TARGET_ERROR, or MAX_ROUNDS times.
+    standard error is at most TARGET_ERROR, or MAX_ROUNDS times. The same holds of scores of ranks.
 
     Args:
         task: who queries whom.
@@ -89,14 +90,41 @@ def without_closed_form(
         Every such score, and the mean over classes of those that each query has.
     """
     kept = np.flatnonzero(task.n_relevant > 0)
-    wanted = [r for r in reported_scores(config.ks, label_type(task)) if r.score.is_drawn]
-    if not wanted or not len(kept):
+    if not len(kept):
         return {}
+    reported = reported_scores(config.ks, label_type(task))
+    of_ranks = {r.name: r.score.of_ranks for r in reported if r.score.of_ranks is not None}
+    ranks = {name: _of_ranks(task, kept, score, seed) for name, score in of_ranks.items()}
+    wanted = [r for r in reported if r.score.is_drawn]
+    if not wanted:
+        return ranks
     members = class_members(task.queries.labels[kept])
     exact = _exact_votes(task, kept, vote_distances, config, members)
     found = {name: Estimate(value, 0.0) for name, value in exact.items()}
     drawn = [reported for reported in wanted if reported.name not in exact]
-    return found | (_by_drawing(task, drawn, vote_distances, config, seed) if drawn else {})
+    return ranks | found | (_by_drawing(task, drawn, vote_distances, config, seed) if drawn else {})
+
+
+def _of_ranks(task: RetrievalTask, kept: Counts, score: Callable[[Floats], float], seed: int) -> Estimate:
+    """A median of ranks of random rankings, one ranking a query, exactly where each has one image to find.
+
+    There a rank is as likely as n + 1 minus it, so the median is expected in the middle.
+    """
+    relevant, candidates = task.n_relevant[kept], task.n_candidates[kept]
+    if (relevant == 1).all() and (candidates == candidates[0]).all():
+        return Estimate(float(candidates[0] + 1) / 2, 0.0)
+    both, back = np.unique(np.stack([relevant, candidates], axis=1), axis=0, return_inverse=True)
+    reached = [first_hit_by_rank(int(r), int(n)) for r, n in both]
+    rows = [np.flatnonzero(back.reshape(-1) == i) for i in range(len(both))]
+    rng, drawn, ranks = np.random.default_rng(seed), list[float](), np.zeros(len(kept))
+    while True:
+        for _ in range(ROUNDS_AT_ONCE):
+            for mine, shares in zip(rows, reached, strict=True):
+                ranks[mine] = 1 + np.searchsorted(shares, rng.random(len(mine)), side="right")
+            drawn.append(score(ranks))
+        error = float(np.std(drawn, ddof=1) / np.sqrt(len(drawn)))
+        if len(drawn) >= MAX_ROUNDS or error <= TARGET_RANK_ERROR * np.mean(drawn):
+            return Estimate(float(np.mean(drawn)), error)
 
 
 def _exact_votes(

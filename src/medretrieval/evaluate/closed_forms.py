@@ -115,6 +115,15 @@ def reciprocal_rank(r: int, n: int, k: int) -> float:
     return float((first / np.arange(1, n + 1)).sum())
 
 
+def first_hit_by_rank(r: int, n: int) -> Floats:
+    """Probability that the first hit stands at rank i or before it, for i = 1..n (float64 [n]).
+
+    >>> first_hit_by_rank(2, 4)
+    array([0.5       , 0.83333333, 1.        , 1.        ])
+    """
+    return np.asarray(1 - _no_hit(r, n, n)[1:])
+
+
 def ndcg_at(r: int, n: int, k: int) -> float:
     """Of `scores.ndcg_at`."""
     return r / n * _discounts(min(k, n)) / _discounts(min(k, r))

@@ -23,6 +23,7 @@ from medretrieval.evaluate.score_table import (
     query_scores,
     reported_scores,
 )
+from medretrieval.evaluate.scores import first_rank
 from medretrieval.protocol.ranking import Ranking, class_members
 from medretrieval.protocol.task import RetrievalTask
 
@@ -100,11 +101,13 @@ def require_depths(task: RetrievalTask, config: EvaluationConfig) -> None:
 def objective_name(config: EvaluationConfig, task: RetrievalTask) -> str:
     """The score that the command returns: the configured one, or precision at the middle depth.
 
+    Where captions ask it is recall, because a caption may have one image to find.
+
     Raises:
         UserError: no score of this name, or one of which less is better.
     """
     if config.objective is None:
-        return f"precision_at_{config.ks[len(config.ks) // 2]}"
+        return f"{'precision' if task.by_class else 'recall'}_at_{config.ks[len(config.ks) // 2]}"
     # Sweepers and the choice of a best run look for the largest value.
     names = [name for name in query_scores(config.ks, label_type(task)) if not less_is_better(name)]
     if config.objective.removeprefix(MACRO) not in names:
@@ -140,9 +143,10 @@ def evaluate(search: Search, task: RetrievalTask, depth: int, config: Evaluation
     per_query = _per_query(plan, chunks)
     cast = _votes(chunks)
     of_votes, abstention = _of_votes(plan, cast)
+    of_ranks = _of_ranks(plan, chunks)
     lines, random = _chance(plan)
     return Evaluation(
-        scores=_means(per_query, task) | of_votes | lines,
+        scores=_means(per_query, task) | of_ranks | of_votes | lines,
         chance={name: random[name] for name in random if name.removeprefix(MACRO) in per_query},
         abstention=abstention,
         vote=cast,
@@ -182,9 +186,10 @@ def with_score(shallow: Evaluation, deep: Evaluation, name: str) -> Evaluation:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some of the queries: scores, the vote (None for multi-label data) and the results that are kept."""
+    """Some of the queries: scores, ranks, the vote (None where nobody votes) and the results kept."""
 
     scores: dict[str, Floats]
+    first_ranks: Floats
     vote: Vote | None
     ids: Ints
     distances: NDArray[np.float32]
@@ -252,7 +257,8 @@ class _Plan:
         results = QueryResults(self.task, rows, ids, distances, k, self.ideals)
         return _Chunk(
             {name: score.of_query(results, at) for name, score, at in self.of_query if score.of_query},
-            results.vote if self.task.queries.labels.ndim == 1 else None,
+            first_rank(results.hits),
+            results.vote if any(r.score.of_votes for r in self.reported) else None,
             ids[:, :save].copy(),  # copies, so that the chunk itself can go
             distances[:, :save].copy(),
             distances[:, :k].copy(),
@@ -293,6 +299,16 @@ def _of_votes(plan: _Plan, votes: Vote | None) -> tuple[dict[str, float], dict[s
     labels = plan.task.queries.labels[kept].astype(np.int64)
     values = {name: score.of_votes(counted, labels) for name, score, _ in plan.reported if score.of_votes}
     return {name: v for name, v in values.items() if v is not None}, abstention_curve(counted, labels)
+
+
+def _of_ranks(plan: _Plan, chunks: list[_Chunk]) -> dict[str, float]:
+    """Scores of the ranks of all queries that have something to find, where the ranking is deep enough."""
+    kept = plan.task.n_relevant > 0
+    if not kept.any():
+        return {}
+    ranks = np.concatenate([chunk.first_ranks for chunk in chunks])[kept]
+    values = {name: score.of_ranks(ranks) for name, score, _ in plan.reported if score.of_ranks}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def _chance(plan: _Plan) -> tuple[dict[str, float], dict[str, float]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,17 @@ from medretrieval.protocol.task import RetrievalTask
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+CAPTIONS: Literal["captions"] = "captions"
+ScoredLabels = Literal[LabelType, "captions"]  # what decides which scores a task has
 
 
-def label_type(task: RetrievalTask) -> LabelType:
-    """Whether an image has one class, one of classes in an order, or any number of findings."""
+def label_type(task: RetrievalTask) -> ScoredLabels:
+    """Whether an image has one class, one of classes in an order, or any number of findings.
+
+    CAPTIONS where a hit does not depend on classes.
+    """
+    if not task.by_class:
+        return CAPTIONS
     if task.queries.labels.ndim == 2:
         return "multi"
     return "ordinal" if task.is_graded else "single"
@@ -66,7 +74,7 @@ class QueryResults:
     @cached_property
     def hits(self) -> NDArray[np.bool_]:
         """Which results are relevant, bool [q, depth]."""
-        return self.task.relevance.hits(self.ids, self.query_labels, self.task.gallery.labels)
+        return self.task.hits(self.ids, self.rows)
 
     def classes_at(self, k: int) -> Ints:
         """Classes of the first k results, -1 for a missing one (int64 [q, k])."""

@@ -14,19 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import LabelType
 from medretrieval.evaluate import closed_forms, knn_vote, scores
 from medretrieval.evaluate.closed_forms import RandomRanking, for_each
 from medretrieval.evaluate.knn_vote import Vote
-from medretrieval.evaluate.query_results import QueryResults
+from medretrieval.evaluate.query_results import CAPTIONS, QueryResults, ScoredLabels
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 MAP_DEPTH = 100  # of the mAP that every run has, whatever its index
 MACRO = "macro_"  # before the name of a mean over classes of class means
-ANY_LABELS: tuple[LabelType, ...] = ("single", "multi", "ordinal")
-ONE_CLASS: tuple[LabelType, ...] = ("single", "ordinal")
-BY_DEGREES: tuple[LabelType, ...] = ("multi", "ordinal")
+ANY_LABELS: tuple[ScoredLabels, ...] = ("single", "multi", "ordinal", CAPTIONS)
+ONE_CLASS: tuple[ScoredLabels, ...] = ("single", "ordinal")
+BY_DEGREES: tuple[ScoredLabels, ...] = ("multi", "ordinal")
 
 
 class Needs(Enum):
@@ -36,6 +35,7 @@ class Needs(Enum):
     VOTERS = "the neighbors that vote"
     FIRST_100 = "the first 100, which is always searched"
     FIRST_HIT = "a hit for every query, or the whole gallery"
+    MOST_FIRST_HITS = "a hit for more than half of the queries"
     LARGEST_R = "as many as the largest R"
     GALLERY = "the whole gallery"
 
@@ -44,8 +44,9 @@ class Needs(Enum):
 class Score:
     """One score.
 
-    A score has a value for each query (`of_query`), or only for the votes of all queries together
-    (`of_votes`), or is itself the expectation of a random ranking (neither, and `chance`).
+    A score has a value for each query (`of_query`), or only for the votes (`of_votes`) or the ranks
+    (`of_ranks`) of all queries together, or is itself the expectation of a random ranking (none of these,
+    and `chance`).
 
     Attributes:
         name: as runs report it; "{k}" stands for a depth of evaluation.ks.
@@ -54,6 +55,8 @@ class Score:
         of_query: results of queries and depth -> float64 [q]. A score without a depth ignores it.
         of_votes: the votes of all queries with R > 0 and their classes, int64 [q] -> the score; None where
             it is not defined.
+        of_ranks: the rank of the first hit of all queries with R > 0, float64 [q], inf where the results have
+            none -> the score; inf where it is not known.
         chance: what a random ranking is expected to score, for each query, and depth -> float64 [q]; None
             where it depends on more than R and N: `chance.without_closed_form` computes or draws it, as deep
             as ks and votes go.
@@ -61,8 +64,8 @@ class Score:
         needs: how deep a ranking the score needs.
         highest: R of queries and depth -> the largest value that each can have, float64 [q]; None for 1.
         headline: whether it is shown in the terminal, with its interval.
-        less_is_better: whether 0 is the best value.
-        label_types: of the datasets that have this score.
+        less_is_better: whether the least value is the best.
+        label_types: of the datasets that have this score; "captions" where captions ask, whatever the labels.
         other_names: what papers and libraries call it.
     """
 
@@ -71,13 +74,14 @@ class Score:
     formula: str
     of_query: Callable[[QueryResults, int], Floats] | None = None
     of_votes: Callable[[Vote, Ints], float | None] | None = None
+    of_ranks: Callable[[Floats], float] | None = None
     chance: Callable[[RandomRanking, int], Floats] | None = None
     exact_chance: str = ""
     needs: Needs = Needs.FIRST_K
     highest: Callable[[Ints, int], Floats] | None = None
     headline: bool = False
     less_is_better: bool = False
-    label_types: tuple[LabelType, ...] = ANY_LABELS
+    label_types: tuple[ScoredLabels, ...] = ANY_LABELS
     other_names: str = ""
 
     @property
@@ -88,7 +92,7 @@ class Score:
     @property
     def is_chance(self) -> bool:
         """Whether the score is itself the expectation of a random ranking."""
-        return self.of_query is None and self.of_votes is None
+        return self.of_query is None and self.of_votes is None and self.of_ranks is None
 
     @property
     def is_drawn(self) -> bool:
@@ -220,6 +224,18 @@ SCORES = (
         other_names="trec_eval recip_rank",
     ),
     Score(
+        "median_rank",
+        meaning="rank of the first relevant result, the middle one of all queries: 1 best",
+        formula="median over queries of the rank of the first hit (of an even number the middle two's mean)",
+        of_ranks=lambda ranks: float(np.median(ranks)),
+        exact_chance="exact where every query has one relevant image, else by drawing",
+        needs=Needs.MOST_FIRST_HITS,
+        headline=True,
+        less_is_better=True,
+        label_types=(CAPTIONS,),
+        other_names='"MedR" of papers on images and text',
+    ),
+    Score(
         "graded_ndcg_at_{k}",
         meaning="nDCG by degrees: a result gains the Jaccard index of its findings and the query's, or with "
         "ordered classes 1 - distance / (classes - 1)",
@@ -296,12 +312,12 @@ class ReportedScore(NamedTuple):
     k: int
 
 
-def reported_scores(ks: Sequence[int], label_type: LabelType) -> list[ReportedScore]:
+def reported_scores(ks: Sequence[int], label_type: ScoredLabels) -> list[ReportedScore]:
     """Every score that a run can have, in the order of the table.
 
     Args:
         ks: depths of evaluation.ks.
-        label_type: of the dataset.
+        label_type: of the dataset, or "captions".
 
     >>> [reported.name for reported in reported_scores([1, 5], "multi")][:3]
     ['chance_precision', 'precision_at_1', 'recall_at_1']
@@ -315,7 +331,7 @@ def reported_scores(ks: Sequence[int], label_type: LabelType) -> list[ReportedSc
     return [reported for reported in found if find(reported.name) is reported.score]
 
 
-def query_scores(ks: Sequence[int], label_type: LabelType) -> list[str]:
+def query_scores(ks: Sequence[int], label_type: ScoredLabels) -> list[str]:
     """Names of the scores that each single query has; the rest is of all queries together."""
     return [name for name, score, _ in reported_scores(ks, label_type) if score.of_query]
 
@@ -355,6 +371,6 @@ def is_headline(name: str) -> bool:
 
 
 def less_is_better(name: str) -> bool:
-    """Whether 0 is the best value of a score or macro mean."""
+    """Whether the least value of a score or macro mean is the best."""
     score = find(name.removeprefix(MACRO))
     return score is not None and score.less_is_better

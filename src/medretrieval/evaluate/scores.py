@@ -113,6 +113,15 @@ def reciprocal_rank(hits: Hits) -> Scores:
     return np.asarray(np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0))
 
 
+def first_rank(hits: Hits) -> Scores:
+    """Rank of the first hit, inf where there is none.
+
+    >>> first_rank(np.array([[0, 1, 1], [0, 0, 0]], bool))
+    array([ 2., inf])
+    """
+    return np.asarray(np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf))
+
+
 def ndcg_at(hits: Hits, n_relevant: Counts, k: int) -> Scores:
     """Binary gains, log2 discount, over the ideal of min(k, R) ones (trec_eval ndcg_cut_k).
 

@@ -123,7 +123,7 @@ def _scores(
     ids: NDArray[np.int64], task: RetrievalTask, rows: NDArray[np.int64], ks: list[int]
 ) -> dict[str, NDArray[np.float64]]:
     relevant = task.n_relevant[rows]
-    h = task.relevance.hits(ids, task.queries.labels[rows], task.gallery.labels)
+    h = task.hits(ids, rows)
     per_query: dict[str, NDArray[np.float64]] = {}
     for k in ks:
         per_query[f"precision_at_{k}"] = scores.precision_at(h, k)

@@ -100,6 +100,7 @@ def evidence(
     halves = halves_of(task, evaluation, settings.evaluation, members)
     found = _intervals(settings, task, evaluation, halves)
     votes = chance.without_closed_form(task, evaluation.vote_distances, settings.evaluation, settings.seed)
+    votes = {name: found for name, found in votes.items() if name in evaluation.scores}
     random = evaluation.chance | {name: found.value for name, found in votes.items()}
     errors = {name: found.error for name, found in votes.items() if found.error > 0}
     units = task.what_varies(settings.evaluation.resample)

@@ -42,7 +42,7 @@ class Outcome:
     def from_evaluation(cls, evaluation: Evaluation, task: RetrievalTask, k: int) -> "Outcome":
         """Judge a run at depth k, at most the depth of its saved ranking."""
         ranking, nothing = evaluation.ranking, task.n_relevant == 0
-        hits = task.relevance.hits(ranking.ids, ranking.query_labels, ranking.gallery_labels)
+        hits = task.hits(ranking.ids)
         precision = np.where(nothing, np.nan, precision_at(hits, k))
         partly = np.where(nothing, np.nan, average_precision(hits, task.n_relevant))
         return cls(k, hits, precision, evaluation.per_query.get("map", partly), task.n_relevant)

@@ -21,6 +21,7 @@ from medretrieval.index.exact_search import exact_search
 from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.index.recall import neighbor_recall
 from medretrieval.index.transforms import as_compared
+from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
@@ -35,11 +36,11 @@ class TextEvidence:
     """What a run tells whose queries are sentences.
 
     Attributes:
-        zero_shot: as `zero_shot`.
+        zero_shot: as `zero_shot`; None where captions ask, which name no class.
         gap: as `modality_gap`.
     """
 
-    zero_shot: Mapping[str, Any]
+    zero_shot: Mapping[str, Any] | None
     gap: Mapping[str, Any]
 
 
@@ -64,12 +65,14 @@ def text_evidence(
     if prompts is None:
         return None
     query, gallery = sides.query.vectors, sides.gallery.vectors
-    cosine = cosines(gallery, prompts.class_vectors(query))
     gap = modality_gap(query, gallery)
     if recall is not None:
         k = max(settings.evaluation.ks)
         images = image_recall(index, gallery, len(prompts), k, settings.seed)
         gap["recall"] = {"k": k, "sentences": recall[k], "images": images, "queries": len(prompts)}
+    if isinstance(prompts, Captions):
+        return TextEvidence(None, gap)
+    cosine = cosines(gallery, prompts.class_vectors(query))
     return TextEvidence(zero_shot(cosine, task.gallery.labels, prompts.classes), gap)
 
 

@@ -24,7 +24,7 @@ def gray(dataset: Any, stored: NDArray[Any], index: int) -> Frame:
     """A gray frame as a reader sees it.
 
     Modality LUT or rescale slope and intercept first, then the first VOI LUT, else the first window (linear,
-    exact or sigmoid; exact where real numbers are stored and no function is named). Without either: up to 8 stored bits are shown as they are, of more bits the frame's
+    exact or sigmoid). Without either: up to 8 stored bits are shown as they are, of more bits the frame's
     least and greatest value become 0 and 255. A window without a width is none. MONOCHROME1 and the
     presentation LUT shape INVERSE are inverted, once where both are set: MONOCHROME1 demands that shape
     (PS3.3, C.8.11.3). Padding and values that are no numbers are black, whatever the polarity.
@@ -199,8 +199,9 @@ def _display(
         return (lambda values: to_8_bits(looked_up(table, first, values), 0, 2**bits - 1)), ()
     center, width = _number(elements.get("WindowCenter")), _number(elements.get("WindowWidth"))
     if center is not None and width is not None and width > 0:
-        linear = "LINEAR_EXACT" if inside.dtype.kind == "f" else "LINEAR"
-        function = str(elements.get("VOILUTFunction") or linear).strip().upper()
+        function = str(elements.get("VOILUTFunction") or "LINEAR").strip().upper()
+        if function == "LINEAR" and inside.dtype.kind == "f":
+            function = "LINEAR_EXACT"
         return (lambda values: to_8_bits(_windowed(values, center, width, function), 0, 1)), ()
     has_window = center is not None and width is not None
     no_window = f"its window of width {width:g} is none" if has_window else "it has no window"
@@ -221,7 +222,8 @@ def _display(
 def _windowed(values: Values, center: float, width: float, function: str) -> Values:
     """A window's values from 0 to 1 (PS3.3, C.11.2.1.2 and C.11.2.1.3).
 
-    LINEAR demands a width of at least 1; who writes a smaller one means it exactly.
+    LINEAR counts integers, from the first to the last: width 1 is a step. Real numbers are taken exactly,
+    and so is a width below 1, which LINEAR does not allow.
     """
     if function == "SIGMOID":
         with np.errstate(over="ignore"):

@@ -160,7 +160,8 @@ def _groups_of(split: Queries) -> NDArray[np.str_]:
     if split.groups is None:
         raise UserError(
             f"protocol.exclude_same_group=true: it is not known which images of split {split.name!r} belong "
-            "together; give dataset.groups=<CSV with the columns split,index,group>"
+            "together; give dataset.groups=<CSV with the columns split,index,group>, or for files of your "
+            "own the column or rule that names the patient"
         )
     return split.groups
 

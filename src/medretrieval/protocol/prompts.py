@@ -43,6 +43,10 @@ class Prompts:
     name = kind = "prompts"
     groups = split = None
 
+    @staticmethod
+    def targets() -> None:
+        """A hit is of the class that is asked for (`protocol.queries.Queries`)."""
+
     def __len__(self) -> int:
         return len(self.texts) if self.use == PromptUse.each else len(self.classes)
 

@@ -1,4 +1,4 @@
-"""What asks: the images of a split, or prompts. The two differ here and nowhere else."""
+"""What asks: the images of a split, prompts of classes, or captions. They differ here and nowhere else."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from medretrieval.datasets.base import Split
 
 if TYPE_CHECKING:
+    from medretrieval.protocol.captions import Captions
     from medretrieval.protocol.prompts import Prompts
 
 
@@ -16,18 +17,18 @@ class Queries(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the split; "prompts" where the queries are sentences."""
+        """Of the split; "prompts" or "captions" where the queries are sentences."""
 
     @property
     def kind(self) -> str:
-        """What is counted: "images" or "prompts"."""
+        """What is counted: "images", "prompts" or "captions"."""
 
     @property
     def split(self) -> Split | None:
         """The images that ask; None where sentences do."""
 
     @property
-    def prompts(self) -> "Prompts | None":
+    def prompts(self) -> "Prompts | Captions | None":
         """The sentences that ask; None where images do."""
 
     @property
@@ -49,5 +50,8 @@ class Queries(Protocol):
     @property
     def labels_sha256(self) -> str:
         """What scores depend on besides."""
+
+    def targets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """What a hit shares with its query, int64 [q] and int64 [n]; None where that is the class."""
 
     def __len__(self) -> int: ...

@@ -60,7 +60,11 @@ class Relevance:
         queries, back = np.unique(query_codes, return_inverse=True)
         kept, frequency = np.unique(gallery_codes[~out.dropped], return_counts=True)
         multi = query_labels.ndim == 2
-        totals = (self._relevant(queries[:, None], kept[None, :], multi) * frequency).sum(axis=1)[back]
+        if multi:
+            totals = (self._relevant(queries[:, None], kept[None, :], multi) * frequency).sum(axis=1)[back]
+        else:  # one number each, of which there may be as many as images
+            places = np.searchsorted(kept, queries).clip(max=len(kept) - 1)
+            totals = np.where(kept[places] == queries, frequency[places], 0)[back]
         rows, positions = out.pairs
         lost = self._relevant(query_codes[rows], gallery_codes[positions], multi)
         found: Ints = totals - np.bincount(rows[lost], minlength=len(query_codes))

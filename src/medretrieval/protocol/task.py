@@ -10,6 +10,7 @@ from medretrieval.config import Resample
 from medretrieval.datasets.base import Split
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.queries import Queries
+from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.relevance import Relevance
 
 # What varies, beside "queries" and "groups" of them with the gallery held fixed.
@@ -23,7 +24,7 @@ class RetrievalTask:
     """Who queries whom: everything about a protocol that scores depend on.
 
     Attributes:
-        queries: a split (the same as the gallery for leave_one_out), or prompts.
+        queries: a split (the same as the gallery for leave_one_out), prompts, or captions of the gallery.
         gallery: the split that is searched.
         exclusions: what is left out of each query's results.
         relevance: what makes a result relevant.
@@ -44,13 +45,39 @@ class RetrievalTask:
     ) -> "RetrievalTask":
         """Derive the counts from both sides."""
         relevance = relevance or Relevance()
-        relevant = relevance.counts(queries.labels, gallery.labels, exclusions)
+        compared = queries.targets() or (queries.labels, gallery.labels)
+        relevant = relevance.counts(*compared, exclusions)
         return cls(queries, gallery, exclusions, relevance, relevant, exclusions.sizes(len(queries)))
 
     @cached_property
     def queries_are_gallery(self) -> bool:
         """Whether every image is both query and gallery item, by id: the only place where this is decided."""
         return np.array_equal(self.queries.ids, self.gallery.ids)
+
+    @cached_property
+    def compared(self) -> tuple[Labels, Labels]:
+        """What decides whether a result is relevant: labels of queries and of gallery.
+
+        Where captions ask, these are numbers of images or groups in place of classes.
+        """
+        return self.queries.targets() or (self.queries.labels, self.gallery.labels)
+
+    @property
+    def by_class(self) -> bool:
+        """Whether a hit is of the query's class; where captions ask it is the image, or of its group."""
+        return self.queries.targets() is None
+
+    def hits(
+        self, ids: NDArray[np.int64], rows: slice | NDArray[np.int64] = slice(None)
+    ) -> NDArray[np.bool_]:
+        """Which results are relevant (bool [r, depth]).
+
+        Args:
+            ids: int64 [r, depth] positions in the gallery, -1 for a missing result.
+            rows: which queries they are of.
+        """
+        asked, there = self.compared
+        return self.relevance.hits(ids, asked[rows], there)
 
     def what_varies(self, resample: Resample) -> str:
         """What intervals are about: one of BY_HALVES, or "queries" or "groups" with the gallery fixed."""
@@ -73,7 +100,7 @@ class RetrievalTask:
     @property
     def is_graded(self) -> bool:
         """Whether results can be relevant by degrees."""
-        return self.relevance.is_graded(self.queries.labels)
+        return self.by_class and self.relevance.is_graded(self.queries.labels)
 
     def ideal(self, ks: list[int]) -> NDArray[np.float64]:
         """Discounted gain of each query's best ranking (float64 [q, ks])."""

@@ -11,6 +11,7 @@ from medretrieval.config import Config, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
+from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs.folder import FORMAT, write_json
@@ -22,12 +23,14 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
     for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
-    for key in ("root", "groups", "table", "labels", "cache"):
+    for key in ("root", "groups", "group_rule", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
     if settings.evaluation.subgroups and task.queries.split is not None:
         known = task.queries.split.metadata or {}
         fitted |= {f"metadata.{n}": str(groups_sha256(known.get(n))) for n in settings.evaluation.subgroups}
+    if center is not None and isinstance(task.queries, Captions):
+        fitted["center_captions"] = canonical_sha256({"captions": list(center.captions or ())})
     return canonical_sha256(
         fitted
         | {
@@ -59,7 +62,8 @@ def title(settings: Config, encoder: Encoder) -> str:
     """One line that says what was run."""
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
     protocol = settings.protocol
-    asks = protocol.query or f"prompts, {protocol.prompts},"
+    hit = None if settings.prompts is None else settings.prompts.hit
+    asks = protocol.query or (f"prompts, {protocol.prompts}," if hit is None else f"captions, hit: {hit},")
     who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"
     itself = "" if protocol.exclude_self else ", the query itself counted"
     itself += f", centered on {protocol.center}" if protocol.center else ""

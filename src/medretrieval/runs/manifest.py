@@ -22,7 +22,6 @@ LIBRARIES = (
     "medretrieval", "faiss-cpu", "faiss-gpu", "hydra-core", "medmnist", "mlflow", "numpy", "omegaconf",
     "open_clip_torch", "pillow", "timm", "torch", "torchvision",
 )  # fmt: skip
-IMAGES, PROMPTS = "images", "prompts"
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class SideFacts:
     """The images or prompts of one role.
 
     Attributes:
-        split: its name; "prompts" for sentences.
-        kind: "images" or "prompts".
+        split: its name; "prompts" or "captions" for sentences.
+        kind: "images", "prompts" or "captions".
         count: how many; of prompts the queries made of them.
         content_sha256: hash of the images, or of the sentences and how they become queries.
-        labels_sha256: hash of their classes.
+        labels_sha256: hash of their classes; of captions of what they have to find, too.
         groups_sha256: hash of their groups; null where the dataset names none.
     """
 

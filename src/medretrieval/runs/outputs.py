@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medretrieval.config import Config
+from medretrieval.config import Config, PromptSource
 from medretrieval.datasets.base import FileFacts
 from medretrieval.embed.images import Embeddings
 from medretrieval.evaluate.evaluate import Evaluation, objective_name
@@ -135,7 +135,7 @@ def report_of(
         ann_loss=_ann_loss(outputs.ann_loss),
         autotune=_autotune(outputs.tuned),
         audit=_audit(outputs.audit),
-        zero_shot=None if words is None else _zero_shot(words.zero_shot),
+        zero_shot=None if words is None or words.zero_shot is None else _zero_shot(words.zero_shot),
         modality_gap=None if words is None else _gap(words.gap),
         explain=_explain(outputs.explanations),
         notes=notes,
@@ -145,7 +145,7 @@ def report_of(
 
 
 def _protocol(settings: Config) -> ProtocolReport:
-    protocol = settings.protocol
+    protocol, hit = settings.protocol, None if settings.prompts is None else settings.prompts.hit
     return ProtocolReport(
         name=protocol.name,
         query=_text(protocol.query),
@@ -153,7 +153,8 @@ def _protocol(settings: Config) -> ProtocolReport:
         exclude_self=protocol.exclude_self,
         exclude_same_group=protocol.exclude_same_group,
         drop_duplicates=protocol.drop_duplicates,
-        prompts=_text(protocol.prompts),
+        prompts=_text(protocol.prompts if hit is None else PromptSource.captions),
+        hit=_text(hit),
         center=_text(protocol.center),
     )
 

@@ -51,9 +51,12 @@ class ProtocolReport:
         exclude_same_group: a query does not find images of its own group.
         drop_duplicates: of byte-identical images of the gallery only the first can be found, and by a query
             no copy of itself.
-        prompts: "each" (every sentence is a query) or "ensemble" (one query a class); null where images are.
+        prompts: "each" (every sentence is a query), "ensemble" (one query a class) or "captions" (the caption
+            of each image is a query); null where images are.
+        hit: what a caption has to find: "image" (its own) or "group" (any of that image's group); null where
+            a hit is of the query's class.
         center: the split whose mean image is subtracted from every image, as the mean of the prompts is from
-            every prompt; null where nothing is subtracted.
+            every prompt, or of the split's captions from every caption; null where nothing is subtracted.
     """
 
     name: str
@@ -63,6 +66,7 @@ class ProtocolReport:
     exclude_same_group: bool
     drop_duplicates: bool
     prompts: str | None
+    hit: str | None
     center: str | None
 
 
@@ -137,7 +141,8 @@ class VoteReport:
 
     Attributes:
         k: neighbors that vote.
-        abstention: accuracy by the share of queries answered; null for multi-label data, where none votes.
+        abstention: accuracy by the share of queries answered; null for multi-label data and where captions
+            ask: none votes.
     """
 
     k: int
@@ -192,7 +197,7 @@ class RunReport:
         metric: name of the distance.
         protocol: who queries whom.
         scores: score -> mean over the queries with something to find; `macro_` scores are means over classes
-            of the class means.
+            of the class means, and `median_rank` is a median over the queries.
         objective: the score by which runs are ranked.
         chance: score -> expectation of a random ranking of the same gallery.
         chance_errors: score -> standard error of its `chance`, where random rankings were drawn for it; the
@@ -218,7 +223,7 @@ class RunReport:
         ann_loss: what an approximate index loses; null for exact search.
         autotune: how search parameters were chosen; null where index.autotune is not set.
         audit: counts of look-alikes; null where audit.enabled=false or sentences are the queries.
-        zero_shot: naming images by the nearest sentences; null where images are the queries.
+        zero_shot: naming images by the nearest sentences; null where images or captions are the queries.
         modality_gap: how far sentences and images stand apart; null where images are the queries.
         explain: what the maps are worth; null where explain.enabled=false or no query has a result.
         notes: what a reader might overlook, a sentence each.

@@ -214,7 +214,7 @@ AXES: dict[str, Callable[[RunReport], str]] = {
 
 def _protocol(protocol: ProtocolReport) -> str:
     name = protocol.name + ("" if protocol.exclude_self else " +self")
-    name += "".join(f" {choice}" for choice in (protocol.prompts, protocol.center) if choice)
+    name += "".join(f" {choice}" for choice in (protocol.prompts, protocol.hit, protocol.center) if choice)
     return name + "".join(f" -{key.split('_')[-1]}" for key in MORE_LEFT_OUT if getattr(protocol, key))
 
 

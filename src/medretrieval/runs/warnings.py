@@ -5,6 +5,7 @@ import numpy as np
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse
 from medretrieval.datasets.base import FileFacts
 from medretrieval.evaluate.evaluate import Evaluation
+from medretrieval.evaluate.query_results import label_type
 from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
@@ -15,6 +16,7 @@ from medretrieval.index.autotune import Tuned
 from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
 from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
+from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
@@ -41,7 +43,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
     """
     task = inputs.task
     return (
-        _about_depth_of_results(outputs)
+        _about_depth_of_results(task, outputs)
         + _about_index(settings, outputs)
         + _about_tuning(outputs.tuned)
         + _about_speed(settings, outputs)
@@ -53,15 +55,17 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_audit(settings, outputs.audit, len(task.queries))
         + _about_left_out(settings, outputs.evidence)
         + _about_files(inputs.dataset.facts())
-        + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
+        + _about_sentences(settings, task, outputs.text_evidence)
+        + _about_captions(task)
         + _about_maps(outputs.explanations)
     )
 
 
-def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
+def _about_depth_of_results(task: RetrievalTask, outputs: RunOutputs) -> list[str]:
     """Results that an index does not give, and queries that have none to find."""
     counts, notes = outputs.evaluation.counts, []
-    deep = [score.name for score in SCORES if score.needs not in (Needs.FIRST_K, Needs.VOTERS)]
+    mine = [score for score in SCORES if label_type(task) in score.label_types]
+    deep = [score.name for score in mine if score.needs not in (Needs.FIRST_K, Needs.VOTERS)]
     if missing := [name for name in deep if name not in outputs.evaluation.scores]:
         notes.append(
             f"The index gives {counts['depth']} of {counts['gallery']} results; left out, because more of "
@@ -289,28 +293,55 @@ def _about_files(facts: FileFacts | None) -> list[str]:
     if facts is not None and facts.shared_groups:
         notes.append(
             f"{_count(facts.shared_groups, 'group has', 'groups have')} images in more than one split: a "
-            "query "
-            "may find its own patient, and scores flatter; protocol.exclude_same_group=true leaves these out."
+            "query may find its own patient, and scores flatter; protocol.exclude_same_group=true leaves "
+            "these out."
         )
     return notes
 
 
-def _about_sentences(settings: Config, text: TextEvidence | None, queries: int) -> list[str]:
+def _about_sentences(settings: Config, task: RetrievalTask, text: TextEvidence | None) -> list[str]:
     if text is None:
         return []
+    queries = len(task.queries)
     notes = [_modality_gap(settings, text)]
     if queries < MIN_QUERIES:
         notes.append(
             f"There are only {queries} sentences: "
             + ("intervals over so few say little" if queries >= MIN_UNITS else "too few for intervals")
-            + "; per_class and zero_shot say more."
+            + ("; per_class and zero_shot say more." if text.zero_shot is not None else ".")
         )
-    if settings.protocol.prompts == PromptUse.each:
+    if settings.protocol.prompts == PromptUse.each and task.by_class:
         notes.append("Sentences of one class are not independent queries: the intervals are too narrow.")
     if settings.evaluation.baseline != Baseline.none:
         notes.append(
             f"No {settings.evaluation.baseline} baseline: raw {settings.evaluation.baseline} cannot answer "
             "sentences. Compare with a random ranking (chance)."
+        )
+    return notes
+
+
+def _about_captions(task: RetrievalTask) -> list[str]:
+    """Images that ask nothing, and captions that no encoder can tell apart."""
+    asked = task.queries.prompts
+    if not isinstance(asked, Captions):
+        return []
+    notes, queries = [], len(asked)
+    if asked.left_out:
+        notes.append(
+            f"{_count(asked.left_out, 'image has', 'images have')} no caption: searched like all others, but "
+            "no query."
+        )
+    if asked.cut:
+        notes.append(
+            f"{_count(asked.cut, 'caption is', 'captions are')} longer than prompts.max_words and cut to it."
+        )
+    shared, at_most = asked.shared
+    if at_most < shared:
+        best = queries - shared + at_most
+        notes.append(
+            f"{shared} of {queries} captions are worded like another image's: the same words find the same "
+            f"images, so no encoder has a hit at rank 1 for more than {best} of them (hit_rate_at_1 at most "
+            f"{best / queries:.4f})."
         )
     return notes
 

@@ -89,7 +89,5 @@ def _task(report: RunReport) -> str:
         for name in ("exclude_self", "exclude_same_group", "drop_duplicates")
         if getattr(protocol, name) != (name == "exclude_self")
     )
-    return (
-        f"{report.objective.name} on {report.dataset}, {protocol.query or 'prompts'} queries "
-        f"{protocol.gallery}{options}"
-    )
+    asks = protocol.query or ("prompts" if protocol.hit is None else f"captions, hit: {protocol.hit},")
+    return f"{report.objective.name} on {report.dataset}, {asks} queries {protocol.gallery}{options}"

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from medretrieval.config import IndexConfig, MetricConfig, ProtocolConfig, root
+from medretrieval.config import IndexConfig, MetricConfig, ProtocolConfig, register_resolvers, root
 
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol")
 SCHEMAS = {"index": IndexConfig, "metric": MetricConfig, "protocol": ProtocolConfig}
@@ -22,6 +22,7 @@ def default_config(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: a run's configuration, as nested dictionaries.
     """
+    register_resolvers()
     content = _content(root() / "conf" / "config.yaml")
     chosen: dict[str, Any] = {key: node for key, node in content.items() if key not in ("defaults", "hydra")}
     # Keys of groups that follow these ones are as in their files, whatever these are.

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medretrieval.config import Config, leaves
+from medretrieval.config import Config, PromptSource, leaves
 from medretrieval.datasets.base import Dataset
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
@@ -22,7 +23,10 @@ NOT_COMPARED = ("paths", "tracking", "force", "verbose", "prompts")
 NO_PARAMETERS = {
     "dataset.channels",
     "dataset.classes",
+    "dataset.cache",
+    "dataset.labels",
     "dataset.root",
+    "dataset.table",
     "dataset.label_type",
     "encoder.batch_size",
     "encoder.device",
@@ -68,6 +72,10 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
     }
     if changed.get("encoder.model") == tags["encoder"]:
         del changed["encoder.model"]
+    if settings.prompts is not None and settings.prompts.hit is not None:
+        changed |= {"prompts": PromptSource.captions.value, "prompts.hit": settings.prompts.hit.value}
+        if settings.prompts.max_words is not None:
+            changed["prompts.max_words"] = str(settings.prompts.max_words)
     return {group: tags[group] for group in GROUPS} | changed
 
 
@@ -78,13 +86,18 @@ def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> d
         role: {
             "name": f"{dataset.name}/{side.name}",
             "digest": side.content_sha256[:32],
-            "source": str(settings.dataset.get("root") or settings.dataset["_target_"]),
+            "source": _source(settings.dataset),
             "profile": json.dumps(
                 {side.kind: len(side)} | ({"size": dataset.size} if side.split is not None else {})
             ),
         }
         for role, side in sides
     }
+
+
+def _source(dataset: Mapping[str, Any]) -> str:
+    """Where a dataset's images come from: its folder or table, else its class."""
+    return str(next((dataset[key] for key in ("root", "table") if dataset.get(key)), dataset["_target_"]))
 
 
 def write_tracking(folder: Path, about: RunDescription, tracker: Tracker, **facts: Any) -> None:

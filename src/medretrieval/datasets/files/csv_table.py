@@ -9,7 +9,7 @@ import numpy as np
 
 from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.csv_rows import CsvTable, read_csv, require_unique
-from medretrieval.datasets.files.dataset import FileDataset, folder_of
+from medretrieval.datasets.files.dataset import FileDataset, given_folder
 from medretrieval.datasets.files.table import FileTable, read_labels, read_splits, require_groups
 from medretrieval.datasets.files.walk import shown
 from medretrieval.errors import UserError, choices
@@ -64,7 +64,7 @@ class CsvDataset(FileDataset):
         if table is None:
             raise UserError("dataset.table: give the CSV file that lists the images: dataset.table=<file>")
         self.path = Path(str(table)).expanduser()
-        folder = self.path.parent if root is None else folder_of(root, "dataset.root")
+        folder = self.path.parent if root is None else given_folder(root, "dataset.root")
         super().__init__(name, label_type, classes, folder, options, corrupt)
         self.columns = read_columns(columns, ROLES, NEEDED)
         self.path_pattern = _pattern(path_pattern)

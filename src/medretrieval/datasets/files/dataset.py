@@ -141,6 +141,10 @@ class FileDataset(Dataset):
             UserError: files or table are missing or not as the configuration says.
         """
 
+    def is_here(self) -> bool:
+        """Whether the folder of the files is there."""
+        return self.root.is_dir()
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes; label i is classes[i]."""
@@ -155,8 +159,11 @@ class FileDataset(Dataset):
         """Every image with its split.
 
         Raises:
-            UserError: as `read_table`, and where a group is in more than one split.
+            UserError: as `read_table`, no folder, and where a group is in more than one split.
         """
+        if not self.root.is_dir():
+            what = "is a file, not a folder" if self.root.exists() else "there is no such folder"
+            raise UserError(f"dataset.root={self.root}: {what}")
         table = self.read_table()
         self.splits_made = table.splits is None
         if self.options.frames is Frames.all:
@@ -362,16 +369,12 @@ def _choice(key: str, value: object, kind: Any) -> Any:
         raise UserError(f"dataset.{key}={value}: {choices([str(member) for member in kind])}") from error
 
 
-def folder_of(value: object, key: str) -> Path:
-    """A folder that a key of the configuration names.
+def given_folder(value: object, key: str) -> Path:
+    """A folder that a key of the configuration names; it need not be there yet.
 
     Raises:
-        UserError: it is not given, or is no folder.
+        UserError: it is not given.
     """
     if value is None:
         raise UserError(f"{key}: give the folder of the images: {key}=<folder>")
-    path = Path(str(value)).expanduser()
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "there is no such folder"
-        raise UserError(f"{key}={value}: {what}")
-    return path
+    return Path(str(value)).expanduser()

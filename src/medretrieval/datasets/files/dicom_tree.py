@@ -12,7 +12,7 @@ import numpy as np
 from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.csv_rows import CsvTable, read_csv, require_unique
 from medretrieval.datasets.files.csv_table import read_columns
-from medretrieval.datasets.files.dataset import FileDataset, folder_of
+from medretrieval.datasets.files.dataset import FileDataset, given_folder
 from medretrieval.datasets.files.pseudonyms import PathNames, pseudonym, salt_of
 from medretrieval.datasets.files.table import FileTable, read_labels, read_splits
 from medretrieval.datasets.files.walk import find
@@ -121,7 +121,7 @@ class DicomDataset(FileDataset):
             "shares": shares, "split_seed": split_seed, "split_by": split_by,
             "shared_groups": shared_groups, "cache": cache,
         }  # fmt: skip
-        folder = folder_of(root, "dataset.root")
+        folder = given_folder(root, "dataset.root")
         super().__init__(name, label_type, classes, folder, options, corrupt)
         _require_one_source(labels, label_tag, metadata_columns)
         for tag in [*metadata, *([label_tag] if label_tag else [])]:

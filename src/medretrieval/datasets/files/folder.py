@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medretrieval.datasets.base import LabelType
-from medretrieval.datasets.files.dataset import FileDataset, folder_of
+from medretrieval.datasets.files.dataset import FileDataset, given_folder
 from medretrieval.datasets.files.table import SPLIT_WORDS, FileTable, groups_by_rule, read_labels
 from medretrieval.datasets.files.walk import Found, find, shown, sub_folders
 from medretrieval.errors import UserError
@@ -55,7 +55,7 @@ class FolderDataset(FileDataset):
                 "dataset.label_type=multi: a file lies in one class folder; use dataset=csv for several "
                 "findings"
             )
-        super().__init__(name, label_type, classes, folder_of(root, "dataset.root"), options, corrupt)
+        super().__init__(name, label_type, classes, given_folder(root, "dataset.root"), options, corrupt)
         self.group_rule = group_rule
 
     def read_table(self) -> FileTable:

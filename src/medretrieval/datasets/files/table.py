@@ -1,6 +1,5 @@
 """A row for each image of a dataset of files: where it is, what it shows, whose it is."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.datasets.base import SPLITS, LabelType
+from medretrieval.datasets.groups import compiled_rule, group_in, require_several
 from medretrieval.errors import UserError, choices
 
 FINDINGS_MARK = "|"  # between the labels of an image that has several
@@ -195,23 +195,8 @@ def groups_by_rule(names: Sequence[str], rule: str) -> Texts:
     Raises:
         UserError: no regular expression, a path in which it finds nothing, or the same in all.
     """
-    key = f"dataset.group_rule={rule}"
-    try:
-        pattern = re.compile(rule)
-    except re.error as error:
-        raise UserError(f"{key}: no regular expression ({error}); write one as in Python's re") from error
-    groups = []
-    for name in names:
-        match = pattern.search(name)
-        found = "" if match is None else (match[1] if pattern.groups else match[0])
-        if not found:
-            raise UserError(
-                f"{key}: finds no group in {name!r}; let it match all forms of names, with | between them"
-            )
-        groups.append(found)
-    if len(groups) > 1 and len(set(groups)) == 1:
-        raise UserError(
-            f"{key}: finds {groups[0]!r} in all paths; let it match what tells patients apart, such as their "
-            "number"
-        )
+    pattern = compiled_rule(rule)
+    groups = [group_in(pattern, name, "dataset.root") for name in names]
+    if len(groups) > 1:
+        require_several(set(groups), rule, "all paths")
     return np.array(groups, dtype=np.str_)
