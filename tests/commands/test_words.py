@@ -32,7 +32,8 @@ TABLES = {name: commands.verb(name) for name in VERBS}
 NEEDED = {"confound": ["by=site"], "explain": ["query=test/3"], "query": ["image=a.png"]}
 ONE_RUN = [name for name, verb in TABLES.items() if any(o.name == "run" and not o.many for o in verb.options)]
 TINY = (
-    "dataset=chest_phantom", "dataset._target_=tests.toy_datasets.Patients", "dataset.size=32", "dataset.n_train=20", "dataset.n_test=12", "encoder=timm",
+    "dataset=chest_phantom", "dataset._target_=tests.toy_datasets.Patients", "dataset.size=32",
+    "dataset.n_train=20", "dataset.n_test=12", "encoder=timm",
     "encoder.model=test_resnet", "encoder.pretrained=null", "encoder.runtime=torch", "evaluation.ks=[1,3]",
     "evaluation.resamples=100", "evaluation.vote_k=3", "evaluation.baseline=none", "audit.enabled=false",
     "figures.enabled=false",

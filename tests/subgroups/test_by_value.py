@@ -38,7 +38,9 @@ def require_means(folder):
         assert row.too_small == (row.patients < 10)
         for name, value in row.scores.items():
             assert value == pytest.approx(queries[name][members].mean())
-            low, high = (row.intervals[name].low, row.intervals[name].high) if name in row.intervals else (0, 1)
+            low, high = (
+                (row.intervals[name].low, row.intervals[name].high) if name in row.intervals else (0, 1)
+            )
             assert low <= value <= high
             if name in row.lift:
                 assert row.lift[name] == pytest.approx(value / row.chance[name])
@@ -57,7 +59,9 @@ def test_subgroups_of_a_run_are_means_of_its_queries(config):
     assert [r.too_small for r in found.values if r.value == ""] == [True]
     assert found.score == "precision_at_3"
     for gap in found.gaps:
-        means = {r.value: r.scores[found.score] for r in found.values if r.column == gap.column and not r.too_small}
+        means = {
+            r.value: r.scores[found.score] for r in found.values if r.column == gap.column and not r.too_small
+        }
         means.pop("", None)
         assert gap.difference == pytest.approx(max(means.values()) - min(means.values()))
         assert 0 < gap.p <= 1
@@ -107,9 +111,15 @@ def test_a_run_of_other_metadata_is_another_run(config, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["evaluation.subgroups=[sec]"], "no column 'sec'; did you mean sex? choose from: age, sex, site, view"),
+        (
+            ["evaluation.subgroups=[sec]"],
+            "no column 'sec'; did you mean sex? choose from: age, sex, site, view",
+        ),
         (["evaluation.subgroups=[sex,sex]"], "sex is named twice"),
-        (["evaluation.subgroups=[sex]", "evaluation.subgroup_bins=1"], "evaluation.subgroup_bins=1: must be 2"),
+        (
+            ["evaluation.subgroups=[sex]", "evaluation.subgroup_bins=1"],
+            "evaluation.subgroup_bins=1: must be 2",
+        ),
         (["evaluation.subgroup_edges={age:[3]}"], "'age' is not among evaluation.subgroups=[]"),
         (["evaluation.subgroups=[age]", "evaluation.subgroup_edges={age:[3,2]}"], "age=[3, 2]: give a list"),
         (["evaluation.subgroups=[age]", "evaluation.subgroup_edges={age:[]}"], "age=[]: give a list"),
