@@ -325,7 +325,7 @@ def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
         "verify": lambda: content["differences"] == [] and content["queries"] == 12,
         "again": lambda: content["differences"] == [] and content["new_run"] != content["run"],
         "confound": lambda: content["by"] == "site" and content["queries"] == 12,
-        "identity": lambda: content["of"] == 12 and list(content["scores"])[0] == "precision_at_1",
+        "identity": lambda: content["of"] == 12 and next(iter(content["scores"])) == "precision_at_1",
         "explain": lambda: content["pairs"][0]["query"] == "test/3" and content["picture"] is None,
         "log": lambda: content == {"logged": 2},
         "cache": lambda: content["entries"] == [],
