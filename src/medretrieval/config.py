@@ -380,6 +380,12 @@ def _check_subgroups(evaluation: EvaluationConfig) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluation.subgroups={names}: {twice[0]} is named twice; name each column once")
     _at_least(2, "evaluation.subgroup_bins", evaluation.subgroup_bins)
+    if not names and evaluation.subgroup_bins != EvaluationConfig.subgroup_bins:
+        raise UserError(
+            f"evaluation.subgroup_bins={evaluation.subgroup_bins}: has no effect while evaluation.subgroups "
+            "is "
+            "empty; name a column there, or leave it out"
+        )
     if evaluation.subgroup_edges is None:
         return
     if not isinstance(evaluation.subgroup_edges, dict):

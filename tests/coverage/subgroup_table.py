@@ -50,8 +50,6 @@ LINES = (
     ("30 queries", of_index, Cohort(30, 500, grouped=False, shift=3.0)),
     ("156 images", of_index, Cohort(156, grouped=False, shift=3.0)),
     ("100 patients of 1 to 4 images", of_index, Cohort(100, images=4, shift=2.0)),
-    ("100 patients of 1 to 4 images", of_identity, Cohort(100, images=4, own=True)),
-    ("40 patients of 1 to 3 images", of_identity, Cohort(40, images=3, own=True)),
     ("60 patients of 1 to 4 images", of_identity, Cohort(60, 500, images=4, own=True)),
 )
 NAMES = {

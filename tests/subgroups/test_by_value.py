@@ -120,6 +120,7 @@ def test_a_run_of_other_metadata_is_another_run(config, monkeypatch):
             ["evaluation.subgroups=[sex]", "evaluation.subgroup_bins=1"],
             "evaluation.subgroup_bins=1: must be 2",
         ),
+        (["evaluation.subgroup_bins=3"], "has no effect while evaluation.subgroups is empty"),
         (["evaluation.subgroup_edges={age:[3]}"], "'age' is not among evaluation.subgroups=[]"),
         (["evaluation.subgroups=[age]", "evaluation.subgroup_edges={age:[3,2]}"], "age=[3, 2]: give a list"),
         (["evaluation.subgroups=[age]", "evaluation.subgroup_edges={age:[]}"], "age=[]: give a list"),

@@ -163,6 +163,12 @@ def _remarks(run: SavedTask) -> list[str]:
             "searched "
             "again with them."
         )
+    if run.task().in_halves(run.settings.evaluation.resample):
+        remarks.append(
+            "The shares of own patients have no interval: where the gallery varies too, none was shown to "
+            "hold "
+            "the truth often enough."
+        )
     if run.report.ann_loss is not None:
         remarks.append(
             f"index={run.report.index.name} is approximate: what it misses is missing in both searches."

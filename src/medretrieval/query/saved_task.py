@@ -68,7 +68,6 @@ class SavedTask:
                 f"{verb}: the queries of {folder} are sentences; choose a run whose queries are images"
             )
         ranking = saved_ranking(folder)
-        dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
         sides = {
             role: _side(name, labels, saved_images(folder, role))
             for role, name, labels in (
@@ -76,7 +75,15 @@ class SavedTask:
                 ("gallery", settings.protocol.gallery.value, ranking.gallery_labels),
             )
         }
-        return cls(folder, settings, report, ranking, dataset.classes, sides["query"], sides["gallery"])
+        return cls(
+            folder,
+            settings,
+            report,
+            ranking,
+            _classes(settings, ranking.gallery_labels),
+            sides["query"],
+            sides["gallery"],
+        )
 
     def task(self, own_group: bool | None = None) -> RetrievalTask:
         """Who queries whom; byte-identical copies, which only the images tell, are not left out.
@@ -127,6 +134,16 @@ class SavedTask:
         )
         config = dataclasses.replace(self.settings.evaluation, save_depth=None)
         return evaluate(lambda rows, k: index.search(vectors[rows], k), task, depth, config)
+
+
+def _classes(settings: Config, labels: Labels) -> tuple[str, ...]:
+    """Names of the classes; their numbers where the dataset cannot be asked without its data."""
+    count = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    try:
+        names = instantiate(settings.dataset, Dataset, "dataset").classes  # type: ignore[type-abstract]
+    except UserError:
+        names = ()
+    return names if len(names) >= count else tuple(str(number) for number in range(count))
 
 
 def _side(name: str, labels: Labels, saved: SavedImages | None) -> Split:

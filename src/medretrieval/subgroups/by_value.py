@@ -203,7 +203,11 @@ class _Scored:
     @property
     def _untested(self) -> str:
         least = MIN_HALVED_UNITS if self.halved else MIN_UNITS
-        return f"no test: fewer than {least} {self._unit} of one of the two values, or too shallow a ranking"
+        return (
+            f"no test: fewer than {least} {self._unit} of one of the two values, a score of 0 or 1, or too "
+            "shallow "
+            "a ranking"
+        )
 
     def _permuted(
         self, columns: Sequence[Column], rows: Sequence[Subgroup]
