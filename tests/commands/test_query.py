@@ -222,6 +222,22 @@ def test_a_gray_query_of_a_gallery_in_color(config, write_npz, answer, tmp_path)
     assert (query["results"][0]["id"], query["results"][0]["distance"]) == ("test/5", 0.0)
 
 
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_pictures_become_squares_as_the_datasets_own_files_did(answer, config, tmp_path, fit):
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        path = tmp_path / "own" / ("train", "test")[i % 2] / "ab"[i // 2 % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 40), np.uint8)).save(path)
+    own = ("dataset=folder", f"dataset.root={tmp_path / 'own'}", "dataset.size=28", f"dataset.fit={fit}")
+    folder = run(config(*RUN, *own)).folder
+    files = sorted((tmp_path / "own" / "train").rglob("*.png"))
+    for place, path in enumerate(files):
+        first = answer(folder, f"image={path}", "k=1")["queries"][0]["results"][0]
+        assert (first["id"], first["distance"]) == (f"train/{place}", 0)
+    assert answer(folder, f"image={files[0]}", "fit=crop")["queries"][0]["results"][0]["distance"] > 0
+
+
 def test_fit_decides_what_is_asked_of_a_picture_that_is_no_square(done, split, answer, tmp_path):
     wide = np.zeros((28, 48), np.uint8)
     wide[:, 10:38] = split[4]

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.images.fit import Fit
+
 LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
 
@@ -139,9 +141,11 @@ class Dataset(ABC):
         group_rule: regular expression that finds the group in the source names of that file; None where the
             file names the groups.
         channels: 1 for gray images, 3 for RGB, None where only its images tell.
+        fit: how its pictures that were no squares became squares; None where nobody says.
     """
 
     channels: int | None = None
+    fit: Fit | None = None
 
     group_rule: str | None = None
 

@@ -8,16 +8,18 @@ from medretrieval.images.fit import Fit, as_in_dataset, thumbnail
 from medretrieval.images.image_file import pictures_in, read
 from medretrieval.query.search import Query, SearchableRun
 
+OTHERWISE = Fit.crop  # as most sources of MedMNIST's images were (`images.fit`)
 SHOWN_PIXELS = 256  # of a query's picture that are kept for drawing
 
 
-def picture_queries(words: Sequence[str], run: SearchableRun, fit: Fit) -> tuple[list[Query], list[str]]:
+def picture_queries(words: Sequence[str], run: SearchableRun, fit: Fit | None) -> tuple[list[Query], list[str]]:
     """Read pictures as the run's encoder wants them.
 
     Args:
         words: files, folders of them, or several of either with commas between.
         run: whose gallery says their size and channels.
-        fit: how a picture that is no square becomes one.
+        fit: how a picture that is no square becomes one; None as the dataset's own did, and where it does not
+            say so, cropped.
 
     Returns:
         A query for each picture, and a line for each folder in which there is something else too.
@@ -33,7 +35,7 @@ def picture_queries(words: Sequence[str], run: SearchableRun, fit: Fit) -> tuple
         remarks += skipped
     if not paths:
         raise UserError(f"query: image={words[0]}: names no picture")
-    size, channels = run.dataset.size, run.channels()
+    size, channels, fit = run.dataset.size, run.channels(), fit or run.dataset.fit or OTHERWISE
     # One at a time: the pictures themselves may be large.
     return [_query(path, size, channels, fit) for path in paths], remarks
 

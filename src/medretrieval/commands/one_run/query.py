@@ -61,7 +61,7 @@ def _queries(given: Given, run: "SearchableRun") -> "list[Query]":
 
     if given.text:
         return [Query(text) for text in given.text]
-    queries, skipped = picture_queries(given.image, run, Fit(given.fit or FITS[0]))
+    queries, skipped = picture_queries(given.image, run, Fit(given.fit) if given.fit else None)
     for line in skipped:
         _say(line)
     return queries
@@ -136,7 +136,12 @@ VERB = Verb(
             many=True,
         ),
         Option("k", "results per query", "<n>", int, least=1, default=5),
-        Option("fit", "how a picture that is not square is made square", choices=FITS, unset=FITS[0]),
+        Option(
+            "fit",
+            "how a picture that is not square is made square",
+            choices=FITS,
+            unset=f"as the dataset's own pictures were (dataset.fit); {FITS[0]} where it does not say",
+        ),
         Option(
             "out",
             "the picture of query and results to write, a .png file; none writes no picture",
