@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from tests.image_files import class_folders, own_dataset
 from tests.toy_encoders import Brightness, Interrupted, numbered
 
 from medretrieval import run
@@ -17,6 +18,7 @@ from medretrieval.cache import entry, shards
 from medretrieval.cache.store import Cache
 from medretrieval.commands.inputs.cache import VERB
 from medretrieval.datasets.base import Split
+from medretrieval.datasets.files import decoded
 from medretrieval.embed.images import embed, identify
 from medretrieval.errors import UserError
 
@@ -165,6 +167,39 @@ def test_the_list_shows_what_is_unfinished_damaged_old_and_left_over(cache, caps
 
 
 # verify
+
+
+def test_decoded_files_are_listed_verified_and_pruned_like_the_rest(cache, capsys, tmp_path, monkeypatch):
+    class_folders(tmp_path / "own", n=40, splits=("train", "test"))
+    for path in (tmp_path / "own").rglob("*.png"):
+        os.utime(path, (1, 1))  # long there, so that hashes are remembered
+    own_dataset("folder", cache.root, root=str(tmp_path / "own")).load("train")
+    monkeypatch.setattr(decoded, "MAX_SHARD_FILES", 16)
+    with monkeypatch.context() as dies:
+        dies.setattr(decoded._Work, "_shard", interrupted_after(1, decoded._Work._shard))
+        with pytest.raises(KeyboardInterrupt):
+            own_dataset("folder", cache.root, root=str(tmp_path / "own")).load("test")
+    code, text = said(capsys, "list")
+    assert code == 0
+    assert "files to 28 px, gray, fit pad, frames first · 40 images" in text
+    assert "files to 28 px, gray, fit pad, frames first · unfinished, 1 shard" in text
+    assert "beside them: hashes of the files of 1 dataset," in text
+    assert said(capsys, "verify")[1].startswith("2 entries whole, 0 damaged")
+    assert said(capsys, "prune", "--keep-gb", "0")[0] == 0
+    assert list(cache.root.glob("decoded/*/*")) == []
+    assert len(list(cache.root.glob("file_hashes/*.npz"))) == 1
+
+
+def interrupted_after(calls, real):
+    """A function that Ctrl-C stops after so many calls."""
+    left = iter(range(calls))
+
+    def called(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    return called
 
 
 def test_a_whole_cache_is_whole(cache, capsys, monkeypatch):

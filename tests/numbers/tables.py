@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyarrow import compute, parquet
+from tests.numbers import own_images
 
 from medretrieval import compose, run
 from medretrieval.commands.many_runs.compare import VERB as COMPARE
@@ -182,6 +183,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     "index failures": index_failures,
     "mahbod2025": mahbod,
     "near duplicates": near_duplicates,
+    **own_images.TABLES,
 }
 
 

@@ -13,6 +13,7 @@ from medretrieval.cache import entry
 from medretrieval.cache.entry import SHARDS_SUFFIX
 from medretrieval.cache.lock import LOCK_SUFFIX, OWNER_SUFFIX, locked_if_free
 
+HASH_MEMORIES = "file_hashes"  # the folder of what is remembered of files
 NAME = re.compile(r"(?P<key>[0-9a-f]{64})(?P<suffix>\..+)?")
 
 
@@ -90,6 +91,14 @@ def contents(root: Path) -> list[Kept]:
         size, used = _measure(path)
         kept_things.append(Kept(path.parts[-3], path, place, leftover, size, used))
     return sorted(kept_things, key=lambda kept: (kept.used, kept.path))
+
+
+def hash_memories(root: Path) -> list[Path]:
+    """What is remembered of the files of own datasets (`datasets.files.file_hashes`), a file for each folder.
+
+    No entries: pruning leaves them, as they are small and cost hours to make again.
+    """
+    return sorted(root.glob(f"{HASH_MEMORIES}/*.npz"))
 
 
 def about(folder: Path) -> Mapping[str, Any]:

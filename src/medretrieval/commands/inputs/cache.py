@@ -55,7 +55,7 @@ def _path(place: Path, given: Given) -> int:
 
 
 def _list(place: Path, given: Given) -> int:
-    from medretrieval.cache.maintenance import contents
+    from medretrieval.cache.maintenance import contents, hash_memories
 
     found = contents(place)
     kept, left = [k for k in found if not k.leftover], [k for k in found if k.leftover and k.size]
@@ -67,6 +67,12 @@ def _list(place: Path, given: Given) -> int:
         size = bytes_text(sum(k.size for k in left))
         lines.append(
             f"{count_text(len(left), 'leftover', 'leftovers')}, {size}: medretrieval cache prune removes them"
+        )
+    if known := hash_memories(place):
+        size = bytes_text(sum(path.stat().st_size for path in known))
+        lines.append(
+            f"{size} beside them: hashes of the files of {count_text(len(known), 'dataset')}, which need not be "
+            "read again; pruning leaves them"
         )
     leftovers = [{"path": str(k.path), "bytes": k.size} for k in left]
     _print(given, {"cache": str(place), "entries": [_entry(k) for k in kept], "leftovers": leftovers}, lines)
@@ -181,7 +187,8 @@ def _origin(kept: "Kept") -> str:
         about = read_about(entries[0])
         made, facts = about["made_from"], about["facts"]
         if kept.unfinished:
-            return f"{_encoder(made['encoder'])} · unfinished, {count_text(len(entries), 'shard', 'shards')}"
+            maker = _encoder(made["encoder"]) if "encoder" in made else _decoding(made["decoding"])
+            return f"{maker} · unfinished, {count_text(len(entries), 'shard', 'shards')}"
         return ORIGINS[kept.kind](made, facts) if kept.kind in ORIGINS else ""
     except (LookupError, TypeError, AttributeError):
         return "unreadable"
@@ -192,9 +199,17 @@ def _encoder(identity: Mapping[str, Any]) -> str:
     return " ".join(said) or next((str(v) for v in identity.values()), "encoder")
 
 
+def _decoding(rule: Mapping[str, Any]) -> str:
+    color = "gray" if rule["channels"] == 1 else "RGB"
+    return f"files to {rule['size']} px, {color}, fit {rule['fit']}, frames {rule['frames']}"
+
+
 ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "embeddings": lambda made, facts: (
         f"{_encoder(made['encoder'])} · {made['split']} · {facts['shape'][0]} x {facts['shape'][1]}"
+    ),
+    "decoded": lambda made, facts: (
+        f"{_decoding(made['decoding'])} · {count_text(facts['shape'][0], 'image')}"
     ),
     "indexes": lambda made, _: (
         f"{made['factory']} · {made['metric']['name']} · embeddings {made['embeddings'][:SHORT_KEY]}"

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache.entry import SETTLED_AGE_S, make_folder
+from medretrieval.cache.maintenance import HASH_MEMORIES
 from medretrieval.files import put_in_place
 
-FOLDER = "file_hashes"  # in the cache
 MAX_THREADS = 8  # that read files: more help no disk
 
 
@@ -54,7 +54,7 @@ def hash_files(files: Sequence[Path], root: Path, cache: Path, said: str) -> lis
     """
     from tqdm import tqdm
 
-    place = cache / FOLDER / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.npz"
+    place = cache / HASH_MEMORIES / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.npz"
     known, begin = _remembered(place), time.time_ns()
     fresh: dict[State, bytes] = {}
 
