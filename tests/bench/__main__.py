@@ -9,7 +9,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from tests.bench import embedding, growth, memory, runs, scoring, search
+from tests.bench import embedding, files, growth, memory, runs, scoring, search
 from tests.bench.measure import HEADER, Row
 
 from medretrieval.runs.manifest import processor, threads
@@ -27,6 +27,7 @@ def rows_of(folder: Path, quick: bool) -> list[list[str]]:
     found += search.overhead(folder, 4 * n, 2 * turns)
     found += search.approximate(folder, 4 * n, turns)
     found += [runs.warm(folder, 2)] + ([] if quick else [runs.sweep(folder)])
+    found.append(files.cold_and_warm(folder / "own", n, 2))
     cells = [row.cells for row in found]
     what, used, spent, note = scoring.memory(10_000 if quick else 100_000)
     cells.append([what, used, spent, "", "", note])

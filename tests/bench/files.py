@@ -85,7 +85,8 @@ def cold_and_warm(folder: Path, n: int, turns: int) -> Row:
         pairs.append((cold["seconds"], warm["seconds"]))
         last = cold
     more = last["peak_mib"] - last["before_mib"]
-    note = f"{n / pairs[-1][0]:.0f} files/s decoded, {more:.0f} MiB more memory for {n * SIZE**2 / 2**20:.0f} MiB of images"
+    note = f"{n / pairs[-1][0]:.0f} files/s decoded, {more:.0f} MiB more memory"
+    note += f" for {n * SIZE**2 / 2**20:.0f} MiB of images"
     return row(f"{n} PNG files: decode / take from the cache", pairs, note)
 
 

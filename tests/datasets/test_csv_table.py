@@ -91,7 +91,7 @@ def test_rows_with_some_labels_can_be_left_out(table, dataset, caplog):
     found = dataset(table(label=labels), drop_labels=["todo"], columns={"split": "split"})
     assert found.classes == ("benign", "malignant")
     assert len(found.table) == N - N // 3
-    assert "8 rows are left out by dataset.drop_labels" in caplog.text
+    assert "dataset.drop_labels leaves out 8 rows" in caplog.text
 
 
 def test_ordered_classes_keep_their_order(table, dataset):
@@ -165,7 +165,7 @@ def test_splits_by_image_are_refused_where_that_changes_nothing(table, dataset, 
         ({"label": ["", *["a", "b"] * 12][:N]}, {}, r"line 2: has no label; .*dataset.drop_labels=\[''\]"),
         ({"label": ["a|b", *["a", "b"] * 12][:N]}, {}, r"line 2: has several labels .*type=multi"),
         ({}, {"classes": ["benign", "other"]}, r"line 3: label 'malignant' is none of .*other"),
-        ({}, {"drop_labels": ["typo"]}, r"dataset.drop_labels: no row of .* has the label 'typo'"),
+        ({}, {"drop_labels": ["typo"]}, r"dataset.drop_labels: nothing has the label 'typo'"),
         ({"split": ["tset"] * N}, {"columns": {"split": "split"}}, r"line 2: no split 'tset'; choose from"),
         ({"split": [""] * N}, {"columns": {"split": "split"}}, r"line 2: no split ''"),
         ({"g": [""] * N}, {"columns": {"group": "g"}}, r"line 2: has an empty group"),

@@ -50,6 +50,19 @@ def test_images_labels_and_patients_come_out_as_written(tree, dataset):
     assert [groups[i] == groups[i + 1] for i in range(0, len(groups), 2)] == [True] * (len(groups) // 2)
 
 
+@pytest.mark.parametrize("by_tag", [True, False])
+def test_images_with_some_labels_can_be_left_out(tree, dataset, by_tag):
+    keys = {"label_tag": "BodyPartExamined"} if by_tag else {"labels": str(tree)}
+    names = ("CHEST", "HAND") if by_tag else ("benign", "malignant")
+    extra = write_dicom(tree.parent / "export" / "e.dcm", painted(np.zeros(1, int))[0], 999, 999,
+                        BodyPartExamined="FOOT")  # fmt: skip
+    with tree.open("a") as file:
+        file.write(f"{extra},unclear,test,59\n")
+    found = dataset(**keys, drop_labels=["FOOT" if by_tag else "unclear"])
+    assert found.classes == names
+    assert len(found.table) == N
+
+
 @pytest.mark.parametrize(
     "keys",
     [

@@ -84,6 +84,18 @@ def test_splits_are_drawn_where_there_are_none_and_written_for_others(root, conf
         assert ids == set(ranking["query_ids"].tolist())
 
 
+def test_class_folders_can_be_left_out(root, dataset, caplog):
+    arrays = class_folders(root, splits=("train", "test"), classes=("benign", "malignant", "unclear"))
+    caplog.set_level("INFO")
+    found = dataset(drop_labels=["unclear"])
+    assert found.classes == ("benign", "malignant")
+    images, labels = arrays["test"]
+    np.testing.assert_array_equal(found.load("test").images, images[labels < 2])
+    assert "dataset.drop_labels leaves out 8 images" in caplog.text
+    with pytest.raises(UserError, match="drop_labels: nothing has the label 'typo'; choose from: benign, m"):
+        dataset(drop_labels=["typo"]).load("test")
+
+
 def test_files_that_are_no_images_and_hidden_ones_are_passed_over(root, dataset, caplog):
     class_folders(root, splits=("test",))
     (root / "test" / "benign" / "notes.txt").write_text("nothing")

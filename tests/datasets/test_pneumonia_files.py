@@ -1,4 +1,4 @@
-"""The real PneumoniaMNIST written as class folders, a table and DICOM gives what its .npz gives, to the bit."""
+"""The real PneumoniaMNIST as class folders, a table and DICOM gives what its .npz gives, to the bit."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def as_folder(root, arrays):
 
 def as_csv(root, arrays):
     rows = []
-    for split, i, image, label in each(arrays):
+    for split, _, image, label in each(arrays):
         name = f"images/{split}-{len(rows)}.png"
         write_png(root / name, image)
         rows.append([name, label, split])

@@ -27,9 +27,8 @@ def _covid(encoder: str, protocol: str) -> tuple[str, ...]:
 
 
 def _ham(encoder: str, seed: int, split_by: str) -> tuple[str, ...]:
-    return (
-        "experiments=ham10000", f"encoder={encoder}", f"dataset.split_seed={seed}", f"dataset.split_by={split_by}",
-    )  # fmt: skip
+    drawn = f"dataset.split_seed={seed}", f"dataset.split_by={split_by}"
+    return ("experiments=ham10000", f"encoder={encoder}", *drawn)
 
 
 def _between(found: ScoreInterval | Sequence[float] | None) -> str:
@@ -55,9 +54,7 @@ def covid_scores(runs: Finished) -> str:
             report, _ = runs.of(*_covid(encoder, protocol))
             macro = report.scores["macro_precision_at_5"]
             rows.append([protocol, encoder, *_scored(report, "precision_at_5"), f"{macro:.4f}"])
-    return markdown(
-        ["protocol", "encoder", "precision_at_5", "95 %", "chance", "macro_precision_at_5"], rows
-    )
+    return markdown(["protocol", "encoder", "precision_at_5", "95 %", "chance", "macro_precision_at_5"], rows)
 
 
 def covid_subgroups(runs: Finished) -> str:
@@ -96,10 +93,23 @@ def covid_confounding(runs: Finished) -> str:
             rows.append([
                 by, encoder, str(found.found.queries), *(f"{shares[kind]:.4f}" for kind in KINDS),
                 f"{index.value:.4f}", _between(index.interval), f"{found.found.chance:.4f}",
-                f"{found.found.association.cramers_v:.4f}",
             ])  # fmt: skip
-    index = ["robustness index", "95 %", "chance", "Cramer's V"]
-    return markdown(["value", "encoder", "queries", *KINDS, *index], rows)
+    return markdown(["value", "encoder", "queries", *KINDS, "robustness index", "95 %", "chance"], rows)
+
+
+def covid_association(runs: Finished) -> str:
+    """Cramer's V of finding and value, beside what a table of this size has where nothing goes together."""
+    rows = []
+    for by in ("location", "view"):
+        seen = confound(runs.of(*_covid(BOTH[0], ALL_BUT_OWN_PATIENT))[1], by, None).found.association
+        counts, least = seen.counts, min(seen.counts.shape) - 1
+        # The expectation of chi-squared is its degrees of freedom.
+        freedom = (counts.shape[0] - 1) * (counts.shape[1] - 1)
+        unrelated = (freedom / (counts.sum() * least)) ** 0.5
+        shape = [str(counts.sum()), str(counts.shape[0]), str(counts.shape[1])]
+        rows.append([by, *shape, f"{seen.cramers_v:.2f}", f"{unrelated:.2f}"])
+    header = ["value", "images", "findings", "values", "Cramer's V", "V where nothing goes together"]
+    return markdown(header, rows)
 
 
 def covid_identity(runs: Finished) -> str:
@@ -108,15 +118,21 @@ def covid_identity(runs: Finished) -> str:
         found = identity(runs.of(*_covid(encoder, ALL_BUT_OWN_PATIENT))[1], None)
         first, (with_own, without) = found.first, (found.with_own, found.without_own)
         of = f"{first.queries} of {len(found.run.queries)}"
-        for name in ("precision_at_1", "precision_at_5"):
-            rows.append([
-                encoder, of, f"{first.share.value:.4f}", f"{first.chance:.4f}", name, f"{with_own[name]:.4f}",
-                f"{without[name]:.4f}", _changed(found.changes[name]),
-            ])  # fmt: skip
-    return markdown(
-        ["encoder", "queries with another image of their patient", "first result is of the same patient", "chance",
-         "score", "own patient counted", "left out", "change (95 %)"], rows,
-    )  # fmt: skip
+        share = [f"{first.share.value:.4f}", f"{first.chance:.4f}"]
+        rows += [
+            [
+                encoder,
+                of,
+                *share,
+                name,
+                f"{with_own[name]:.4f}",
+                f"{without[name]:.4f}",
+                _changed(found.changes[name]),
+            ]
+            for name in ("precision_at_1", "precision_at_5")
+        ]
+    header = ["encoder", "queries with another image of their patient", "first result is of the same patient"]
+    return markdown([*header, "chance", "score", "own patient counted", "left out", "change (95 %)"], rows)
 
 
 def ham_leak(runs: Finished) -> str:
@@ -131,10 +147,9 @@ def ham_leak(runs: Finished) -> str:
                 *(cell for name in ("precision_at_1", "precision_at_5")
                   for cell in (f"{with_own[name]:.4f}", _changed(found.changes[name]))),
             ])  # fmt: skip
-    return markdown(
-        ["encoder", "seed", "queries with an image of their lesion in train", "first result is of the same lesion",
-         "precision_at_1", "own lesion left out (95 %)", "precision_at_5", "own lesion left out (95 %)"], rows,
-    )  # fmt: skip
+    header = ["encoder", "seed", "queries with an image of their lesion in train"]
+    header += ["first result is of the same lesion", "precision_at_1", "own lesion left out (95 %)"]
+    return markdown([*header, "precision_at_5", "own lesion left out (95 %)"], rows)
 
 
 def ham_splits(runs: Finished) -> str:
@@ -142,25 +157,21 @@ def ham_splits(runs: Finished) -> str:
     rows = []
     for encoder in BOTH:
         for seed in SEEDS:
-            for split_by in ("group", "image"):
+            for split_by, said in (("group", "lesion"), ("image", "image")):
                 report, _ = runs.of(*_ham(encoder, seed, split_by))
                 assert report.files is not None
                 one, five = (_scored(report, name) for name in ("precision_at_1", "precision_at_5"))
-                rows.append([encoder, str(seed), {"group": "lesion"}.get(split_by, split_by),
-                             str(report.files.shared_groups), *one[:2], *five])  # fmt: skip
-    return markdown(
-        ["encoder", "seed", "splits by", "lesions in several splits", "precision_at_1", "95 %", "precision_at_5",
-         "95 %", "chance of precision_at_5"], rows,
-    )  # fmt: skip
+                rows.append([encoder, str(seed), said, str(report.files.shared_groups), *one[:2], *five])
+    header = ["encoder", "seed", "splits by", "lesions in several splits", "precision_at_1", "95 %"]
+    return markdown([*header, "precision_at_5", "95 %", "chance of precision_at_5"], rows)
 
 
 def retina_grades(runs: Finished) -> str:
-    rows = []
-    for encoder in BOTH:
-        report, _ = runs.of("experiments=retina_grades", f"encoder={encoder}")
-        for name in ("precision_at_5", "graded_ndcg_at_5", "graded_ndcg_at_10"):
-            rows.append([name, encoder, *_scored(report, name)])
-    rows.sort(key=lambda row: row[0] != "precision_at_5")
+    rows = [
+        [name, encoder, *_scored(runs.of("experiments=retina_grades", f"encoder={encoder}")[0], name)]
+        for name in ("precision_at_5", "graded_ndcg_at_5", "graded_ndcg_at_10")
+        for encoder in BOTH
+    ]
     return markdown(["score", "encoder", "value", "95 %", "chance"], rows)
 
 
@@ -169,6 +180,7 @@ TABLES: dict[str, Callable[[Finished], str]] = {
     "covid subgroups": covid_subgroups,
     "covid gaps": covid_gaps,
     "covid confounding": covid_confounding,
+    "covid association": covid_association,
     "covid identity": covid_identity,
     "ham leak": ham_leak,
     "ham splits": ham_splits,

@@ -12,7 +12,9 @@ OTHERWISE = Fit.crop  # as most sources of MedMNIST's images were (`images.fit`)
 SHOWN_PIXELS = 256  # of a query's picture that are kept for drawing
 
 
-def picture_queries(words: Sequence[str], run: SearchableRun, fit: Fit | None) -> tuple[list[Query], list[str]]:
+def picture_queries(
+    words: Sequence[str], run: SearchableRun, fit: Fit | None
+) -> tuple[list[Query], list[str]]:
     """Read pictures as the run's encoder wants them.
 
     Args:

@@ -71,8 +71,8 @@ def _list(place: Path, given: Given) -> int:
     if known := hash_memories(place):
         size = bytes_text(sum(path.stat().st_size for path in known))
         lines.append(
-            f"{size} beside them: hashes of the files of {count_text(len(known), 'dataset')}, which need not be "
-            "read again; pruning leaves them"
+            f"{size} beside them: hashes of the files of {count_text(len(known), 'dataset')}, which need not "
+            "be read again; pruning leaves them"
         )
     leftovers = [{"path": str(k.path), "bytes": k.size} for k in left]
     _print(given, {"cache": str(place), "entries": [_entry(k) for k in kept], "leftovers": leftovers}, lines)

@@ -10,7 +10,13 @@ import numpy as np
 from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.csv_rows import CsvTable, read_csv, require_unique
 from medretrieval.datasets.files.dataset import FileDataset, given_folder
-from medretrieval.datasets.files.table import FileTable, read_labels, read_splits, require_groups
+from medretrieval.datasets.files.table import (
+    FileTable,
+    not_dropped,
+    read_labels,
+    read_splits,
+    require_groups,
+)
 from medretrieval.datasets.files.walk import shown
 from medretrieval.errors import UserError, choices
 
@@ -105,17 +111,7 @@ class CsvDataset(FileDataset):
     def _kept(self, csv: CsvTable) -> tuple[list[int], tuple[str, ...]]:
         """Rows that are not left out, and a sentence about the others."""
         labels = csv.column(self.columns["label"], "dataset.columns.label")
-        unused = self.drop_labels - set(labels)
-        if unused:
-            raise UserError(
-                f"dataset.drop_labels: no row of {self.path} has the label {sorted(unused)[0]!r}; "
-                f"{choices(sorted(set(labels)))}"
-            )
-        kept = [row for row, label in enumerate(labels) if label not in self.drop_labels]
-        if not kept:
-            raise UserError(f"dataset.drop_labels: leaves no row of {self.path}; drop fewer labels")
-        dropped = len(labels) - len(kept)
-        return kept, (f"{dropped} rows are left out by dataset.drop_labels",) if dropped else ()
+        return not_dropped(labels, self.drop_labels, "row")
 
     def _files(self, csv: CsvTable, kept: Sequence[int]) -> tuple[Path, ...]:
         paths = csv.column(self.columns["path"], "dataset.columns.path")

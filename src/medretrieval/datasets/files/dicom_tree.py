@@ -14,7 +14,7 @@ from medretrieval.datasets.files.csv_rows import CsvTable, read_csv, require_uni
 from medretrieval.datasets.files.csv_table import read_columns
 from medretrieval.datasets.files.dataset import FileDataset, given_folder
 from medretrieval.datasets.files.pseudonyms import PathNames, pseudonym, salt_of
-from medretrieval.datasets.files.table import FileTable, read_labels, read_splits
+from medretrieval.datasets.files.table import FileTable, not_dropped, read_labels, read_splits
 from medretrieval.datasets.files.walk import find
 from medretrieval.errors import UserError, choices
 from medretrieval.images.decode import peek
@@ -88,6 +88,7 @@ class DicomDataset(FileDataset):
         metadata: tags whose text is kept of each image.
         metadata_columns: columns of `labels` that are kept of each image.
         unlabeled: whether an image without a label fails the run or is left out.
+        drop_labels: images with one of these labels are left out.
         the others: those of `FileDataset` and `DecodingOptions`.
     """
 
@@ -104,6 +105,7 @@ class DicomDataset(FileDataset):
         metadata: Sequence[str],
         metadata_columns: Sequence[str],
         unlabeled: str,
+        drop_labels: Sequence[str],
         size: int,
         channels: int | None,
         fit: str,
@@ -137,6 +139,7 @@ class DicomDataset(FileDataset):
         self.tags = tuple(map(str, metadata))
         self.metadata_columns = tuple(map(str, metadata_columns))
         self.on_unlabeled = _member("unlabeled", unlabeled, OnUnlabeled)
+        self.drop_labels = frozenset(map(str, drop_labels))
         self.heads: tuple[Head, ...] = ()
 
     def read_table(self) -> FileTable:
@@ -157,16 +160,22 @@ class DicomDataset(FileDataset):
         without = len(pictures) - len(labeled)
         if without and self.on_unlabeled is OnUnlabeled.fail:
             first = next(head for i, head in enumerate(pictures) if i not in set(labeled))
+            mend = "add them to dataset.labels" if self.label_tag is None else (
+                f"dataset.label_tag={self.label_tag} is empty there: choose another tag or dataset.labels"
+            )  # fmt: skip
             raise UserError(
                 f"dataset={self.name}: {without} of {len(pictures)} images have no label (first "
-                f"{names.of(first.path)}); add them to dataset.labels, or leave them out with "
-                "dataset.unlabeled=skip"
+                f"{names.of(first.path)}); {mend}, or leave them out with dataset.unlabeled=skip"
             )
         left_out = [*found.left_out()]
         if len(pictures) < len(heads):
             left_out.append(f"{len(heads) - len(pictures)} DICOM files hold no picture and are left out")
         if without:
-            left_out.append(f"{without} images have no label and are left out")
+            what = "images have no label and are" if without > 1 else "image has no label and is"
+            left_out.append(f"{without} {what} left out")
+        texts = self._label_texts([pictures[i] for i in labeled], [rows[i] for i in labeled], table)
+        kept, dropped = not_dropped(texts, self.drop_labels, "image")
+        labeled, left_out = [labeled[i] for i in kept], [*left_out, *dropped]
         return self._table([pictures[i] for i in labeled], [rows[i] for i in labeled], table, names, left_out)
 
     def listing(self) -> Iterator[Mapping[str, str]]:
@@ -227,6 +236,16 @@ class DicomDataset(FileDataset):
                 "dataset.columns.key"
             )
         return table, found
+
+    def _label_texts(
+        self, heads: Sequence[Head], rows: Sequence[int | None], table: CsvTable | None
+    ) -> list[str | None]:
+        """The label of each image, None where its header cannot be read."""
+        cells = None if table is None else table.column(self.columns["label"], "dataset.columns.label")
+        return [
+            None if row is None else head.label if cells is None else cells[row]
+            for head, row in zip(heads, rows, strict=True)
+        ]
 
     def _key_of(self, head: Head) -> str:
         if self.key is Key.path:

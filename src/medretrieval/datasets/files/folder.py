@@ -8,7 +8,13 @@ import numpy as np
 
 from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.dataset import FileDataset, given_folder
-from medretrieval.datasets.files.table import SPLIT_WORDS, FileTable, groups_by_rule, read_labels
+from medretrieval.datasets.files.table import (
+    SPLIT_WORDS,
+    FileTable,
+    groups_by_rule,
+    not_dropped,
+    read_labels,
+)
 from medretrieval.datasets.files.walk import Found, find, shown, sub_folders
 from medretrieval.errors import UserError
 from medretrieval.images.image_file import is_supported
@@ -23,6 +29,7 @@ class FolderDataset(FileDataset):
         root: the folder.
         group_rule: a regular expression that finds the patient in a path below the folder: its first group,
             or the whole match; None where nobody says.
+        drop_labels: class folders that are left out.
         the others: those of `FileDataset` and `DecodingOptions`.
     """
 
@@ -41,6 +48,7 @@ class FolderDataset(FileDataset):
         split_seed: int,
         split_by: str,
         group_rule: str | None,
+        drop_labels: Sequence[str],
         shared_groups: str,
         cache: str,
         corrupt: str | None,
@@ -57,6 +65,7 @@ class FolderDataset(FileDataset):
             )
         super().__init__(name, label_type, classes, given_folder(root, "dataset.root"), options, corrupt)
         self.group_rule = group_rule
+        self.drop_labels = frozenset(map(str, drop_labels))
 
     def read_table(self) -> FileTable:
         """Every image below the folder, its class and split.
@@ -77,12 +86,14 @@ class FolderDataset(FileDataset):
                 splits += [split] * len(found.files)
                 words += [shown(class_folder, folder)] * len(found.files)
         self._require_images(files, sides)
+        kept, dropped = not_dropped(words, self.drop_labels, "image")
+        files, splits, words = ([column[row] for row in kept] for column in (files, splits, words))
         names = np.array([shown(path, self.root) for path in files], dtype=np.str_)
         labels, classes = read_labels(
             words, self.label_type, self.wanted_classes, lambda row: f"dataset.root={self.root}: {names[row]}"
         )
         given = np.array(splits, dtype=np.str_) if splits[0] else None
-        left_out = Found((), tuple(skipped)).left_out()
+        left_out = Found((), tuple(skipped)).left_out() + dropped
         groups = None if self.group_rule is None else groups_by_rule(names.tolist(), self.group_rule)
         return FileTable(tuple(files), names, labels, classes, splits=given, groups=groups, left_out=left_out)
 

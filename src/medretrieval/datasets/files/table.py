@@ -1,6 +1,6 @@
 """A row for each image of a dataset of files: where it is, what it shows, whose it is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -159,6 +159,31 @@ def _require_classes(classes: Sequence[str], multi: bool) -> None:
         )
     if multi and len(classes) > MAX_FINDINGS:
         raise UserError(f"dataset.classes: {len(classes)} findings; at most {MAX_FINDINGS} can be scored")
+
+
+def not_dropped(
+    texts: Sequence[str | None], dropped: Collection[str], what: str
+) -> tuple[list[int], tuple[str, ...]]:
+    """The rows that dataset.drop_labels leaves, and a sentence about the others.
+
+    Args:
+        texts: the label of each row; None where it is not known.
+        dropped: labels whose rows are left out.
+        what: rows are called in the sentence.
+
+    Raises:
+        UserError: a label that no row has, or nothing is left.
+    """
+    known = sorted({text for text in texts if text is not None})
+    unused = sorted(set(dropped) - set(known))
+    if unused:
+        raise UserError(f"dataset.drop_labels: nothing has the label {unused[0]!r}; {choices(known)}")
+    kept = [row for row, text in enumerate(texts) if text not in dropped]
+    if not kept:
+        raise UserError("dataset.drop_labels: leaves no image; drop fewer labels")
+    count = len(texts) - len(kept)
+    line = f"dataset.drop_labels leaves out {count} {what}{'s' if count > 1 else ''}"
+    return kept, (line,) if count else ()
 
 
 def read_splits(texts: Sequence[str], at: Callable[[int], str]) -> Texts:
