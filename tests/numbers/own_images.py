@@ -107,9 +107,11 @@ def covid_association(runs: Finished) -> str:
         freedom = (counts.shape[0] - 1) * (counts.shape[1] - 1)
         unrelated = (freedom / (counts.sum() * least)) ** 0.5
         shape = [str(counts.sum()), str(counts.shape[0]), str(counts.shape[1])]
+        single = (counts > 0).sum(axis=0) == 1
+        shape += [str(single.sum()), str(counts[:, single].sum())]
         rows.append([by, *shape, f"{seen.cramers_v:.2f}", f"{unrelated:.2f}"])
-    header = ["value", "images", "findings", "values", "Cramer's V", "V where nothing goes together"]
-    return markdown(header, rows)
+    header = ["value", "images", "findings", "values", "values with one finding", "images of these"]
+    return markdown([*header, "Cramer's V", "V where nothing goes together"], rows)
 
 
 def covid_identity(runs: Finished) -> str:
