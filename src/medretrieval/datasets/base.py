@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.images.corruptions import Corruption
+
 LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
 
@@ -28,6 +30,7 @@ class Split:
             lesion), the same name meaning the same group in all splits; None where nobody says.
         metadata: what else is known of each image: column -> str [n], "" where it is not known; None where
             the dataset has no such columns.
+        clean: the split before its images were corrupted; None where they are as they were read.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Split:
     masks: NDArray[np.bool_] | None = None
     groups: NDArray[np.str_] | None = None
     metadata: Mapping[str, NDArray[np.str_]] | None = None
+    clean: "Split | None" = None
 
     kind = "images"
     prompts = None
@@ -82,18 +86,31 @@ class Dataset(ABC):
         groups: a CSV that says which images belong together (`datasets.groups.read_groups`), None for
             what `load` says itself.
         channels: 1 for gray images, 3 for RGB, None where only its images tell.
+        corruption: what is done to images that are queries, None for nothing. `load` gives clean images.
     """
 
     channels: int | None = None
 
     def __init__(
-        self, name: str, label_type: LabelType, classes: Sequence[str], size: int, groups: str | None = None
+        self,
+        name: str,
+        label_type: LabelType,
+        classes: Sequence[str],
+        size: int,
+        groups: str | None = None,
+        corrupt: str | None = None,
     ) -> None:
+        """Keep what a dataset is.
+
+        Raises:
+            UserError: no such corruption, or no severity of 1 to 5.
+        """
         self.name = name
         self.label_type: LabelType = label_type
         self.classes = tuple(classes)
         self.size = size
         self.groups = groups
+        self.corruption = None if corrupt is None else Corruption.from_word(corrupt)
 
     @abstractmethod
     def load(self, split: str) -> Split:

@@ -43,9 +43,10 @@ class MedMNIST(Dataset):
         size: pixels a side: 28, 64, 128 or 224.
         root: the folder of the .npz files; a missing file is downloaded into it.
         groups: a CSV of patients or lesions, None where nobody says.
+        corrupt: what is done to query images, such as noise@3; None for nothing.
 
     Raises:
-        UserError: unknown label_type or size.
+        UserError: unknown label_type, size or corruption.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class MedMNIST(Dataset):
         size: int,
         root: str,
         groups: str | None = None,
+        corrupt: str | None = None,
     ) -> None:
         if size not in SIZES:
             raise UserError(f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIZES))}")
         if label_type not in ("single", "multi", "ordinal"):
             raise UserError(f"dataset.label_type={label_type}: choose from: multi, ordinal, single")
-        super().__init__(name, label_type, classes, size, groups)
+        super().__init__(name, label_type, classes, size, groups, corrupt)
         self.channels = channels
         self.path = Path(root).expanduser() / f"{name}{'' if size == 28 else f'_{size}'}.npz"
 

@@ -93,6 +93,7 @@ def headings(firsts: Sequence[Run]) -> list[str]:
     facts: list[Callable[[Run], str]] = [
         lambda r: f"{r.report.dataset}, {AXES['protocol'](r.report)}, {r.report.objective.name}",
         lambda r: f"size {r.manifest.config['dataset'].get('size')}",
+        lambda r: f"queries with {r.report.corrupt}" if r.report.corrupt else "clean queries",
         lambda r: f"min_jaccard {r.manifest.evaluation.min_jaccard}",
         lambda r: f"confidence {r.manifest.evaluation.confidence}",
         lambda r: f"queries {r.manifest.data['query'].content_sha256[:8]}",

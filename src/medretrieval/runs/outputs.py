@@ -106,6 +106,7 @@ def report_of(
         format=FORMAT,
         title=title(settings, inputs.encoder),
         dataset=inputs.dataset.name,
+        corrupt=None if inputs.dataset.corruption is None else str(inputs.dataset.corruption),
         metric=settings.metric.name,
         protocol=_protocol(settings),
         scores=evaluation.scores,

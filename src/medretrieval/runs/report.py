@@ -170,6 +170,7 @@ class RunReport:
         format: of the run's folder, which all its files share; another version may read another one.
         title: the run in one line.
         dataset: its name.
+        corrupt: what was done to the query images, as in noise@3; null where they are as they were read.
         metric: name of the distance.
         protocol: who queries whom.
         scores: score -> mean over the queries with something to find; `macro_` scores are means over classes
@@ -210,6 +211,7 @@ class RunReport:
     format: int
     title: str
     dataset: str
+    corrupt: str | None
     metric: str
     protocol: ProtocolReport
     scores: dict[str, float]

@@ -16,6 +16,7 @@ from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
+from medretrieval.runs.identity import corruption_of
 from medretrieval.runs.outputs import RunOutputs
 from medretrieval.uncertainty.bootstrap import MIN_UNITS
 
@@ -44,6 +45,7 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         + _about_speed(settings, outputs)
         + _about_baseline(settings, outputs.evidence)
         + _about_chance(outputs)
+        + _about_corruption(settings, task)
         + _about_size(task)
         + _about_classes(outputs.evaluation)
         + _about_ks(settings, task)
@@ -169,6 +171,13 @@ def _beside_chance(evidence: Evidence, name: str) -> str | None:
     if low <= chance <= high:
         return NOT_EXCLUDED
     return BELOW_CHANCE if (high < chance) != less_is_better(name) else None
+
+
+def _about_corruption(settings: Config, task: RetrievalTask) -> list[str]:
+    if task.clean is task:
+        return []
+    audited = " The audit compares the images as they were before." if settings.audit.enabled else ""
+    return [f"The query images are corrupted ({corruption_of(settings)}), the gallery is not.{audited}"]
 
 
 def _about_size(task: RetrievalTask) -> list[str]:
