@@ -1,15 +1,17 @@
-"""Corruptions of images, each at severities 1 to 5: what a worse scanner, a hurry or an archive do to a picture.
+"""Corruptions of images, at severities 1 to 5: what a worse scanner, a hurry or an archive does to them.
 
 Noise, blur, contrast, JPEG, motion and pixelate are those of Hendrycks & Dietterich 2019 (arXiv 1903.12261),
 gamma is that of MedMNIST-C (Di Salvo et al. 2024, arXiv 2406.17536); rotation, shift and text are our own.
 
 What is random (noise, a direction, a place) comes from the bytes of the image itself: an image is corrupted
-in the same way whatever batch, split or run it is in, and in the same direction at every severity.
+in the same way whatever batch, split or run it is in, and in the same direction at every severity. Sums are
+made element by element in a fixed order (no BLAS), so that batches and machines agree to the last bit.
 """
 
 import functools
 import hashlib
 import io
+import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -171,7 +173,7 @@ def _rounded(values: NDArray[np.floating]) -> Images:
 
 
 def random_words(seeds: Seeds, count: int) -> NDArray[np.uint64]:
-    """Random numbers of 64 bits by SplitMix64 (Steele, Lea & Flood 2014), which depend on seed and place alone.
+    """Random numbers of 64 bits by SplitMix64 (Steele, Lea & Flood 2014), from seed and place alone.
 
     Args:
         seeds: uint64 [n].
@@ -190,7 +192,7 @@ def random_words(seeds: Seeds, count: int) -> NDArray[np.uint64]:
 
 def _uniform(seeds: Seeds, count: int) -> NDArray[np.float64]:
     """In [0, 1), float64 [n, count]."""
-    return (random_words(seeds, count) >> np.uint64(11)) * 2.0**-53
+    return (random_words(seeds, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _coin(seeds: Seeds) -> NDArray[np.bool_]:
@@ -200,9 +202,8 @@ def _coin(seeds: Seeds) -> NDArray[np.bool_]:
 @functools.cache
 def _normal_quantiles() -> NDArray[np.float32]:
     """The normal distribution as 65,536 equally likely values: the same numbers on every machine."""
-    from scipy.special import ndtri
-
-    return ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
+    quantile = statistics.NormalDist().inv_cdf
+    return np.array([quantile((i + 0.5) / 2**16) for i in range(2**16)], np.float32)
 
 
 def noise(images: Images, severity: int, seeds: Seeds) -> Images:
@@ -214,17 +215,35 @@ def noise(images: Images, severity: int, seeds: Seeds) -> Images:
 
 
 def blur(images: Images, severity: int, seeds: Seeds) -> Images:
-    """A Gaussian blur; beyond the edge an image goes on as its edge."""
-    from scipy.ndimage import gaussian_filter
-
+    """A Gaussian blur, cut off at four standard deviations; beyond the edge an image goes on as its edge."""
     sigma = strength("blur", severity, _side(images))
-    sigmas = (0.0, sigma, sigma, 0.0)[: images.ndim]
-    return _rounded(gaussian_filter(images.astype(np.float32), sigmas, mode="nearest"))
+    reach = int(4 * sigma + 0.5)
+    steps = np.arange(-reach, reach + 1)
+    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    blurred = images.astype(np.float32)
+    for axis in (1, 2):
+        last = images.shape[axis] - 1
+        taken = np.clip(steps[:, None] + np.arange(last + 1), 0, last)
+        blurred = _weighted(blurred, axis, taken, np.broadcast_to(weights[:, None], taken.shape))
+    return _rounded(blurred)
+
+
+def _weighted(
+    values: NDArray[np.float32], axis: int, taken: NDArray[np.intp], weights: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Weighted sums along an axis: of the places `taken` [m, to] with their weights [m, to]."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    total = np.float32(0)
+    for places, weight in zip(taken, weights, strict=True):
+        total = total + np.take(values, places, axis) * weight.astype(np.float32).reshape(shape)
+    return np.asarray(total)
 
 
 def contrast(images: Images, severity: int, seeds: Seeds) -> Images:
     """Differences to the mean of the image, of each channel, made smaller."""
-    means = images.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    means = images.sum(axis=(1, 2), keepdims=True, dtype=np.int64) / (images.shape[1] * images.shape[2])
     return _rounded((images - means) * strength("contrast", severity, _side(images)) + means)
 
 
@@ -277,24 +296,22 @@ def _moved(images: Images, down: NDArray[np.float64], right: NDArray[np.float64]
 def pixelate(images: Images, severity: int, seeds: Seeds) -> Images:
     """Fewer and larger pixels: means of areas, then the nearest of these."""
     share = strength("pixelate", severity, _side(images))
-    small = [max(1, int(side * share)) for side in images.shape[1:3]]
-    down = [_area_means(side, to) for side, to in zip(images.shape[1:3], small, strict=True)]
-    channels = images if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    means = down[0] @ channels.astype(np.float32) @ down[1].T
-    rows, columns = (
-        ((np.arange(side) + 0.5) * to / side).astype(np.intp)
-        for side, to in zip(images.shape[1:3], small, strict=True)
-    )
-    large = means[..., rows[:, None], columns]
-    return _rounded(large if images.ndim == 3 else large.transpose(0, 2, 3, 1))
+    pixels = images.astype(np.float32)
+    for axis in (1, 2):
+        side = images.shape[axis]
+        small = max(1, int(side * share))
+        nearest = ((np.arange(side) + 0.5) * small / side).astype(np.intp)
+        pixels = np.take(_weighted(pixels, axis, *_areas(side, small)), nearest, axis)
+    return _rounded(pixels)
 
 
-def _area_means(side: int, to: int) -> NDArray[np.float32]:
-    """What each of `to` pixels takes from each of `side`: float32 [to, side], rows sum to 1."""
+def _areas(side: int, to: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Which of `side` pixels each of `to` larger ones covers, and their shares of it: [m, to] each."""
     ends = np.arange(to + 1) * side / to
-    first, last = ends[:-1, None], ends[1:, None]
-    overlap = np.minimum(last, np.arange(side) + 1) - np.maximum(first, np.arange(side))
-    return (np.maximum(overlap, 0) * to / side).astype(np.float32)
+    first = ends[:-1].astype(np.intp)
+    covered = first + np.arange(int(np.ceil(side / to)) + 1)[:, None]
+    overlap = np.minimum(ends[1:], covered + 1) - np.maximum(ends[:-1], covered)
+    return np.minimum(covered, side - 1), np.maximum(overlap, 0) * to / side
 
 
 def rotation(images: Images, severity: int, seeds: Seeds) -> Images:
@@ -308,18 +325,16 @@ def rotation(images: Images, severity: int, seeds: Seeds) -> Images:
 def _turned(images: Images, angle: float) -> Images:
     """All images by one angle, between pixels by their four neighbors."""
     height, width = images.shape[1:3]
-    y, x = np.meshgrid(
-        np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij"
-    )
-    from_y = np.clip(np.cos(angle) * y + np.sin(angle) * x + (height - 1) / 2, 0, height - 1)
-    from_x = np.clip(np.cos(angle) * x - np.sin(angle) * y + (width - 1) / 2, 0, width - 1)
+    middle = (height - 1) / 2, (width - 1) / 2
+    y, x = np.meshgrid(np.arange(height) - middle[0], np.arange(width) - middle[1], indexing="ij")
+    from_y = np.clip(np.cos(angle) * y + np.sin(angle) * x + middle[0], 0, height - 1)
+    from_x = np.clip(np.cos(angle) * x - np.sin(angle) * y + middle[1], 0, width - 1)
     top, left = from_y.astype(np.intp), from_x.astype(np.intp)
+    below, beside = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, right = from_y - top, from_x - left
     total = np.zeros(images.shape, np.float32)
-    for row, of_row in ((top, 1 - (from_y - top)), (np.minimum(top + 1, height - 1), from_y - top)):
-        for column, of_column in (
-            (left, 1 - (from_x - left)),
-            (np.minimum(left + 1, width - 1), from_x - left),
-        ):
+    for row, of_row in ((top, 1 - down), (below, down)):
+        for column, of_column in ((left, 1 - right), (beside, right)):
             share = (of_row * of_column).astype(np.float32)
             total += images[:, row, column] * share.reshape(*share.shape, *[1] * (images.ndim - 3))
     return _rounded(total)
@@ -365,7 +380,8 @@ def _letters(severity: int, side: int) -> NDArray[np.float32]:
     letter = font.getmask("L").getbbox()
     times = height * side / (letter[3] - letter[1])
     size = (max(1, min(side, round(drawn.width * times))), max(1, min(side, round(drawn.height * times))))
-    return np.asarray(drawn.resize(size, Image.Resampling.BILINEAR), np.float32) / WHITE
+    ink: NDArray[np.float32] = np.asarray(drawn.resize(size, Image.Resampling.BILINEAR), np.float32)
+    return ink / np.float32(WHITE)
 
 
 FUNCTIONS: dict[str, Callable[[Images, int, Seeds], Images]] = {
