@@ -20,6 +20,7 @@ from medretrieval.report import charts
 from medretrieval.report.compare import PLACES, Family, Options, compare, resampling_of
 from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
+from medretrieval.report.robustness.lines import robustness
 from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest
@@ -64,6 +65,7 @@ def gather(runs: Sequence[Run], page_folder: Path) -> Content:
             varied[key] = list(dict.fromkeys(str(config[key]) for config in configs if key in config))
     return Content(
         groups=groups,
+        robustness=robustness(runs),
         varied=varied,
         fixed={name: values[0] for name, values in axes.items() if len(values) == 1 and values[0]},
         settings={k: v for k, v in shared.items() if not k.startswith(UNSAID) and v is not None},
