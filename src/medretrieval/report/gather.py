@@ -31,6 +31,7 @@ from medretrieval.track.find_runs import Run, config_of, place
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
 UNSAID = (*PLACES, "figures.")  # where things lie, and which pictures there are
+SAID = ("dataset.corrupt",)  # by an axis
 LINKED = {"map of the embeddings": embedding_map.FILE, "the vote of the neighbors": "vote.png"}
 NAMES_FIRST = ("encoder", "index", "search", "metric")
 
@@ -61,7 +62,7 @@ def gather(runs: Sequence[Run], page_folder: Path) -> Content:
     shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
     varied = {name: values for name, values in axes.items() if len(values) > 1}
     for key in sorted({key for config in configs for key in config} - shared.keys()):
-        if not key.startswith(UNSAID) and _varies(key, configs):
+        if not key.startswith(UNSAID) and key not in SAID and _varies(key, configs):
             varied[key] = list(dict.fromkeys(str(config[key]) for config in configs if key in config))
     return Content(
         groups=groups,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from markupsafe import Markup
 
+from medretrieval.cache.entry import canonical_sha256
 from medretrieval.images.corruptions import Corruption
 from medretrieval.report import charts
 from medretrieval.report.compare import PLACES, names_of
@@ -113,7 +114,8 @@ def _task(run: Run) -> str:
 def _settings(run: Run) -> str:
     """What the runs of a line have in common: all but the corruption, and the weights."""
     config = {key: value for key, value in config_of(run).items() if not key.startswith(UNSAID)}
-    return repr((sorted(config.items(), key=lambda item: item[0]), run.report.encoder.identity))
+    # In an order of its own: that of an identity depends on whether it came from the cache.
+    return canonical_sha256({"config": config, "encoder": run.report.encoder.identity})
 
 
 def _of_task(key: str, runs: Sequence[Run]) -> Robustness | None:
