@@ -92,6 +92,8 @@ def test_a_chart_holds_every_point_and_chance_within_its_frame():
     points = [tuple(map(float, p.split(","))) for p in re.findall(r"[\d.]+,[\d.]+", chart)]
     assert all(0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in points)
     assert chart.count("<polyline points") == 2
+    ticks = re.findall(r'text-anchor="middle">(\d)</text>', chart)
+    assert ticks == ["0", "1", "2", "3", "4", "5"]
     assert chart.count('<polyline class="chance"') == 1
     assert 'aria-labelledby="k1-t k1-d"' in chart
     assert "A random ranking scores 0.1500." in chart

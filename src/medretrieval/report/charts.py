@@ -57,6 +57,14 @@ class Scale:
         return (log_ticks if self.log else ticks)(self.first, self.last)
 
 
+class WholeScale(Scale):
+    """A line of whole numbers, each with a tick."""
+
+    def ticks(self) -> dict[float, str]:
+        """Every whole number within the scale."""
+        return {float(n): str(n) for n in range(math.ceil(self.first), math.floor(self.last) + 1)}
+
+
 def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: str) -> Markup:
     """Score against a cost on a logarithmic axis, with the line of what no run beats in both.
 
@@ -210,7 +218,7 @@ def bands(lines: Sequence[Band], names: tuple[str, str], title: str, key: str) -
     values = [v for line in lines for point in line.points for v in point[1:] if v is not None]
     chances = sorted({line.chance for line in lines if line.chance is not None})
     ends = [point[0] for line in lines for point in line.points]
-    x = Scale(min(ends) - 0.2, max(ends) + 0.2, LEFT, WIDTH - RIGHT)
+    x = WholeScale(min(ends) - 0.2, max(ends) + 0.2, LEFT, WIDTH - RIGHT)
     y = _y_scale([*values, *chances])
     parts = [_axes(x, y, *names, whole=True)]
     parts += [m for chance in chances for m in _lines("chance", [min(ends), max(ends)], [chance] * 2, x, y)]
