@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.datasets.corruptions import Corruption
+
 LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
 
@@ -29,6 +31,7 @@ class Split:
             lesion), the same name meaning the same group in all splits; None where nobody says.
         metadata: what else is known of each image: column -> str [n], "" where it is not known; None where
             the dataset has no such columns.
+        clean: the split before its images were corrupted; None where they are as they were read.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Split:
     masks: NDArray[np.bool_] | None = None
     groups: NDArray[np.str_] | None = None
     metadata: Mapping[str, NDArray[np.str_]] | None = None
+    clean: "Split | None" = None
 
     kind = "images"
     prompts = None
@@ -139,6 +143,7 @@ class Dataset(ABC):
         group_rule: regular expression that finds the group in the source names of that file; None where the
             file names the groups.
         channels: 1 for gray images, 3 for RGB, None where only its images tell.
+        corruption: what is done to images that are queries, None for nothing. `load` gives clean images.
     """
 
     channels: int | None = None
@@ -146,13 +151,25 @@ class Dataset(ABC):
     group_rule: str | None = None
 
     def __init__(
-        self, name: str, label_type: LabelType, classes: Sequence[str], size: int, groups: str | None = None
+        self,
+        name: str,
+        label_type: LabelType,
+        classes: Sequence[str],
+        size: int,
+        groups: str | None = None,
+        corrupt: str | None = None,
     ) -> None:
+        """Keep what a dataset is.
+
+        Raises:
+            UserError: no such corruption, or no severity of 1 to 5.
+        """
         self.name = name
         self.label_type: LabelType = label_type
         self.classes = tuple(classes)
         self.size = size
         self.groups = groups
+        self.corruption = None if corrupt is None else Corruption.from_word(corrupt)
 
     @abstractmethod
     def load(self, split: str) -> Split:

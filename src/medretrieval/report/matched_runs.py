@@ -26,6 +26,7 @@ def require_comparable(runs: list[Run], score: str) -> None:
         UserError: saying in what they differ.
     """
     _require_same(runs, "the dataset", [run.report.dataset for run in runs])
+    _require_same(runs, "dataset.corrupt", [run.report.corrupt or "null" for run in runs])
     # Centering changes the vectors, as an encoder does, not who queries whom.
     for key in sorted({field.name for field in fields(ProtocolReport)} - {"center"}):
         _require_same(runs, f"protocol.{key}", [getattr(run.report.protocol, key) for run in runs])

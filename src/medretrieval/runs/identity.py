@@ -60,8 +60,10 @@ def title(settings: Config, encoder: Encoder) -> str:
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
     protocol = settings.protocol
     hit = None if settings.prompts is None else settings.prompts.hit
+    corrupt = corruption_of(settings)
     asks = protocol.query or (f"prompts, {protocol.prompts}," if hit is None else f"captions, hit: {hit},")
-    who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"
+    asks += f" with {corrupt}" if corrupt else ""
+    who = asks if asks == protocol.gallery else f"{asks} queries {protocol.gallery}"
     itself = "" if protocol.exclude_self else ", the query itself counted"
     itself += f", centered on {protocol.center}" if protocol.center else ""
     itself += "".join(f", {option.replace('_', ' ')}" for option in active(protocol))
@@ -69,6 +71,12 @@ def title(settings: Config, encoder: Encoder) -> str:
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
         f"{settings.metric.name} · {protocol.name} ({who}{itself})"
     )
+
+
+def corruption_of(settings: Config) -> str | None:
+    """What is done to the queries; None for nothing, also of a dataset of one's own without the key."""
+    corrupt = settings.dataset.get("corrupt")
+    return None if corrupt is None else str(corrupt)
 
 
 def finished_note(outputs: Path, fingerprint: str) -> Path:

@@ -119,7 +119,7 @@ class FileDataset(Dataset):
         if classes is not None and (isinstance(classes, str) or not all(isinstance(c, str) for c in classes)):
             raise UserError(f"dataset.classes={classes}: give a list of names, or null for those found")
         self.options = DecodingOptions.read(options)
-        super().__init__(name, label_type, classes or (), self.options.size)
+        super().__init__(name, label_type, classes or (), self.options.size, None, corrupt)
         self.root = root
         self._loaded: dict[str, Decoded] = {}
 
