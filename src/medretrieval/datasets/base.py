@@ -70,6 +70,31 @@ class Split:
         return _sha256(self.labels)
 
 
+@dataclass(frozen=True)
+class Original:
+    """What is known of the file that an image was read from, before it was made 8-bit and of one size.
+
+    Attributes:
+        name: what the image is called where its files are listed: a path below the dataset's folder.
+        kind: the format, such as "PNG", "JPEG" or "DICOM".
+        width: in pixels.
+        height: in pixels.
+        channels: 1 for gray, 3 for color (an alpha channel counts too).
+        bits: of a value of a channel, such as 8, 12 or 16.
+        frames: pictures in the file; 1 for a single one.
+        sha256: of the file's bytes, in hexadecimal.
+    """
+
+    name: str
+    kind: str
+    width: int
+    height: int
+    channels: int
+    bits: int
+    frames: int
+    sha256: str
+
+
 class Dataset(ABC):
     """A collection of labeled medical images. A new one is a subclass and a file in conf/dataset/.
 
@@ -106,6 +131,23 @@ class Dataset(ABC):
     def is_here(self) -> bool:
         """Whether `load` can do without a download."""
         return True
+
+    def originals(self, split: str) -> Sequence[Original] | None:
+        """The files that the images of a split were read from, in the order of `load(split)`.
+
+        Called after `load(split)`.
+
+        Returns:
+            one an image; None where images have no files of their own.
+        """
+        return None
+
+    def unreadable(self, split: str) -> Sequence[tuple[str, str]]:
+        """Files of a split that `load(split)` left out: their names, and why each cannot be read.
+
+        Called after `load(split)`.
+        """
+        return ()
 
 
 def _sha256(array: NDArray[np.generic]) -> str:
