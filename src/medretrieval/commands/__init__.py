@@ -26,6 +26,7 @@ ROOMS = {
         "explain": "draw which regions make a query and its results similar",
     },
     "inputs": {
+        "data": "describe a dataset: counts, copies, what is missing, and pictures of each class",
         "cache": "list, check and prune what is kept between runs",
     },
 }

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.errors import UserError
+
 LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
 
@@ -70,6 +72,10 @@ class Split:
         return _sha256(self.labels)
 
 
+class EmptySplitError(UserError):
+    """A split without images: a mistake where it is asked for, a fact where a dataset is described."""
+
+
 @dataclass(frozen=True)
 class Original:
     """What is known of the file that an image was read from, before it was made 8-bit and of one size.
@@ -125,6 +131,7 @@ class Dataset(ABC):
         """Read one split.
 
         Raises:
+            EmptySplitError: it has no images (an empty split may be returned too).
             UserError: the data is missing, damaged or not what the configuration says.
         """
 
