@@ -237,7 +237,7 @@ class Verb:
                 if value == [""]:
                     raise self.refusal(f"{key}: give a value")
                 of_a_run += [word, *value]
-            elif self._named(key) is None and _is_of_a_run(word):
+            elif self._named(key) is None and key not in self._other_names() and _is_of_a_run(word):
                 of_a_run.append(word)
             else:
                 own.append(word)
@@ -281,7 +281,7 @@ class Verb:
 
     def _other_names(self) -> dict[str, str]:
         """Keys of the configuration that this verb has an option for, each with the option's name."""
-        if not self.overrides:
+        if not self.overrides and not self.composes:
             return {}
         return {key: name for name, key in IN_CONFIG.items() if self._named(name) is not None}
 
