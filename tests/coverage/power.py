@@ -1,7 +1,7 @@
 """The power that `medretrieval plan` says, and how often the tests of `compare` show the difference.
 
 In each world the last of two encoders sees nothing of some of the images, of so many that the true difference
-is the smallest one that the plan names for 80 % power. Then new samples are sampled.
+is the smallest one that the plan names for 80 % power. Then new samples are tested.
 """
 
 from dataclasses import dataclass, replace

@@ -306,7 +306,14 @@ def _answered(plan: Plan, found: Found, measured: bool) -> Plan:
         )
         for about, (spread, correlation) in found.items()
     ]
-    return replace(plan, cases=cases, notes=[*plan.notes, *_notes(plan, measured)])
+    notes = [*plan.notes, *_notes(plan, measured)]
+    if not plan.simulated:
+        one = next(iter(found.values()))[0]
+        sure = 100 / math.sqrt(2 * min(one.freedom, max(one.units - 1, 1)))
+        notes.append(
+            f"The standard error of {plan.units:,} {plan.kind} is itself known to about {sure:.0f} %."
+        )
+    return replace(plan, cases=cases, notes=notes)
 
 
 def _finite(value: float) -> float | None:
@@ -335,11 +342,6 @@ def _notes(plan: Plan, measured: bool) -> list[str]:
         notes.append(
             f"How many {plan.kind} are needed: more of the same kind ({of}), as the standard error falls "
             "with the square root of their number."
-        )
-    if plan.units > 1 and not plan.simulated:
-        notes.append(
-            f"The standard error is itself known to about {100 / math.sqrt(2 * (plan.units - 1)):.0f} % "
-            f"from {plan.units} {plan.kind}."
         )
     return notes
 
