@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tests.coverage.simulate import CONFIDENCE, RESAMPLES, World, _column, _searched, _task, simulate
 
-from medretrieval.config import Resample
 from medretrieval.uncertainty.half_intervals import difference_p, spread
 from medretrieval.uncertainty.power import Spread, of_pair
 from medretrieval.uncertainty.sign_flips import sign_flips
@@ -27,11 +26,7 @@ WORLDS = (
     ("200 queries", World(200, 400, score="precision_at_1")),
     ("240 queries, groups of 4", World(240, 400, group=4)),
     ("100 images", World(100, apart=2.5)),
-    ("240 images, groups of 4", World(240, group=4, apart=2.5)),
-    (
-        "100 queries, gallery of 200, resample=both",
-        World(100, 200, apart=2.5, new_gallery=True, resample=Resample.both),
-    ),
+    ("120 images, groups of 4", World(120, group=4, apart=2.5)),
 )
 
 

@@ -18,6 +18,7 @@ from medretrieval.protocol.task import BY_HALVES
 from medretrieval.report.compare import paired_halves
 from medretrieval.report.matched_runs import MatchedRuns, matched, require_comparable, scored
 from medretrieval.track.find_runs import Run
+from medretrieval.uncertainty.bootstrap import MIN_UNITS, means
 from medretrieval.uncertainty.distributions import student_quantile
 from medretrieval.uncertainty.half_intervals import PairedHalves, spread
 from medretrieval.uncertainty.power import (
@@ -63,7 +64,7 @@ class Case:
         measured: whether the spread of the difference was measured on finished runs.
         correlation: of the two runs' scores.
         error: standard error of the difference.
-        smallest: difference that is shown with the wanted power; null where there are too few units for any.
+        smallest: difference that is shown with the wanted power.
         power_at_delta: with which `delta` is shown; null without a delta.
         units_for_delta: queries, groups or images that `delta` needs; null without a delta.
     """
@@ -72,7 +73,7 @@ class Case:
     measured: bool
     correlation: float | None
     error: float
-    smallest: float | None
+    smallest: float
     power_at_delta: float | None
     units_for_delta: int | None
 
@@ -163,6 +164,11 @@ def from_settings(settings: Config, question: Question) -> Plan:
             f"plan: {score} is not simulated without a run, only precision_at_<k> is; make a run and give "
             "run=<run>, or score=precision_at_5"
         )
+    if task.queries.prompts is not None:
+        raise UserError(
+            f"plan: protocol={settings.protocol.name}: its queries are {len(task.queries)} sentences, which "
+            "are not simulated; make a run and give run=<run>"
+        )
     if varies in BY_HALVES:
         raise UserError(
             f"plan: protocol={settings.protocol.name}: what varies are {varies}, and scores of two queries "
@@ -230,8 +236,6 @@ def require_same(run: Run, settings: Config) -> None:
 
 
 def _mean(same: MatchedRuns, score: str) -> float:
-    from medretrieval.uncertainty.bootstrap import means
-
     return float(means(same.values, _members(same, score))[0])
 
 
@@ -293,6 +297,11 @@ def _assumed(same: MatchedRuns, score: str) -> Found:
 
 
 def _answered(plan: Plan, found: Found, measured: bool) -> Plan:
+    if plan.units < MIN_UNITS:
+        raise UserError(
+            f"plan: {plan.dataset}: {plan.units} {plan.kind} vary, and below {MIN_UNITS} no test can be "
+            "relied on; take a split with more"
+        )
     alpha = plan.alpha / plan.comparisons
     cases = [
         Case(
@@ -300,7 +309,7 @@ def _answered(plan: Plan, found: Found, measured: bool) -> Plan:
             measured or about.endswith("measured"),
             None if correlation is None else float(correlation),
             spread.error,
-            _finite(spread.smallest(alpha, plan.power)),
+            spread.smallest(alpha, plan.power),
             None if plan.delta is None else spread.power(plan.delta, alpha),
             None if plan.delta is None else spread.units_for(plan.delta, alpha, plan.power),
         )
@@ -314,10 +323,6 @@ def _answered(plan: Plan, found: Found, measured: bool) -> Plan:
             f"The standard error of {plan.units:,} {plan.kind} is itself known to about {sure:.0f} %."
         )
     return replace(plan, cases=cases, notes=notes)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _notes(plan: Plan, measured: bool) -> list[str]:
@@ -353,9 +358,9 @@ def _kind(varies: str) -> str:
 
 def verdict(plan: Plan) -> str:
     """Whether the difference can be shown, in a sentence."""
-    ends = sorted(math.inf if case.smallest is None else case.smallest for case in plan.cases)
-    reach = f"{ends[0]:.4f}" if math.isfinite(ends[0]) else "none, there are too few"
-    if ends[0] < ends[-1] < math.inf:
+    ends = sorted(case.smallest for case in plan.cases)
+    reach = f"{ends[0]:.4f}"
+    if len(ends) > 1:
         reach += f" to {ends[-1]:.4f}, depending on the correlation"
     said = (
         f"The smallest difference that {plan.units:,} {plan.kind} show in {100 * plan.power:g} % of studies: "
@@ -363,7 +368,7 @@ def verdict(plan: Plan) -> str:
     )
     if plan.delta is None:
         return said
-    able = [case.smallest is not None and case.smallest <= plan.delta for case in plan.cases]
+    able = [case.smallest <= plan.delta for case in plan.cases]
     needed = sorted(case.units_for_delta or 0 for case in plan.cases)
     count = f"{needed[0]:,}" if needed[0] == needed[-1] else f"{needed[0]:,} to {needed[-1]:,}"
     if all(able):

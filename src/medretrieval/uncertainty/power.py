@@ -1,11 +1,11 @@
 """How large a difference of two runs must be so that the test of `compare` shows it, and how surely.
 
-A difference is called significant beyond q(1 - alpha / 2) standard errors under no difference, q being the
-quantile of the normal distribution for sign flips and of Student's t for halves of the images. So a true
-difference of q(1 - alpha / 2) + q(power) standard errors is called significant with about that power (Cohen
-1988, Statistical Power Analysis for the Behavioral Sciences). Sign flips do not know the true difference, so
-their standard error holds its square too, which counts where queries are few. All is by whole patients where
-groups are known. tests/coverage measures the power that the real tests have there.
+A difference is called significant beyond t(1 - alpha / 2) standard errors, t being the quantile of Student's
+t with as many degrees of freedom as the standard error has: for sign flips, which decide nearly as the t-test
+of the queries does, one less than there are queries or groups. So a true difference of t(1 - alpha / 2) +
+t(power) standard errors is called significant with about that power (Cohen 1988, Statistical Power Analysis
+for the Behavioral Sciences). The standard error is of the paired difference, by whole patients where groups
+are known. tests/coverage measures the power that the real tests have there.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medretrieval.uncertainty.distributions import student_quantile, student_tails
 from medretrieval.uncertainty.totals import Floats, Groups, parts_of, totals_of
 
-MANY = 1e6  # degrees of freedom from which on Student's t is the normal distribution
+ROUNDS = 30  # by which a number of units and its degrees of freedom agree
 HIT_CORRELATION = 0.5  # of the results of one query, assumed: where one is relevant others are
 PATIENT_CORRELATION = 0.5  # of the scores of two images of one patient, assumed
 STUDIES = 100  # that are simulated
@@ -29,62 +29,55 @@ class Spread:
 
     Attributes:
         error: its standard error.
-        freedom: degrees of freedom of the quantiles; MANY for the normal distribution.
+        freedom: degrees of freedom of the error.
         units: queries, groups or images that vary.
-        flipped: sum of the squared weights of the units where their signs are flipped; 0 for halves.
     """
 
     error: float
     freedom: float
     units: int
-    flipped: float = 0.0
 
     def smallest(self, alpha: float, power: float) -> float:
-        """The true difference that the test shows with a power; infinite where units are too few for any.
+        """The true difference that the test shows with a power.
 
         Args:
             alpha: of the two-sided test.
             power: from 0.5 to below 1.
 
-        >>> round(Spread(0.01, MANY, 100).smallest(0.05, 0.8), 5)
+        >>> round(Spread(0.01, 1e6, 10**6).smallest(0.05, 0.8), 5)
         0.02802
         """
-        quantile, reach = self._quantile(alpha), self._quantile(2 * (1 - power)) * self.error
-        # Solves difference = reach + quantile * _error_at(difference).
-        left = 1 - quantile**2 * self.flipped
-        if left <= 0:
-            return math.inf
-        return (reach + math.sqrt(reach**2 - left * (reach**2 - (quantile * self.error) ** 2))) / left
+        return _errors(alpha, power, self.freedom) * self.error
 
     def power(self, difference: float, alpha: float) -> float:
         """How often the test shows a true difference.
 
-        >>> spread = Spread(0.01, MANY, 100, 0.01)
+        >>> spread = Spread(0.01, 99.0, 100)
         >>> round(spread.power(spread.smallest(0.05, 0.8), 0.05), 3)
         0.8
         """
         if self.error == 0:
-            return float(self.smallest(alpha, 0.5) < math.inf)
-        beyond = (abs(difference) - self._quantile(alpha) * self._error_at(difference)) / self.error
+            return 1.0
+        beyond = abs(difference) / self.error - student_quantile(1 - alpha, self.freedom)
         tail = student_tails(abs(beyond), self.freedom) / 2
         return 1 - tail if beyond > 0 else tail
 
     def units_for(self, difference: float, alpha: float, power: float) -> int:
-        """Units that are needed to show a true difference, were there more of the same kind.
+        """Units that are needed to show a true difference, were there more or fewer of the same kind.
 
-        The standard error falls with the square root of their number.
+        The standard error falls with the square root of their number, and its freedom grows with it.
         """
-        needed = self._quantile(alpha) * self._error_at(difference)
-        needed += self._quantile(2 * (1 - power)) * self.error
-        return max(1, math.ceil(self.units * (needed / difference) ** 2 - 1e-9))
+        times = (self.smallest(alpha, power) / difference) ** 2
+        for _ in range(ROUNDS):
+            freedom = max(1.0, self.freedom * times)
+            times = (_errors(alpha, power, freedom) * self.error / difference) ** 2
+        return max(1, math.ceil(self.units * times - 1e-3))
 
-    def _error_at(self, difference: float) -> float:
-        """The standard error that the test takes, given a true difference."""
-        return math.sqrt(self.error**2 + self.flipped * difference**2)
 
-    def _quantile(self, tails: float) -> float:
-        """The t beyond which, on both sides, these tails lie; 0 for tails of 1."""
-        return 0.0 if tails >= 1 else student_quantile(1 - tails, self.freedom)
+def _errors(alpha: float, power: float, freedom: float) -> float:
+    """Standard errors between no difference and one that is shown with a power."""
+    reach = 0.0 if power <= 0.5 else student_quantile(2 * power - 1, freedom)
+    return student_quantile(1 - alpha, freedom) + reach
 
 
 def of_pair(values: Floats, groups: Groups | None = None, members: NDArray[np.bool_] | None = None) -> Spread:
@@ -115,7 +108,7 @@ def _spread(parts: Floats, weights: Floats) -> Spread:
     units = len(parts)
     rest = parts - weights * parts.sum()
     error = math.sqrt(float((rest**2).sum()) * units / max(units - 1, 1))
-    return Spread(error, MANY, units, float((weights**2).sum()))
+    return Spread(error, max(1.0, 1 / float((weights**2).sum()) - 1), units)
 
 
 @dataclass(frozen=True)

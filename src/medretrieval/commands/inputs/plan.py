@@ -84,7 +84,7 @@ def _lines(plan: "Plan") -> list[str]:
             case.about,
             "-" if case.correlation is None else f"{case.correlation:.2f}",
             f"{case.error:.4f}",
-            "-" if case.smallest is None else f"{case.smallest:.4f}",
+            f"{case.smallest:.4f}",
         ]
         for case in plan.cases
     ]
