@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import nct, norm
 from tests.coverage.power import WORLDS, sampled
@@ -17,6 +17,7 @@ from medretrieval.uncertainty.sign_flips import sign_flips
 ALPHA, POWER, STUDIES = 0.05, 0.8, 600
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(1e-4, 0.2), st.floats(1e-4, 0.2), st.floats(0.5, 0.99))
 def test_power_at_the_smallest_difference_is_the_wanted_one(error, alpha, power):
     for spread in (Spread(error, 399.0, 400), Spread(error, 40.0, 400)):

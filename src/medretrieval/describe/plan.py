@@ -14,7 +14,7 @@ from medretrieval.evaluate.evaluate import objective_name
 from medretrieval.evaluate.score_table import MACRO
 from medretrieval.load import load_task
 from medretrieval.protocol.ranking import class_members
-from medretrieval.protocol.task import BY_HALVES
+from medretrieval.protocol.task import BY_HALVES, RetrievalTask
 from medretrieval.report.compare import paired_halves
 from medretrieval.report.matched_runs import MatchedRuns, matched, require_comparable, scored
 from medretrieval.track.find_runs import Run
@@ -175,22 +175,7 @@ def from_settings(settings: Config, question: Question) -> Plan:
             "then depend on each other, which no simulation of single queries has; make one run "
             "(encoder=pixels takes seconds) and give run=<run>"
         )
-    kept = task.n_relevant > 0
-    chance = np.array(
-        [
-            share_of_relevant(int(r), int(n), 1)
-            for r, n in zip(task.n_relevant[kept], task.n_candidates[kept], strict=True)
-        ]
-    )
-    least = float(chance.mean())
-    value = (1 + least) / 2 if question.assumed is None else question.assumed
-    if not least <= value < 1:
-        raise UserError(
-            f"plan: assumed={value:g}: a random ranking scores {least:.4f} on these queries; assume a score "
-            "from there to below 1"
-        )
-    groups = None if task.queries.groups is None else task.queries.groups[kept]
-    model = Model(chance + (1 - chance) * (value - least) / max(1 - least, 1e-12), int(depth[1]), groups)
+    model, least, value = _model(task, int(depth[1]), question.assumed)
     spreads = {f"correlation {c:g}, assumed": (model.spread(c, settings.seed), c) for c in CORRELATIONS}
     plan = Plan(
         dataset=dataset.name,
@@ -207,13 +192,38 @@ def from_settings(settings: Config, question: Question) -> Plan:
         cases=[],
         notes=[
             f"Nothing has been run: scores are simulated from the labels of {dataset.name}, as hits of "
-            f"{int(kept.sum())} queries around a mean of {value:.4f} (assumed; a random ranking scores "
+            f"{len(model.precision)} queries around a mean of {value:.4f} (assumed; a random ranking scores "
             f"{least:.4f}), the hits of a query correlated by {HIT_CORRELATION:g}"
-            + (f", the images of a patient by {PATIENT_CORRELATION:g}" if groups is not None else "")
+            + (f", the images of a patient by {PATIENT_CORRELATION:g}" if model.groups is not None else "")
             + ". Give run=<finished run> to measure instead of assuming."
         ],
     )
     return _answered(plan, spreads, False)
+
+
+def _model(task: RetrievalTask, k: int, assumed: float | None) -> tuple[Model, float, float]:
+    """How scores come about, what a random ranking scores, and the mean score that is assumed.
+
+    Raises:
+        UserError: a score is assumed that is below that of a random ranking.
+    """
+    kept = task.n_relevant > 0
+    chance = np.array(
+        [
+            share_of_relevant(int(r), int(n), 1)
+            for r, n in zip(task.n_relevant[kept], task.n_candidates[kept], strict=True)
+        ]
+    )
+    least = float(chance.mean())
+    value = (1 + least) / 2 if assumed is None else assumed
+    if not least <= value < 1:
+        raise UserError(
+            f"plan: assumed={value:g}: a random ranking scores {least:.4f} on these queries; assume a score "
+            "from there to below 1"
+        )
+    groups = None if task.queries.groups is None else task.queries.groups[kept]
+    precision = chance + (1 - chance) * (value - least) / max(1 - least, 1e-12)
+    return Model(precision, k, groups), least, value
 
 
 def require_same(run: Run, settings: Config) -> None:
