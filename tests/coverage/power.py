@@ -26,7 +26,6 @@ WORLDS = (
     ("200 queries", World(200, 400, score="precision_at_1")),
     ("240 queries, groups of 4", World(240, 400, group=4)),
     ("100 images", World(100, apart=2.5)),
-    ("120 images, groups of 4", World(120, group=4, apart=2.5)),
 )
 
 
