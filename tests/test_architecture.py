@@ -12,7 +12,8 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "medretrieval"
 LAYERS = (
     "errors", "files", "vectors", "config", "instantiate", "cache", "images", "datasets", "encoders",
     "protocol", "embed", "index", "evaluate", "load", "uncertainty", "evidence", "explain", "runs", "track",
-    "query", "figures", "report", "runner", "dry_run", "sweep", "verify", "commands", "cli", "__main__",
+    "query", "figures", "report", "describe", "runner", "dry_run", "sweep", "verify", "commands",
+    "cli", "__main__",
 )  # fmt: skip
 MOST_FILES = 12  # modules a folder
 MOST_LINES = 60  # of a function

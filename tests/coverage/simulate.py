@@ -42,6 +42,7 @@ class World:
         resample: what varies in the intervals of a gallery of its own.
         corrupted: of queries that are the gallery, noise on their vectors as queries alone, in standard
             deviations within a class.
+        blind: share of the patients of whose images the last encoder sees nothing but noise.
     """
 
     images: int
@@ -55,6 +56,7 @@ class World:
     encoders: int = 2
     resample: Resample = Resample.queries
     corrupted: float = 0.0
+    blind: float = 0.0
 
     def draw(self, rng, n):
         """Vectors [encoders, n, d], labels [n] and patients [n]."""
@@ -67,7 +69,11 @@ class World:
         own = rng.normal(size=(n, self.dimension))
         within = np.sqrt(0.8) * shared + np.sqrt(0.2) * own if self.group > 1 else own
         noise = rng.normal(size=(self.encoders, n, self.dimension))
-        return centers[labels] + np.sqrt(0.7) * within + np.sqrt(0.3) * noise, labels, patients
+        vectors = centers[labels] + np.sqrt(0.7) * within + np.sqrt(0.3) * noise
+        if self.blind:
+            unseen = (rng.random(patients[-1] + 1) < self.blind)[patients]
+            vectors[-1, unseen] = centers.mean(axis=0) + rng.normal(size=(int(unseen.sum()), self.dimension))
+        return vectors, labels, patients
 
     @property
     def reported(self):

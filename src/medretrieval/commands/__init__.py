@@ -26,6 +26,8 @@ ROOMS = {
         "explain": "draw which regions make a query and its results similar",
     },
     "inputs": {
+        "data": "describe a dataset: counts, copies, what is missing, and pictures of each class",
+        "plan": "say what size of difference the queries can show, from a finished run or a simulation",
         "cache": "list, check and prune what is kept between runs",
     },
 }

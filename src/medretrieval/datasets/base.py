@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.datasets.corruptions import Corruption
+from medretrieval.errors import UserError
 
 LabelType = Literal["single", "multi", "ordinal"]
 SPLITS = ("train", "val", "test")
@@ -85,6 +86,10 @@ class Split:
     def labels_sha256(self) -> str:
         """SHA-256 over shape and bytes of the labels: what scores depend on besides."""
         return _sha256(self.labels)
+
+
+class EmptySplitError(UserError):
+    """A split without images: a mistake where it is asked for, a fact where a dataset is described."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ class Dataset(ABC):
         """Read one split.
 
         Raises:
+            EmptySplitError: it has no images (an empty split may be returned too).
             UserError: the data is missing, damaged or not what the configuration says.
         """
 
@@ -199,6 +205,9 @@ class Dataset(ABC):
         Called after `load(split)`.
         """
         return ()
+
+    def be_lenient(self) -> None:  # noqa: B027 - most datasets refuse nothing of the kind
+        """Count from now on what a run would refuse, for who describes the data before anything is run."""
 
     def facts(self) -> FileFacts | None:
         """What a run says of the files it has read; None where images have no files of their own."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import SPLITS, Dataset, LabelType, Split
+from medretrieval.datasets.base import SPLITS, Dataset, EmptySplitError, LabelType, Split
 from medretrieval.errors import UserError, first_line
 
 SIZES = (28, 64, 128, 224)
@@ -121,7 +121,9 @@ class MedMNIST(Dataset):
                 f"dataset={self.name} dataset.size={self.size} needs uint8 [n, {', '.join(map(str, shape))}]"
             )
         if len(images) == 0:
-            raise UserError(f"{self.path}: split {split!r} is empty; choose another split or another file")
+            raise EmptySplitError(
+                f"{self.path}: split {split!r} is empty; choose another split or another file"
+            )
 
     def _labels(self, split: str, labels: NDArray[Any], n: int) -> NDArray[np.int64] | NDArray[np.bool_]:
         where = f"{self.path}: {split}_labels"

@@ -165,7 +165,7 @@ def _contrasts(
             "compare runs with one evaluation.resample"
         )
     if varies <= set(BY_HALVES):
-        halves = _halves(runs, score, means(values, members), options.confidence)
+        halves = paired_halves(runs, score, means(values, members), options.confidence)
         return OfImages(halves, options.permutations, options.seed)
     flips = sign_flips(values, options.permutations, options.seed, groups, members)
     highest = highest_values([score.removeprefix(MACRO)] * len(runs), same.n_relevant)
@@ -210,8 +210,20 @@ class _Tested:
     comparisons: int
 
 
-def _halves(runs: list[Run], score: str, found: NDArray[np.float64], confidence: float) -> PairedHalves:
-    """The runs' scores in halves of their images; refused where a run has none of this score."""
+def paired_halves(
+    runs: Sequence[Run], score: str, found: NDArray[np.float64], confidence: float
+) -> PairedHalves:
+    """The runs' scores in halves of their images.
+
+    Args:
+        runs: over the same images.
+        score: its name, also with macro_ before it.
+        found: the runs' scores, float64 [runs].
+        confidence: of the intervals.
+
+    Raises:
+        UserError: a run has no halves of this score, or other halves.
+    """
     columns, sides = [], None
     for run in runs:
         path = run.folder / HALVES

@@ -88,6 +88,21 @@ class MatchedRuns:
     n_relevant: NDArray[np.int64]
 
 
+def scored(run: Run, score: str) -> MatchedRuns:
+    """One run's scores, query by query.
+
+    Args:
+        run: a finished one that has the score.
+        score: its name, also with macro_ before it.
+    """
+    from pyarrow import parquet
+
+    column = score.removeprefix("macro_")
+    found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column])
+    labels, counts = _label_array(found[LABEL]), found[N_RELEVANT].to_numpy()
+    return MatchedRuns([run], found[column].to_numpy()[:, None], labels, _groups(run), counts)
+
+
 def matched(runs: list[Run], score: str) -> MatchedRuns:
     """The runs' scores, queries as in the first run."""
     from pyarrow import parquet
