@@ -6,7 +6,7 @@ Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or un
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,12 @@ class PromptsConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Score depths, saved depth, the one score that the command returns, and how sure it is."""
+    """Score depths, saved depth, the one score that the command returns, and how sure it is.
+
+    The defaults of subgroups stand here, so that older manifests have them: `subgroups` are columns of the
+    dataset's metadata, `subgroup_bins` into how many bins of like size numbers are put, and `subgroup_edges`
+    says for a column where its bins begin instead.
+    """
 
     ks: list[int] = MISSING
     save_depth: int | None = MISSING
@@ -162,6 +167,9 @@ class EvaluationConfig:
     resample: Resample = MISSING
     resamples: int = MISSING
     confidence: float = MISSING
+    subgroups: list[str] = field(default_factory=list)
+    subgroup_bins: int = 4
+    subgroup_edges: Any = None  # dict[str, list[float]] or None; Hydra cannot add keys to a typed one
 
 
 @dataclass
@@ -356,6 +364,7 @@ def check(cfg: DictConfig) -> Config:
             f"protocol.query={protocol.query} and protocol.gallery={protocol.gallery}: "
             f"protocol={protocol.name} searches one split; set both to the same or use protocol=query_gallery"
         )
+    _check_subgroups(settings.evaluation)
     _check_words(settings)
     if settings.explain.enabled and protocol.prompts is not None:
         raise UserError(
@@ -363,6 +372,47 @@ def check(cfg: DictConfig) -> Config:
             "sentences; explain one afterwards with: medretrieval explain <run> query=<image> text=<sentence>"
         )
     return settings
+
+
+def _check_subgroups(evaluation: EvaluationConfig) -> None:
+    """Columns named once, and bins that can be made."""
+    names = evaluation.subgroups
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"evaluation.subgroups={names}: {twice[0]} is named twice; name each column once")
+    _at_least(2, "evaluation.subgroup_bins", evaluation.subgroup_bins)
+    if not names and evaluation.subgroup_bins != EvaluationConfig.subgroup_bins:
+        raise UserError(
+            f"evaluation.subgroup_bins={evaluation.subgroup_bins}: has no effect while evaluation.subgroups "
+            "is "
+            "empty; name a column there, or leave it out"
+        )
+    if evaluation.subgroup_edges is None:
+        return
+    if not isinstance(evaluation.subgroup_edges, dict):
+        raise UserError(
+            f"evaluation.subgroup_edges={evaluation.subgroup_edges}: give the edges by column, as in "
+            "{age:[18,40,65]}"
+        )
+    for name, edges in evaluation.subgroup_edges.items():
+        if name not in names:
+            raise UserError(
+                f"evaluation.subgroup_edges: {name!r} is not among evaluation.subgroups={names}; add it "
+                "there, or leave its edges out"
+            )
+        if not _are_edges(edges):
+            raise UserError(
+                f"evaluation.subgroup_edges: {name}={edges}: give a list of numbers, each larger than the "
+                "one "
+                "before it"
+            )
+
+
+def _are_edges(edges: Any) -> bool:
+    """Whether bins can begin there: a list of finite numbers, each larger than the one before it."""
+    if not isinstance(edges, list) or not edges:
+        return False
+    numbers = all(isinstance(e, int | float) and not isinstance(e, bool) for e in edges)
+    return numbers and all(abs(e) < float("inf") for e in edges) and edges == sorted(set(edges))
 
 
 def _check_words(settings: Config) -> None:
@@ -386,6 +436,12 @@ def _check_words(settings: Config) -> None:
         raise UserError(
             f"protocol.query={protocol.query} and protocol.prompts={protocol.prompts}: the queries are "
             "images or sentences, not both; set one of the two to null"
+        )
+    if settings.evaluation.subgroups:
+        raise UserError(
+            f"evaluation.subgroups={settings.evaluation.subgroups}: the queries of protocol={protocol.name} "
+            "are "
+            "sentences, which have no metadata; leave it empty"
         )
     for key, wanted in (("exclude_self", True), ("exclude_same_group", False)):
         if getattr(protocol, key) != wanted:

@@ -35,6 +35,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.identity import find_finished, fingerprint_of, title
 from medretrieval.runs.saved.listing import State, runs_in
+from medretrieval.subgroups.columns import columns_of
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def plan(cfg: DictConfig) -> RunPlan:
     cache, outputs = Cache(expand(settings.paths.cache)), expand(settings.paths.outputs)
     _require_data(settings)
     inputs = load(settings, cache, remembered, keep=False)
+    columns_of(settings.evaluation, inputs.task)
     identified = UNKNOWN not in inputs.identity
     finished = None
     if identified and not settings.force:

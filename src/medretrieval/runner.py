@@ -43,6 +43,8 @@ from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.warnings import notes_of
+from medretrieval.subgroups.by_value import Subgroups, subgroups
+from medretrieval.subgroups.columns import columns_of, members_of
 from medretrieval.track.run_description import dataset_inputs, describe_run, write_tracking
 from medretrieval.track.tracker import recorded, tracker_from_config
 
@@ -94,6 +96,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     with recorded(tracker, about):
         with clock("load"):
             inputs = load(settings, cache)
+            columns_of(settings.evaluation, inputs.task)  # what is refused of them is refused before any work
         fingerprint = fingerprint_of(settings, inputs)
         finished = None if settings.force else find_finished(outputs, fingerprint)
         if finished is not None:
@@ -225,6 +228,7 @@ class Stages:
         query = sides.query.vectors
         with self.clock("statistics"):
             trust = self._evidence(index, query, evaluation)
+            of_values = self._subgroups(evaluation, trust)
             parts = None  # only the pictures want it
             if settings.figures.enabled:
                 parts = breakdown(settings, self.inputs, evaluation, trust)
@@ -252,6 +256,7 @@ class Stages:
             text_evidence=words,
             explanations=explained,
             breakdown=parts,
+            subgroups=of_values,
         )
 
     def _audit(self, sides: Sides) -> Audit:
@@ -263,13 +268,19 @@ class Stages:
 
     def _evidence(self, index: VectorIndex, queries: NDArray[np.float32], evaluation: Evaluation) -> Evidence:
         settings, inputs = self.settings, self.inputs
-        found = evidence(settings, inputs, evaluation, self.cache)
+        members = members_of(columns_of(settings.evaluation, inputs.task))
+        found = evidence(settings, inputs, evaluation, self.cache, members)
         if not active(settings.protocol):
             return found
         plain = plain_task(settings.protocol, inputs.task)
         depth = min(evaluation.counts["depth"], plain.max_depth)
         without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
         return with_exclusions(settings, found, evaluation, without, inputs.task)
+
+    def _subgroups(self, evaluation: Evaluation, trust: Evidence) -> Subgroups | None:
+        settings, task = self.settings, self.inputs.task
+        columns = columns_of(settings.evaluation, task)
+        return subgroups(settings, task, evaluation, trust.halves, columns) if columns else None
 
     def draw(self, outcome: RunOutputs, title: str) -> Drawn:
         """The pictures of the run's figures folder."""

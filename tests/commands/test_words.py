@@ -29,10 +29,11 @@ from medretrieval.track.find_runs import default_uri
 
 TABLES = {name: commands.verb(name) for name in VERBS}
 # A word that is needed beside the run, where one is.
-NEEDED = {"explain": ["query=test/3"], "query": ["image=a.png"]}
+NEEDED = {"confound": ["by=site"], "explain": ["query=test/3"], "query": ["image=a.png"]}
 ONE_RUN = [name for name, verb in TABLES.items() if any(o.name == "run" and not o.many for o in verb.options)]
 TINY = (
-    "dataset=chest_phantom", "dataset.size=32", "dataset.n_train=20", "dataset.n_test=12", "encoder=timm",
+    "dataset=chest_phantom", "dataset._target_=tests.toy_datasets.Patients", "dataset.size=32",
+    "dataset.n_train=20", "dataset.n_test=12", "encoder=timm",
     "encoder.model=test_resnet", "encoder.pretrained=null", "encoder.runtime=torch", "evaluation.ks=[1,3]",
     "evaluation.resamples=100", "evaluation.vote_k=3", "evaluation.baseline=none", "audit.enabled=false",
     "figures.enabled=false",
@@ -346,6 +347,8 @@ def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
         "report": lambda: content["runs"] == 2 and content["bytes"] == Path(content["report"]).stat().st_size,
         "verify": lambda: content["differences"] == [] and content["queries"] == 12,
         "again": lambda: content["differences"] == [] and content["new_run"] != content["run"],
+        "confound": lambda: content["by"] == "site" and content["queries"] == 12,
+        "identity": lambda: content["of"] == 12 and next(iter(content["scores"])) == "precision_at_1",
         "explain": lambda: content["pairs"][0]["query"] == "test/3" and content["picture"] is None,
         "log": lambda: content == {"logged": 2},
         "cache": lambda: content["entries"] == [],

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
+from tests.coverage import subgroup_table
 from tests.coverage.power import POWER_HEADER, WORLDS, power_line
 from tests.coverage.table import HEADER, MANY, ONE_SET, TWO_SETS, line_of
 
@@ -19,7 +20,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "trust.md"
 # Part -> the markers that its table stands between.
 MARKERS = {
     "intervals": ("<!-- coverage: made by `make coverage` -->", "<!-- end of coverage -->"),
+    "subgroups": ("<!-- coverage of subgroups: made by `make coverage` -->", "<!-- end of subgroups -->"),
     "power": ("<!-- power: made by `make coverage` -->", "<!-- end of power -->"),
+}
+# Part -> what makes a line of its table, the header, the lines, and the share that it tells, in percent.
+TABLES = {
+    "intervals": (line_of, HEADER, [*ONE_SET, *TWO_SETS, *MANY], 95),
+    "subgroups": (subgroup_table.line_of, subgroup_table.HEADER, range(len(subgroup_table.LINES)), 95),
+    "power": (power_line, POWER_HEADER, WORLDS, 80),
 }
 
 
@@ -45,20 +53,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make coverage", description=__doc__)
     parser.add_argument("--samples", type=int, default=500, help="of each world")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=tuple(MARKERS), help="one of the two tables")
+    parser.add_argument("--only", choices=tuple(TABLES), help="one of the tables; all where it is not given")
     args = parser.parse_args()
-    settings = {"samples": args.samples, "seed": args.seed}
-    said = f"`make coverage` (seed {args.seed}, {args.samples} samples a line; the luck of the simulation is"
-    if args.only != "power":
-        rows = rows_of(functools.partial(line_of, **settings), [*ONE_SET, *TWO_SETS, *MANY])
-        error = 100 * (0.05 * 0.95 / args.samples) ** 0.5
-        table = f"{said} {error:.1f} points at 95 % and at 5 %):\n\n{markdown(HEADER, rows)}"
-        PAGE.write_text(written(PAGE.read_text(), table))
-    if args.only != "intervals":
-        rows = rows_of(functools.partial(power_line, **settings), WORLDS)
-        error = 100 * (0.8 * 0.2 / args.samples) ** 0.5
-        table = f"{said} {error:.1f} points at 80 %):\n\n{markdown(POWER_HEADER, rows)}"
-        PAGE.write_text(written(PAGE.read_text(), table, "power"))
+    for part in [args.only] if args.only else TABLES:
+        line, header, tasks, percent = TABLES[part]
+        rows = rows_of(functools.partial(line, samples=args.samples, seed=args.seed), tasks)
+        error = 100 * (percent / 100 * (1 - percent / 100) / args.samples) ** 0.5
+        at = f"{percent} %" if percent == 80 else "95 % and at 5 %"
+        said = (
+            f'`make coverage ARGS="--only {part}"` (seed {args.seed}, {args.samples} samples a line; the luck '
+            f"of the simulation is {error:.1f} points at {at}):"
+        )
+        PAGE.write_text(written(PAGE.read_text(), f"{said}\n\n{markdown(header, rows)}", part))
 
 
 if __name__ == "__main__":

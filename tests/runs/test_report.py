@@ -117,6 +117,20 @@ def test_an_approximate_tuned_run_with_groups_left_out_is_documented(config, wri
     assert "group" in parquet.read_schema(folder / run_folder.PER_QUERY).names
 
 
+def test_a_run_with_metadata_is_documented(config):
+    patients = ("dataset._target_=tests.toy_datasets.Patients", *PHANTOMS[:3], "encoder=pixels")
+    folder = run(config(*patients, "evaluation.resamples=100", "evaluation.subgroups=[sex,age]")).folder
+    report = check(folder)
+    assert {row.column for row in report.subgroups.values} == {"sex", "age"}
+    images = parquet.read_table(folder / run_folder.IMAGES)
+    names = [name for name in images.column_names if not name.startswith(run_folder.METADATA)]
+    documented = list(run_folder.IMAGE_COLUMNS)
+    assert [*names, "metadata.<column>"] == documented
+    assert images.column_names[3:] == [f"metadata.{name}" for name in ("sex", "age", "view", "site")]
+    assert images["role"].to_pylist() == ["query"] * 15 + ["gallery"] * 20
+    assert images["id"].to_pylist()[::15] == ["test/0", "train/0", "train/15"]
+
+
 def test_a_multi_label_run_is_documented(config, write_npz):
     labels = (np.random.default_rng(0).random((40, 14)) < 0.3).astype(np.uint8)
     write_npz("chestmnist", n=40, **{f"{s}_labels": labels for s in ("train", "val", "test")})

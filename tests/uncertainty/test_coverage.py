@@ -2,6 +2,8 @@
 
 import pytest
 from tests.coverage.simulate import World, answers, any_alarm, rates, simulate
+from tests.coverage.subgroup_table import LINES
+from tests.coverage.subgroup_worlds import Cohort, of_index, of_subgroups
 from tests.coverage.table import MANY, ONE_SET, TWO_SETS
 
 from medretrieval.config import Resample
@@ -48,3 +50,39 @@ def test_every_procedure_is_simulated():
         lambda w: w.encoders > 2 and w.gallery,
     ):
         assert any(map(wanted, worlds))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("procedure", "world"),
+    [
+        (of_subgroups, Cohort(100, 500, images=4, values=(0.7, 0.3))),
+        (of_subgroups, Cohort(60, 500, images=6, mixed=True)),
+        (of_subgroups, Cohort(156, grouped=False, values=(0.7, 0.3))),
+        (of_index, Cohort(100, 500, images=4, shift=2.0)),
+        (of_index, Cohort(100, images=4, shift=2.0)),
+    ],
+    ids=str,
+)
+def test_subgroups_and_shares_cover_and_alarm_as_they_say(procedure, world):
+    found = simulate(procedure, world, SAMPLES, seed=1)
+    truth = sum(one.value for one in found) / SAMPLES
+    given = [one.interval for one in found if one.interval is not None]
+    assert 100 * sum(low <= truth <= high for low, high in given) / len(given) > 95 - LUCK
+    tested = [one.p for one in found if one.p is not None]
+    if procedure is of_subgroups:
+        assert 100 * sum(p < 0.05 + 1e-12 for p in tested) / len(tested) < 5 + LUCK
+
+
+def test_every_procedure_of_subgroups_is_simulated():
+    worlds = [(procedure, world) for _, procedure, world in LINES]
+    for procedure, held, wanted in (
+        (of_subgroups, True, lambda w: w.mixed),
+        (of_subgroups, True, lambda w: w.images > 1 and not w.mixed),
+        (of_subgroups, True, lambda w: w.columns > 1),
+        (of_subgroups, False, lambda w: w.images > 1),
+        (of_subgroups, False, lambda w: w.columns > 1),
+        (of_index, True, lambda w: w.images > 1),
+        (of_index, False, lambda w: w.images > 1),
+    ):
+        assert any(one is procedure and bool(w.gallery) == held and wanted(w) for one, w in worlds)

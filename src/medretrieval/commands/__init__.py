@@ -24,6 +24,8 @@ ROOMS = {
         "verify": "recompute a run's scores and ranking from its files and compare them",
         "again": "repeat a run and report what differs",
         "explain": "draw which regions make a query and its results similar",
+        "confound": "does a run's ranking go by the class, or by a column of metadata that comes with it?",
+        "identity": "does a run's ranking find like cases, or the same patient again?",
     },
     "inputs": {
         "data": "describe a dataset: counts, copies, what is missing, and pictures of each class",

@@ -155,7 +155,7 @@ def from_settings(settings: Config, question: Question) -> Plan:
     Raises:
         UserError: as `load_task`; a score or a protocol that is not simulated.
     """
-    dataset, task = load_task(settings)
+    dataset, task = load_task(settings, None)
     score = question.score or objective_name(settings.evaluation, task)
     depth = re.fullmatch(r"precision_at_(\d+)", score)
     varies = task.what_varies(settings.evaluation.resample)

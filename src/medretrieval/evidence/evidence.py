@@ -78,7 +78,13 @@ def per_class(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, dict[
     return table
 
 
-def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Cache) -> Evidence:
+def evidence(
+    settings: Config,
+    inputs: Inputs,
+    evaluation: Evaluation,
+    cache: Cache,
+    members: NDArray[np.bool_] | None = None,
+) -> Evidence:
     """Intervals and baseline of a run.
 
     Args:
@@ -86,11 +92,12 @@ def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Ca
         inputs: encoder, dataset and task.
         evaluation: its scores.
         cache: where the baseline's scores are kept.
+        members: bool [q, m], sets of queries whose scores are wanted in halves too; None for none.
     """
     task, per_query = inputs.task, evaluation.per_query
     objective = objective_name(settings.evaluation, task)
     base = objective.removeprefix("macro_")
-    halves = halves_of(task, evaluation, settings.evaluation)
+    halves = halves_of(task, evaluation, settings.evaluation, members)
     found = _intervals(settings, task, evaluation, halves)
     votes = chance.without_closed_form(task, evaluation.vote_distances, settings.evaluation, settings.seed)
     votes = {name: found for name, found in votes.items() if name in evaluation.scores}
@@ -105,7 +112,7 @@ def evidence(settings: Config, inputs: Inputs, evaluation: Evaluation, cache: Ca
     difference = None
     if base in per_query and base in line.per_query:
         sides = per_query[base], line.per_query[base]
-        difference = _paired(settings, task, sides, (halves, line.halves))
+        difference = paired(settings, task, objective, sides, (halves, line.halves))
     shown = [name for name in evaluation.scores if is_headline(name) or name == objective]
     scores = {name: line.scores[name] for name in shown if name in line.scores}
     return dataclasses.replace(
@@ -130,32 +137,33 @@ def _intervals(
     return {name: drawn[name] for name in drawn if name in names}
 
 
-def _paired(
+def paired(
     settings: Config,
     task: RetrievalTask,
+    name: str,
     sides: tuple[NDArray[np.float64], NDArray[np.float64]],
     halves: tuple[HalfSamples | None, HalfSamples | None],
 ) -> tuple[float, float, float] | None:
-    """The objective of one side minus the other's, over the queries that both have; None where too few tell.
+    """A score of one side minus the other's, over the queries that both have; None where too few tell.
 
     Args:
         settings: the run's configuration.
         task: who queries whom.
+        name: of the score.
         sides: the score of each query, float64 [q] each.
         halves: of both sides, where intervals come from halves of the images.
     """
-    objective = objective_name(settings.evaluation, task)
     groups, missing = task.queries.groups, np.isnan(sides[0]) | np.isnan(sides[1])
     a, b = (np.where(missing, np.nan, side) for side in sides)
     if not enough(a, groups):
         return None
-    members = class_members(task.queries.labels) if objective.startswith(MACRO) else None
+    members = class_members(task.queries.labels) if name.startswith(MACRO) else None
     if not task.in_halves(settings.evaluation.resample):
-        highest = highest_values([objective.removeprefix(MACRO)], task.n_relevant)[:, 0]
+        highest = highest_values([name.removeprefix(MACRO)], task.n_relevant)[:, 0]
         return paired_difference(a, b, Resampling.from_settings(settings), groups, members, highest)
-    if any(half is None or objective not in half.scores for half in halves):
+    if any(half is None or name not in half.scores for half in halves):
         return None
-    one, two = (half.scores[objective] for half in halves if half is not None)
+    one, two = (half.scores[name] for half in halves if half is not None)
     found = means(np.stack([a, b], axis=1), members)
     all_sides = next(half.sides for half in halves if half is not None)
     apart, confidence = float(found[0] - found[1]), settings.evaluation.confidence
@@ -195,7 +203,7 @@ def with_exclusions(
     if base in ours.per_query and base in plain.per_query:
         without = halves_of(plain_task(settings.protocol, task), plain, settings.evaluation)
         sides = ours.per_query[base], plain.per_query[base]
-        change = _paired(settings, task, sides, (evidence.halves, without))
+        change = paired(settings, task, objective, sides, (evidence.halves, without))
     rows, _ = task.exclusions.pairs
     document = {
         "options": list(active(settings.protocol)),

@@ -68,6 +68,8 @@ def _of_scores(settings: Config, outputs: RunOutputs, parts: Breakdown, title: s
         "precision_recall_by_k.png": curves.depth_picture(parts.by_depth, name, config.confidence, title),
         "per_class.png": per_class.per_class_picture(parts.by_class, name, config.confidence, title),
     }
+    if (found := outputs.subgroups) is not None and not all(row.too_small for row in found.values):
+        files["subgroups.png"] = per_class.subgroup_picture(found, config.confidence, title)
     if parts.reliability is not None:
         files["vote.png"] = curves.vote_picture(
             parts.reliability, outputs.evaluation, outputs.evidence, config, title

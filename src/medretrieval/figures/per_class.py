@@ -1,4 +1,4 @@
-"""Classes: which are retrieved for which, and the precision of each."""
+"""Classes: which are retrieved for which, and the precision of each; the score of each subgroup."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from medretrieval.figures.style import (
     scales,
     short,
 )
+from medretrieval.subgroups.by_value import Subgroups
 
 if TYPE_CHECKING:
     from matplotlib.colors import LinearSegmentedColormap
@@ -79,6 +80,37 @@ def per_class_picture(scores: ClassScores, baseline: str | None, confidence: flo
         [handles[i] for i in order], [labels[i] for i in order],
         loc="lower right", ncols=len(labels), frameon=False, fontsize=9,
     )  # fmt: skip
+    return png(drawing)
+
+
+def subgroup_picture(found: Subgroups, confidence: float, run: str) -> bytes:
+    """Draw the score of each subgroup as a dot with its interval, and its chance, PNG."""
+    rows = [row for row in found.values if not row.too_small]
+    said = short([f"{row.column}: {row.value or 'unknown'}" for row in rows])
+    names = [f"{name} ({row.queries})" for name, row in zip(said, rows, strict=True)]
+    left, tall = 0.35 + room(names), 0.3 * max(len(names), 2) + 0.1
+    drawing = figure(left + 5.2, tall + 1.5)
+    given = any(found.score in row.intervals for row in rows)
+    level = f", {100 * confidence:g} % intervals where there are enough" if given else ", no intervals"
+    heading(drawing, f"{found.score} by subgroup (queries){level}", run)
+    axes, places = axes_at(drawing, left, 0.85, 4.9, tall), np.arange(len(names))
+    for place, row in enumerate(rows):
+        if (ends := row.intervals.get(found.score)) is not None:
+            axes.hlines(place, *ends, color=INK, linewidth=1.4)
+    known = [place for place, row in enumerate(rows) if found.score in row.chance]
+    axes.scatter(
+        [rows[place].chance[found.score] for place in known], known, marker="|", s=150, color=CHANCE,
+        linewidth=2, label="chance", zorder=3, clip_on=False,
+    )  # fmt: skip
+    axes.scatter(
+        [row.scores[found.score] for row in rows], places, s=42, color=OURS, label="this run", zorder=4,
+        clip_on=False,
+    )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+    scales(axes, None, dict(enumerate(names)))
+    name_axes(axes, found.score)
+    handles, labels = axes.get_legend_handles_labels()
+    drawing.legend(handles[::-1], labels[::-1], loc="lower right", ncols=2, frameon=False, fontsize=9)
     return png(drawing)
 
 

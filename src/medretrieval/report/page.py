@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from medretrieval.figures.galleries import failing_words, hub_words
 from medretrieval.report.views import Content
+from medretrieval.runs.tables import gap_line
 
 HERE = Path(__file__).resolve().parent
 # Keys of scores.json that say too little by themselves.
@@ -44,6 +45,7 @@ def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
     )  # fmt: skip
     environment.filters |= {
         "n": number, "signed": signed, "interval": interval, "said": said, "p": p_value,
+        "gap_words": gap_line,
         "hub_words": lambda hub: hub_words(hub["lists"], hub["wrong_lists"]),
         "failing_words": lambda shown: failing_words(shown["failing"], shown["counted"], shown["k"]),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.files import put_in_place
@@ -24,6 +25,7 @@ CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
 PER_QUERY = "per_query.parquet"
 RANKING = "ranking.npz"
+IMAGES = "images.parquet"  # groups and metadata of the images, where the dataset has any
 HALVES = "halves.npz"  # scores in halves of the images, where the queries are the gallery
 SKIPPED = "skipped.json"
 SPLITS = "splits.csv"  # which file is in which split, where images have files of their own
@@ -44,6 +46,14 @@ QUERY_COLUMNS = {
     LABEL: "int64, the class; for multi-label data a list of int64, the findings",
     N_RELEVANT: "int64, relevant gallery images that the query may find: R in the formulas of the scores",
     GROUP: "text, the query's group (patient, lesion, site); only where the dataset has groups",
+}
+# Columns of images.parquet, and what they hold.
+ROLE, METADATA = "role", "metadata."
+IMAGE_COLUMNS = {
+    ROLE: 'text, "query" or "gallery"; an image that is both has two rows',
+    ID: "text: `<split>/<position>`",
+    GROUP: "text, the image's group (patient, lesion, site); only where the dataset has groups",
+    METADATA + "<column>": "text, for each column of the dataset's metadata; empty where it is not known",
 }
 T = TypeVar("T")
 
@@ -82,6 +92,7 @@ def write(folder: Path, evaluation: Evaluation, task: RetrievalTask, content: Fo
         aside.mkdir()
         _write_per_query(aside / PER_QUERY, evaluation, task)
         evaluation.ranking.save(aside / RANKING)
+        _write_images(aside / IMAGES, task)
         for name, target in content.links.items():
             (aside / name).parent.mkdir(exist_ok=True)
             _link(aside / name, target)
@@ -131,6 +142,31 @@ def write_splits(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
                 writer = csv.DictWriter(file, list(row))
                 writer.writeheader()
             writer.writerow(row)
+
+
+def _write_images(path: Path, task: RetrievalTask) -> None:
+    """Groups and metadata of both sides, from the first image of the queries to the last of the gallery."""
+    sides = {"query": task.queries.split, "gallery": task.gallery}
+    found = {role: split for role, split in sides.items() if split is not None}
+    names = list(dict.fromkeys(name for split in found.values() for name in split.metadata or {}))
+    grouped = any(split.groups is not None for split in found.values())
+    if not names and not grouped:
+        return
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def joined(part: Callable[[Split], Any]) -> list[str]:
+        return [str(value) for split in found.values() for value in part(split)]
+
+    def column(name: str) -> list[str]:
+        return joined(lambda split: (split.metadata or {}).get(name, [""] * len(split)))
+
+    columns = {ROLE: [role for role, split in found.items() for _ in range(len(split))]}
+    columns[ID] = joined(lambda split: split.ids)
+    if grouped:
+        columns[GROUP] = joined(lambda split: [""] * len(split) if split.groups is None else split.groups)
+    columns |= {METADATA + name: column(name) for name in names}
+    parquet.write_table(pa.table(columns), path)
 
 
 def _label_column(labels: Labels) -> Any:

@@ -91,6 +91,15 @@ def page() -> str:
         markdown(
             ["array", "dtype and shape", "meaning"], [[f"`{name}`", *said] for name, said in ARRAYS.items()]
         ),
+        f"## {run_folder.IMAGES}",
+        "Only where the dataset has groups or metadata: one row for each image of the queries and then of "
+        "the "
+        "gallery, in the order of the embeddings. `confound` and `identity` read it. It is not logged to "
+        "MLflow, "
+        "since it may say things about patients.",
+        markdown(
+            ["column", "content"], [[f"`{name}`", said] for name, said in run_folder.IMAGE_COLUMNS.items()]
+        ),
         f"## {run_folder.HALVES}",
         "Only where the queries are the gallery and there are enough of them: every score in both halves of "
         "random splits of the images, each half its own queries and gallery. All runs over the same images "

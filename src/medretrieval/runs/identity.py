@@ -28,6 +28,9 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     fitted = {} if center is None else {"center": center.images_sha256}
     if center is not None and isinstance(task.queries, Captions):
         fitted["center_captions"] = canonical_sha256({"captions": list(center.captions or ())})
+    if settings.evaluation.subgroups and task.queries.split is not None:
+        known = task.queries.split.metadata or {}
+        fitted |= {f"metadata.{n}": str(groups_sha256(known.get(n))) for n in settings.evaluation.subgroups}
     return canonical_sha256(
         fitted
         | {

@@ -33,6 +33,7 @@ from medretrieval.runs.report import (
     RunReport,
     VoteReport,
 )
+from medretrieval.runs.report_data import GapReport, SubgroupReport, SubgroupsReport
 from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
@@ -55,6 +56,7 @@ from medretrieval.runs.report_parts import (
     SpeedReport,
     ZeroShotReport,
 )
+from medretrieval.subgroups.by_value import Subgroups
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class RunOutputs:
         text_evidence: zero-shot scores and modality gap, None where the queries are images.
         explanations: which regions make some pairs similar, None where that is off.
         breakdown: what the pictures show, None where figures.enabled is false.
+        subgroups: scores by the values of metadata, None where none are asked for.
     """
 
     query: Embeddings
@@ -87,6 +90,7 @@ class RunOutputs:
     text_evidence: TextEvidence | None
     explanations: Explanations | None
     breakdown: Breakdown | None
+    subgroups: Subgroups | None
 
 
 def report_of(
@@ -123,6 +127,7 @@ def report_of(
         left_out=_left_out(trust.left_out),
         baseline=_baseline(trust),
         per_class=_classes(per_class(evaluation, inputs.dataset.classes)),
+        subgroups=_subgroups(outputs.subgroups),
         vote=_vote(settings.evaluation.vote_k, evaluation.abstention),
         counts=Counts(**evaluation.counts),
         encoder=_encoder(inputs, outputs),
@@ -188,6 +193,27 @@ def _classes(rows: Mapping[str, Mapping[str, float]]) -> dict[str, ClassReport]:
         name: ClassReport(int(row["queries"]), {n: value for n, value in row.items() if n != "queries"})
         for name, row in rows.items()
     }
+
+
+def _subgroups(found: Subgroups | None) -> SubgroupsReport | None:
+    if found is None:
+        return None
+    values = [
+        SubgroupReport(
+            column=row.column,
+            value=row.value,
+            queries=row.queries,
+            patients=row.patients,
+            too_small=row.too_small,
+            scores=dict(row.scores),
+            intervals=_intervals(row.intervals),
+            chance=dict(row.chance),
+            lift=dict(row.lift),
+        )
+        for row in found.values
+    ]
+    gaps = [GapReport(**dataclasses.asdict(gap)) for gap in found.gaps]
+    return SubgroupsReport(found.score, values, gaps, found.test)
 
 
 def _vote(k: int, curve: Mapping[str, list[float]]) -> VoteReport:

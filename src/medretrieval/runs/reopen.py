@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,6 +118,54 @@ def saved_ranking(folder: Path) -> Ranking:
         return Ranking.load(folder / run_folder.RANKING)
     except Exception as error:  # a damaged archive makes NumPy raise anything
         raise _damaged(folder / run_folder.RANKING, folder, first_line(error)) from error
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    """What a run has kept of one side's images beside their labels.
+
+    Attributes:
+        ids: str [n].
+        groups: str [n]; None where the dataset names none.
+        metadata: column -> str [n], "" where it is not known.
+    """
+
+    ids: NDArray[np.str_]
+    groups: NDArray[np.str_] | None
+    metadata: dict[str, NDArray[np.str_]]
+
+
+def saved_images(folder: Path, role: str) -> SavedImages | None:
+    """Groups and metadata of a run's images; None where its dataset has neither, or it is of no such role.
+
+    Args:
+        folder: the run's folder.
+        role: "query" or "gallery".
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / run_folder.IMAGES
+    if not path.exists():
+        return None
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        rows = np.array(table[run_folder.ROLE].to_pylist()) == role
+        columns = {
+            name: np.array(table[name].to_pylist(), dtype=np.str_)[rows] for name in table.column_names
+        }
+    except Exception as error:  # a damaged file makes Arrow raise anything
+        raise _damaged(path, folder, first_line(error)) from error
+    if not rows.any():
+        return None
+    groups = columns.get(run_folder.GROUP)
+    if groups is not None and (groups == "").any():
+        groups = None  # of the other side alone
+    prefix = run_folder.METADATA
+    metadata = {n.removeprefix(prefix): column for n, column in columns.items() if n.startswith(prefix)}
+    return SavedImages(columns[run_folder.ID], groups, metadata)
 
 
 def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:

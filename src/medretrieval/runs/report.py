@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medretrieval.errors import UserError
 from medretrieval.runs.folder import SCORES, as_json, read_json, read_typed
+from medretrieval.runs.report_data import SubgroupsReport
 from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
@@ -214,6 +215,7 @@ class RunReport:
             sentences are the queries.
         per_class: class -> its queries, of the classes that have any; a query with several findings counts
             for each.
+        subgroups: scores by the values of metadata; null where evaluation.subgroups is empty.
         vote: what a reader of the nearest cases would conclude.
         counts: sizes of the task.
         encoder: the encoder and its embeddings.
@@ -249,6 +251,7 @@ class RunReport:
     left_out: LeftOut | None
     baseline: BaselineReport | None
     per_class: dict[str, ClassReport]
+    subgroups: SubgroupsReport | None
     vote: VoteReport
     counts: Counts
     encoder: EncoderReport

@@ -10,6 +10,7 @@ from medretrieval.protocol.exclusions import MORE_LEFT_OUT
 from medretrieval.protocol.task import BY_HALVES
 from medretrieval.runs.folder import SCORES, SPLITS
 from medretrieval.runs.report import ProtocolReport, RunReport
+from medretrieval.runs.report_data import GapReport, SubgroupReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
 
 MAP = f"map_at_{MAP_DEPTH}"  # which every index answers
@@ -20,7 +21,7 @@ READABLE = 0.001  # what is smaller has less than two of the four digits that ar
 def run_table(report: RunReport, folder: Path) -> str:
     """Headline scores with chance beside them, each stage's seconds, and where everything is."""
     lines = ["", report.title, ""]
-    lines += _score_table(report)
+    lines += _score_table(report) + subgroup_lines(report)
     counts, kept = report.counts, {"embeddings": report.encoder.cached, "index": report.index.cached}
     from_cache = " and ".join(name for name, cached in kept.items() if cached)
     seconds = {"ANN check" if stage == "ann_check" else stage: s for stage, s in report.timings_s.items()}
@@ -62,6 +63,43 @@ def _score_table(report: RunReport) -> list[str]:
     cells = [[label, *(cell(name) for cell in list(columns.values())[1:])] for name, label in shown.items()]
     left_out = [f"not shown, below {READABLE:g}: {', '.join(small)} (in {SCORES})"] if small else []
     return table(list(columns), cells) + left_out
+
+
+def subgroup_lines(report: RunReport) -> list[str]:
+    """A table of the subgroups with the objective of each, and a line for each column's worst gap."""
+    found = report.subgroups
+    if found is None:
+        return []
+    columns: dict[str, Callable[[SubgroupReport], str]] = {
+        "column": lambda row: row.column,
+        "value": lambda row: row.said,
+        "queries": lambda row: str(row.queries),
+        "patients": lambda row: str(row.patients),
+        found.score: lambda row: "too small" if row.too_small else _number(row.scores, found.score),
+        f"{report.percent} interval": lambda row: _interval(row.intervals, found.score),
+        "chance": lambda row: _number(row.chance, found.score),
+        "lift": lambda row: f"{row.lift[found.score]:.2f}" if found.score in row.lift else "-",
+    }
+    if found.score != MAP:
+        columns[MAP] = lambda row: _number(row.scores, MAP)
+    if any(row.patients is None for row in found.values):
+        del columns["patients"]
+    rows = [[cell(row) for cell in columns.values()] for row in found.values]
+    return ["", *table(list(columns), rows, ["value"]), *map(gap_line, found.gaps)]
+
+
+def gap_line(gap: GapReport) -> str:
+    """The worst gap of a column in a line."""
+    begin = f"worst gap by {gap.column}: "
+    if gap.difference is None:
+        return f"{begin}none ({gap.why})"
+    tested = f" ({gap.why})" if gap.p is None else f", corrected p {said_p(gap.p)}"
+    return f"{begin}{gap.higher} over {gap.lower} by {gap.difference:.4f}{tested}"
+
+
+def said_p(p: float) -> str:
+    """A p-value as tables say it."""
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _unreadable(report: RunReport, name: str) -> bool:

@@ -38,7 +38,7 @@ def run_metrics(report: RunReport) -> dict[str, float]:
     values |= _chosen("embed/", report.encoder.fidelity, "cosine_min", "neighbors_in_common")
     if report.left_out is not None and report.left_out.change is not None:
         values["left_out/change"] = report.left_out.change.value
-    return values | _ann_loss(report) | _text(report) | _explain(report)
+    return values | _subgroups(report) | _ann_loss(report) | _text(report) | _explain(report)
 
 
 def logged_scores(report: RunReport) -> list[str]:
@@ -78,6 +78,16 @@ def _chosen(prefix: str, part: object | None, *names: str) -> dict[str, float]:
     """Some numbers of a part of a report, each name after the prefix; of None none."""
     known = {} if part is None else numbers(part)
     return {f"{prefix}{name}": known[name] for name in names if name in known}
+
+
+def _subgroups(report: RunReport) -> dict[str, float]:
+    """The largest of the worst gaps, and the smallest corrected p."""
+    gaps = [] if report.subgroups is None else report.subgroups.gaps
+    found = {
+        "worst_gap": max((gap.difference for gap in gaps if gap.difference is not None), default=None),
+        "worst_gap_p": min((gap.p for gap in gaps if gap.p is not None), default=None),
+    }
+    return {f"subgroups/{name}": value for name, value in found.items() if value is not None}
 
 
 def _ann_loss(report: RunReport) -> dict[str, float]:

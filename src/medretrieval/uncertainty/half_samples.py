@@ -9,7 +9,7 @@ samples: McCarthy 1969, doi 10.2307/1402116, there for survey means). tests/cove
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,14 @@ class HalfSamples:
         by_depth: "precision" and "recall" -> float64 [splits, depths from 1 on]; empty where results are
             not deep enough.
         by_class: score -> float64 [splits, classes], of the queries of each class; NaN where a half has none.
+        by_member: score -> float64 [splits, m], of the queries of each set that was asked for; NaN likewise.
     """
 
     sides: Bools
     scores: Mapping[str, Floats]
     by_depth: Mapping[str, Floats]
     by_class: Mapping[str, Floats]
+    by_member: Mapping[str, Floats] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write what two runs are compared by: names, deviations and halves."""
@@ -70,7 +72,7 @@ class HalfSamples:
 
     @classmethod
     def load(cls, path: Path) -> "HalfSamples":
-        """Read what `save` wrote; by_depth and by_class are not in it."""
+        """Read what `save` wrote; by_depth, by_class and by_member are not in it."""
         with np.load(path, allow_pickle=False) as npz:
             names, deviations, sides = npz["scores"].tolist(), npz["deviations"], npz["sides"]
         return cls(sides, dict(zip(names, deviations.T, strict=True)), {}, {})
@@ -142,7 +144,12 @@ class Units:
 
 
 def half_samples(
-    task: RetrievalTask, deep: DeepResults, wanted: Sequence[ReportedScore], vote_k: int, count: int = SPLITS
+    task: RetrievalTask,
+    deep: DeepResults,
+    wanted: Sequence[ReportedScore],
+    vote_k: int,
+    count: int = SPLITS,
+    members: Bools | None = None,
 ) -> HalfSamples | None:
     """Score both halves of many random splits of the images.
 
@@ -152,6 +159,7 @@ def half_samples(
         wanted: scores; those that the results are not deep enough for are left out, and graded ones.
         vote_k: neighbors that vote.
         count: of splits.
+        members: bool [q, m], sets of queries whose scores are wanted too, such as subgroups; None for none.
 
     Returns:
         None for fewer than MIN_UNITS images, or groups where the task has them, on a side. Means over classes
@@ -163,10 +171,11 @@ def half_samples(
     sides = splits(units.count, count)
     wanted = [one for one in wanted if _is_deep_enough(one, deep, vote_k)]
     halves = _Halves(task, deep, wanted, vote_k)
+    halves.sets = np.zeros((len(task.queries), 0)) if members is None else members.astype(np.float64)
     drawn = [
         halves.deviations(side[units.of_queries], side[units.of_gallery], i) for i, side in enumerate(sides)
     ]
-    parts = [{name: np.stack([d[i][name] for d in drawn]) for name in drawn[0][i]} for i in range(3)]
+    parts = [{name: np.stack([d[i][name] for d in drawn]) for name in drawn[0][i]} for i in range(4)]
     few = halves.members.sum(axis=0).min() < MIN_CLASS_QUERIES
     plain = {
         name: values
@@ -176,18 +185,21 @@ def half_samples(
     return HalfSamples(sides, plain, *parts[1:])
 
 
-def halves_of(task: RetrievalTask, evaluation: Evaluation, config: EvaluationConfig) -> HalfSamples | None:
+def halves_of(
+    task: RetrievalTask, evaluation: Evaluation, config: EvaluationConfig, members: Bools | None = None
+) -> HalfSamples | None:
     """All scores in halves of the images; None where the gallery is held fixed, or images are too few.
 
     Args:
         task: who queries whom.
         evaluation: its scores.
         config: score depths.
+        members: bool [q, m], sets of queries whose scores are wanted too; None for none.
     """
     if evaluation.deep is None:
         return None
     wanted = [r for r in reported_scores(config.ks, label_type(task)) if r.name in evaluation.per_query]
-    return half_samples(task, evaluation.deep, wanted, config.vote_k)
+    return half_samples(task, evaluation.deep, wanted, config.vote_k, members=members)
 
 
 def _is_deep_enough(reported: ReportedScore, deep: DeepResults, vote_k: int) -> bool:
@@ -224,6 +236,7 @@ class _Halves:
         labels = task.queries.labels
         hits = task.relevance.hits(deep.ids, labels, task.gallery.labels)
         self.members = class_members(labels).astype(np.float64)
+        self.sets = np.zeros((len(labels), 0))
         self.shallow = max([vote_k, *(one.k for one in wanted)])  # as deep as ids of a half are kept
         self.curve = min(CURVE_DEPTH, deep.ids.shape[1])
         if not deep.whole and enough_results(self.curve) > deep.ids.shape[1]:
@@ -246,10 +259,8 @@ class _Halves:
         out = self.relevant[self.query_code[rows], self.gallery_code[places]] > 0
         self.out_rows, self.out_places = rows[out], places[out]
 
-    def deviations(
-        self, side: Bools, of_gallery: Bools, split: int
-    ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
-        """Half the difference of the scores of the two halves: scores, by depth, by class.
+    def deviations(self, side: Bools, of_gallery: Bools, split: int) -> tuple[dict[str, Floats], ...]:
+        """Half the difference of the scores of the two halves: scores, by depth, by class, by set.
 
         Args:
             side: the half of each query.
@@ -261,9 +272,11 @@ class _Halves:
         results = self._results(side, of_gallery, found, split)
         one, two = kept & side, kept & ~side
         weights = np.stack([one / max(one.sum(), 1), two / max(two.sum(), 1)])
-        shares = np.stack([self._class_shares(half) for half in (one, two)])
+        shares = np.stack([_shares(self.members, half) for half in (one, two)])
+        of_sets = np.stack([_shares(self.sets, half) for half in (one, two)])
         plain: dict[str, Floats] = {}
         classes: dict[str, Floats] = {}
+        sets: dict[str, Floats] = {}
         for name, score, k in self.wanted:
             assert score.of_query is not None
             depth = half_depth(k, n, split) if k else 0
@@ -275,19 +288,15 @@ class _Halves:
                 values = values * k / (2 * depth)
             first, second = weights @ values
             plain[name] = np.asarray((first - second) / 2)
+            first, second = of_sets @ values
+            sets[name] = (first - second) / 2
             first, second = shares @ values
             by_class = (first - second) / 2
             there = ~np.isnan(by_class)  # a rare class may be in one half alone
             plain[f"{MACRO}{name}"] = np.asarray(by_class[there].mean() if there.any() else np.nan)
             if name.startswith("precision_at"):
                 classes[name] = by_class
-        return plain, self._curves(results, weights, n, split), classes
-
-    def _class_shares(self, half: Bools) -> Floats:
-        """Weights of queries in the mean of each class, [classes, n]; NaN for a class without any."""
-        members = self.members * half[:, None]
-        sizes = members.sum(axis=0)
-        return np.asarray((members / np.where(sizes > 0, sizes, np.nan)).T)
+        return plain, self._curves(results, weights, n, split), classes, sets
 
     def _curves(self, results: QueryResults, weights: Floats, n: int, split: int) -> dict[str, Floats]:
         if not self.curve:
@@ -330,3 +339,10 @@ class _Halves:
         distances[rows, places] = self.flat_distances[cells]
         task, voters = replace(self.task, n_relevant=found), half_depth(self.vote_k, len(of_gallery), split)
         return _HalfResults(task, slice(None), own, distances, voters, {}, hits)
+
+
+def _shares(members: Floats, half: Bools) -> Floats:
+    """Weights of queries in the mean of each class or set, [classes, n]; NaN for one without any."""
+    inside = members * half[:, None]
+    sizes = inside.sum(axis=0)
+    return np.asarray((inside / np.where(sizes > 0, sizes, np.nan)).T)
