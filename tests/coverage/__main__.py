@@ -61,8 +61,8 @@ def main() -> None:
         error = 100 * (percent / 100 * (1 - percent / 100) / args.samples) ** 0.5
         at = f"{percent} %" if percent == 80 else "95 % and at 5 %"
         said = (
-            f'`make coverage ARGS="--only {part}"` (seed {args.seed}, {args.samples} samples a line; the luck '
-            f"of the simulation is {error:.1f} points at {at}):"
+            f'`make coverage ARGS="--only {part}"` (seed {args.seed}, {args.samples} samples a line; the '
+            f"luck of the simulation is {error:.1f} points at {at}):"
         )
         PAGE.write_text(written(PAGE.read_text(), f"{said}\n\n{markdown(header, rows)}", part))
 
