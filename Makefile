@@ -77,7 +77,7 @@ bench: $(STAMP) ## time the stages side by side
 bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
 	$(BIN)/python -m tests.bench --quick $(ARGS)
 
-coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md (20 minutes)
+coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md (30 minutes)
 	$(BIN)/python -m tests.coverage $(ARGS)
 
 numbers: $(STAMP) ## make the tables of numbers in the pages again (minutes)

@@ -26,6 +26,7 @@ def _section(verb: Verb) -> str:
         f"```text\n{usage}\n```\n",
         _options(verb),
         *([f"{_keys(verb)}\n"] if verb.overrides else []),
+        *([f"{_composed(verb)}\n"] if verb.composes else []),
         "```bash\n" + "\n".join(verb.examples) + "\n```\n",
     ]
     return "\n".join(parts)
@@ -70,6 +71,13 @@ def _keys(verb: Verb) -> str:
         return f"Any key of the run's configuration can be given too; {same}."
     keys = ", ".join(f"`{key}`" for key in sorted(verb.overrides))
     return f"Of the run's configuration it takes {keys}; {same}."
+
+
+def _composed(verb: Verb) -> str:
+    """What a verb takes that composes a run's configuration."""
+    return "It takes the words of a run too (`dataset=`, `seed=`, `--config-dir <folder>`, ...)" + (
+        f"; {verb.note}" if verb.note else "."
+    )
 
 
 TABLES = {"verbs": verb_sections}

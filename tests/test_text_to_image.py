@@ -102,7 +102,7 @@ def test_findings_are_asked_for_one_by_one(config, write_npz):
     kept = [o for o in ASK if not o.startswith(("prompts", "dataset", f"+{WORDS}"))]
     result = run(config(*kept, "dataset=chestmnist", words))
     ranking = Ranking.load(result.folder / "ranking.npz")
-    _, task = load_task(_settings(result.folder))
+    _, task = load_task(_settings(result.folder), None)
     np.testing.assert_array_equal(task.n_relevant, labels.sum(axis=0))
     np.testing.assert_array_equal(ranking.query_labels, np.eye(14, dtype=bool))
     hits = labels[ranking.ids[3, :4], 3]

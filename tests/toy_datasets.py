@@ -1,4 +1,4 @@
-"""Datasets as a user would add them: `_target_: tests.toy_datasets.Patients`."""
+"""Datasets as a user would add them: such as `_target_: tests.toy_datasets.Captioned`."""
 
 import dataclasses
 
@@ -7,6 +7,31 @@ from tests.toy_encoders import numbered
 
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.phantom import ChestPhantom
+
+
+class Captioned(ChestPhantom):
+    """Images with their number in their first pixels and in their caption, "a scan, 17".
+
+    Attributes:
+        silent: of so many images the last one has a caption of spaces; 0 for none.
+        alike: so many images in a row have the caption of the first of them.
+        patients: so many images in a row are of one patient; 0: nobody knows the patients.
+    """
+
+    def __init__(self, *, silent=0, alike=1, patients=0, **settings):
+        super().__init__(**settings)
+        self.silent, self.alike, self.patients = silent, alike, patients
+
+    def load(self, split):
+        count = self.counts[split]
+        number = np.arange(count)
+        captions = [f"a scan, {i // self.alike * self.alike}" for i in number]
+        if self.silent:
+            captions[self.silent - 1 :: self.silent] = [" "] * len(captions[self.silent - 1 :: self.silent])
+        groups = np.array([f"p{i // self.patients}" for i in number]) if self.patients else None
+        labels = np.random.default_rng(0).integers(0, 5, count)
+        images = numbered(number, side=self.size)
+        return Split(split, images, labels, tuple(captions), groups=groups)
 
 
 class Patients(ChestPhantom):
@@ -35,28 +60,3 @@ class Patients(ChestPhantom):
                 "site": np.array(["north", "south"])[site],
             },
         )
-
-
-class Captioned(ChestPhantom):
-    """Images with their number in their first pixels and in their caption, "a scan, 17".
-
-    Attributes:
-        silent: of so many images the last one has a caption of spaces; 0 for none.
-        alike: so many images in a row have the caption of the first of them.
-        patients: so many images in a row are of one patient; 0: nobody knows the patients.
-    """
-
-    def __init__(self, *, silent=0, alike=1, patients=0, **settings):
-        super().__init__(**settings)
-        self.silent, self.alike, self.patients = silent, alike, patients
-
-    def load(self, split):
-        count = self.counts[split]
-        number = np.arange(count)
-        captions = [f"a scan, {i // self.alike * self.alike}" for i in number]
-        if self.silent:
-            captions[self.silent - 1 :: self.silent] = [" "] * len(captions[self.silent - 1 :: self.silent])
-        groups = np.array([f"p{i // self.patients}" for i in number]) if self.patients else None
-        labels = np.random.default_rng(0).integers(0, 5, count)
-        images = numbered(number, side=self.size)
-        return Split(split, images, labels, tuple(captions), groups=groups)

@@ -43,7 +43,8 @@ class SidePlan:
     """A split that a run embeds.
 
     Attributes:
-        role: "query", "gallery", "query and gallery", "center" or "validation".
+        role: "query", "gallery", "query and gallery", "center", "validation", or "clean query" (for the
+            audit, where queries are corrupted).
         split: its name.
         encoder: name of the encoder.
         images: what embedding it would do.
@@ -133,7 +134,7 @@ def plan(cfg: DictConfig) -> RunPlan:
     settings = check(cfg)
     cache, outputs = Cache(expand(settings.paths.cache)), expand(settings.paths.outputs)
     _require_data(settings)
-    inputs = load(settings, cache, remembered)
+    inputs = load(settings, cache, remembered, keep=False)
     columns_of(settings.evaluation, inputs.task)
     identified = UNKNOWN not in inputs.identity
     finished = None
@@ -165,8 +166,10 @@ def _sides(settings: Config, inputs: Inputs, cache: Cache) -> list[SidePlan]:
     """The splits that a run embeds, each once."""
     task = inputs.task
     wanted: list[tuple[str, Split | None]] = [("query", task.queries.split), ("gallery", task.gallery)]
-    if task.queries_are_gallery:
+    if task.is_one_set:
         wanted = [("query and gallery", task.gallery)]
+    if settings.audit.enabled and task.clean is not task and not task.clean.is_one_set:
+        wanted.append(("clean query", task.clean.queries.split))
     wanted.append(("center", inputs.center_split))
     if settings.index.autotune is not None:
         wanted.append(("validation", validation_split(inputs)))

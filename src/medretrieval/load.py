@@ -6,6 +6,7 @@ from typing import Any
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, PromptSource
 from medretrieval.datasets.base import Dataset, Split
+from medretrieval.datasets.corrupted import corrupted
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
@@ -25,19 +26,20 @@ from medretrieval.protocol.task import RetrievalTask
 Identify = Callable[[Encoder, Cache], Mapping[str, Any]]
 
 
-def load(settings: Config, cache: Cache, identity: Identify = identify) -> Inputs:
+def load(settings: Config, cache: Cache, identity: Identify = identify, keep: bool = True) -> Inputs:
     """Make the encoder and the task of a run.
 
     Args:
         settings: the run's configuration.
         cache: where identities are kept.
         identity: what the encoder is known by; `identify` loads the model where the cache does not say it.
+        keep: whether corrupted images are kept in the cache; else they are in memory, and nothing is written.
 
     Raises:
         UserError: as `load_task`, and what the encoder refuses.
     """
     encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
-    dataset, task = load_task(settings)
+    dataset, task = load_task(settings, cache if keep else None)
     if settings.protocol.prompts is not None:
         require_text(encoder)
     center = settings.protocol.center
@@ -55,8 +57,12 @@ def require_text(encoder: Encoder) -> None:
         encoder.encode_text(())
 
 
-def load_task(settings: Config) -> tuple[Dataset, RetrievalTask]:
+def load_task(settings: Config, cache: Cache | None) -> tuple[Dataset, RetrievalTask]:
     """Read the splits that a run's protocol names, and check them against the rest of the configuration.
+
+    Args:
+        settings: the run's configuration.
+        cache: where corrupted images are kept; None keeps them in memory.
 
     Raises:
         UserError: data, protocol, depths or index parameters that do not fit each other.
@@ -64,7 +70,9 @@ def load_task(settings: Config) -> tuple[Dataset, RetrievalTask]:
     dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
     protocol = settings.protocol
     queries, gallery = _sides(settings, dataset)
+    # Before queries are corrupted: a corrupted copy of an image is one still.
     exclusions = Exclusions.from_protocol(queries, gallery, protocol)
+    queries = _corrupted(queries, dataset, cache)
     task = RetrievalTask.from_sides(queries, gallery, exclusions, _relevance(settings, dataset))
     if task.queries_are_gallery and protocol.exclude_self:
         require_companions(queries.labels, dataset.classes, f"{dataset.name}, split {protocol.query}")
@@ -91,6 +99,19 @@ def _sides(settings: Config, dataset: Dataset) -> tuple[Queries, Split]:
     queries = load_split(dataset, protocol.query.value)
     same = protocol.gallery == protocol.query
     return queries, queries if same else load_split(dataset, protocol.gallery.value)
+
+
+def _corrupted(queries: Queries, dataset: Dataset, cache: Cache | None) -> Queries:
+    """The queries as the encoder gets them; the gallery stays as it is."""
+    corruption = dataset.corruption
+    if corruption is None:
+        return queries
+    if queries.split is None:
+        raise UserError(
+            f"dataset.corrupt={corruption}: corrupts query images, and the queries are sentences; set it to "
+            "null, or use protocol=query_gallery"
+        )
+    return corrupted(queries.split, corruption, cache)
 
 
 def _relevance(settings: Config, dataset: Dataset) -> Relevance:

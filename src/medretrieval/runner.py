@@ -23,7 +23,7 @@ from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name,
 from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.evidence.ann_loss import measure
 from medretrieval.evidence.breakdown import breakdown
-from medretrieval.evidence.duplicate_audit import kept_audit, write_pairs
+from medretrieval.evidence.duplicate_audit import Audit, kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.evidence.zero_shot import text_evidence
 from medretrieval.explain import stage as explaining
@@ -239,7 +239,7 @@ class Stages:
         leaks = explained = None
         if settings.audit.enabled and task.queries.split is not None:
             with self.clock("audit"):
-                leaks = kept_audit(task, sides.query, sides.gallery, settings.audit, self.cache)
+                leaks = self._audit(sides)
         if settings.explain.enabled:
             with self.clock("explain"):
                 explained = explaining.explain(settings, self.inputs, evaluation)
@@ -258,6 +258,13 @@ class Stages:
             breakdown=parts,
             subgroups=of_values,
         )
+
+    def _audit(self, sides: Sides) -> Audit:
+        """Look-alikes among the images as they were before queries were corrupted: copies stay copies."""
+        clean = self.inputs.clean
+        if clean.task is not self.inputs.task:
+            sides = embed_sides(clean, self.cache)
+        return kept_audit(clean.task, sides.query, sides.gallery, self.settings.audit, self.cache)
 
     def _evidence(self, index: VectorIndex, queries: NDArray[np.float32], evaluation: Evaluation) -> Evidence:
         settings, inputs = self.settings, self.inputs
@@ -310,7 +317,7 @@ class Stages:
         if (leaks := outcome.audit) is not None and leaks.pairs:
             writers[run_folder.AUDIT_PAIRS] = lambda path: write_pairs(path, leaks, inputs.task)
             writers[run_folder.AUDIT_PICTURE] = functools.partial(
-                audit_picture, audit=leaks, inputs=inputs, run=run.report.title
+                audit_picture, audit=leaks, inputs=inputs.clean, run=run.report.title
             )
         if outcome.explanations is not None:
             writers |= saliency_writers(outcome.explanations, run.report.title)

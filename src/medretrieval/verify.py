@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.config import Config, Hit, check
+from medretrieval.cache.store import Cache
+from medretrieval.config import Config, Hit, check, expand
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task
@@ -46,7 +47,7 @@ def verify(folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
     settings = check(saved_config(folder, overrides))
     ranking = Ranking.load(folder / run_folder.RANKING)
     require_links(folder)
-    _, task = load_task(settings)
+    _, task = load_task(settings, Cache(expand(settings.paths.cache)))
     found = _about_data(folder, task)
     return (
         found

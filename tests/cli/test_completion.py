@@ -56,6 +56,9 @@ def test_in_a_sweep_the_values_before_stay():
         ("medretrieval dataset=pneumoniamnist dataset.diff", []),
         ("medretrieval encoder.check", ["encoder.checkpoint="]),  # of the file that the default starts from
         ("medretrieval --multi", ["--multirun "]),
+        ("medretrieval data dataset=pn", ["dataset=pneumoniamnist "]),
+        ("medretrieval data ou", ["out="]),
+        ("medretrieval plan delt", ["delta="]),
         ("medretrieval compare family=", ["family=all ", "family=best ", "family=encoders "]),
         ("medretrieval compare --j", ["--json "]),
         ("medretrieval zebra", []),

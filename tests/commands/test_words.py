@@ -57,6 +57,8 @@ def outputs(tmp_path_factory):
 
 def words_of(name, runs):
     """A whole command of a verb, on real runs."""
+    if name == "data":
+        return ["data", *TINY]
     if name == "cache":
         return ["cache", "list"]
     if name == "list":
@@ -83,7 +85,7 @@ def test_the_table_says_all_of_each_option(name):
         assert option.needed + (option.default is not None) + bool(option.unset) == 1
         assert option.default is None or option.read(str(option.default)) is not None
     named = {option.name for option in verb.options}
-    assert verb.bare in named
+    assert verb.bare in (*named, None)
     for example in verb.examples:
         program, said, *arguments = shlex.split(example)
         assert (program, said) == ("medretrieval", name)
@@ -94,12 +96,12 @@ def test_shared_words_are_the_same_option_everywhere():
     for name, verb in TABLES.items():
         options = {option.name: option for option in verb.options}
         assert options["--json"] is JSON
-        if name != "cache":
+        if name not in ("cache", "data"):
             assert options["outputs"] is OUTPUTS
-        if name not in ("cache", "list"):  # neither asks MLflow
+        if name not in ("cache", "data", "list"):  # none of them asks MLflow
             assert options["uri"].value == URI.value
         assert ("track" in options) == (name in ("compare", "remove", "report"))
-        assert verb.bare == {"cache": "action", "list": "of"}.get(name, "run")
+        assert verb.bare == {"cache": "action", "data": None, "list": "of"}.get(name, "run")
 
 
 def test_tables_agree_with_what_they_choose_from():
@@ -198,7 +200,9 @@ def test_what_is_missing_is_named_with_the_usage(refused, name):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if name not in ("log", "cache", "list", "remove")])
+@pytest.mark.parametrize(
+    "name", [name for name in VERBS if name not in ("log", "cache", "data", "list", "remove")]
+)
 def test_a_run_that_is_not_there_is_refused_in_the_same_line(refused, name):
     assert refused(name, "nowhere", *NEEDED.get(name, [])) == (
         "nowhere: no folder, no sweep in outputs/sweeps, and no finished run, experiment or sweep of MLflow "
@@ -224,7 +228,7 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_name_now(refused, outpu
 # run=, uri= and outputs=
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", [name for name, verb in TABLES.items() if verb.bare is not None])
 def test_the_bare_word_is_the_named_one(name):
     verb = TABLES[name]
     value = "list" if name == "cache" else "a/b"
@@ -246,7 +250,14 @@ def test_words_without_equals_sign_are_runs_even_where_they_are_called_like_a_ke
     assert compare.VERB.parse(["seed", "run=score", "uri=x"]).run == ["seed", "score"]
 
 
-@pytest.mark.parametrize("name", [name for name, verb in TABLES.items() if verb.overrides])
+def test_a_bare_word_is_refused_where_it_has_no_meaning(refused):
+    line = refused("data", "pneumoniamnist")
+    assert line.startswith(
+        "data: pneumoniamnist: not key=value; choose from: --json, out, or a word of a run"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, verb in TABLES.items() if verb.overrides or name == "plan"])
 def test_two_names_of_one_thing_have_one_value(name):
     verb, needed = TABLES[name], ["x", *NEEDED.get(name, [])]
     for own, key in IN_CONFIG.items():
@@ -259,7 +270,7 @@ def test_two_names_of_one_thing_have_one_value(name):
     assert verb.parse(needed).overrides == ()
 
 
-@pytest.mark.parametrize("name", [name for name, verb in TABLES.items() if not verb.overrides])
+@pytest.mark.parametrize("name", [n for n, verb in TABLES.items() if not (verb.overrides or verb.composes)])
 def test_verbs_that_take_no_configuration_say_what_its_keys_are_called_here(refused, name):
     for own, key in IN_CONFIG.items():
         if name != "cache" and any(option.name == own for option in TABLES[name].options):
@@ -276,6 +287,18 @@ def test_overrides_are_kept_in_order_and_refused_twice():
         again.parse(["x", "seed="])
     with pytest.raises(UserError, match=r"index\.nlist=3: no such key"):  # it would change nothing
         TABLES["verify"].parse(["x", "index.nlist=3"])
+
+
+def test_words_of_a_run_are_kept_as_they_stand():
+    words_of_a_run = (
+        "dataset=csv", "seed=3", "seed=4", "+dataset.x=1", "++seed=5", "~prompts", "experiments=x",
+        "encoder@other=pixels", "hydra.verbose=true", "--config-dir", "conf", "-cd=b",
+    )  # fmt: skip
+    found = TABLES["data"].parse([*words_of_a_run[:3], "out=none", *words_of_a_run[3:], "--json"])
+    assert (found.words, found.out, found.json) == (words_of_a_run, "none", True)
+    for word in ("-m", "--multirun", "--cfg", "+nothing=1", "~x", "--config-dir"):
+        with pytest.raises(UserError, match="data: "):
+            TABLES["data"].parse([word])
 
 
 @pytest.mark.parametrize("name", ONE_RUN)
@@ -330,6 +353,8 @@ def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
         "log": lambda: content == {"logged": 2},
         "cache": lambda: content["entries"] == [],
         "list": lambda: [e["runs"] for e in content["entries"] if e["runs"]] == [{"finished": 2}],
+        "data": lambda: content["page"] == "data_chest_phantom.html" and content["splits"][0]["images"] == 20,
+        "plan": lambda: content["units"] == 12 and len(content["cases"]) == 3 and content["delta"] is None,
         "remove": lambda: content["removed"] is False and content["folders"][0]["runs"] == 2,
     }
     assert wanted[name]()

@@ -40,6 +40,9 @@ class World:
         new_gallery: whether each sample has another gallery (else all samples and encoders share one).
         encoders: how many.
         resample: what varies in the intervals of a gallery of its own.
+        corrupted: of queries that are the gallery, noise on their vectors as queries alone, in standard
+            deviations within a class.
+        blind: share of the patients of whose images the last encoder sees nothing but noise.
     """
 
     images: int
@@ -52,6 +55,8 @@ class World:
     new_gallery: bool = False
     encoders: int = 2
     resample: Resample = Resample.queries
+    corrupted: float = 0.0
+    blind: float = 0.0
 
     def draw(self, rng, n):
         """Vectors [encoders, n, d], labels [n] and patients [n]."""
@@ -64,7 +69,11 @@ class World:
         own = rng.normal(size=(n, self.dimension))
         within = np.sqrt(0.8) * shared + np.sqrt(0.2) * own if self.group > 1 else own
         noise = rng.normal(size=(self.encoders, n, self.dimension))
-        return centers[labels] + np.sqrt(0.7) * within + np.sqrt(0.3) * noise, labels, patients
+        vectors = centers[labels] + np.sqrt(0.7) * within + np.sqrt(0.3) * noise
+        if self.blind:
+            unseen = (rng.random(patients[-1] + 1) < self.blind)[patients]
+            vectors[-1, unseen] = centers.mean(axis=0) + rng.normal(size=(int(unseen.sum()), self.dimension))
+        return vectors, labels, patients
 
     @property
     def reported(self):
@@ -124,7 +133,10 @@ def _task(world: World, rng, seed: int):
     if not world.gallery:
         vectors, labels, patients = world.draw(rng, world.images)
         only = _split("test", labels, patients, world.group)
-        return task_of(only, only, exclude_same_group=world.group > 1), vectors, vectors
+        queries = vectors
+        if world.corrupted:
+            queries = vectors + world.corrupted * rng.normal(size=vectors.shape)
+        return task_of(only, only, exclude_same_group=world.group > 1), queries, vectors
     source = rng if world.new_gallery else np.random.default_rng(seed)
     gallery, of_gallery, _ = replace(world, group=1).draw(source, world.gallery)
     vectors, labels, patients = world.draw(rng, world.images)

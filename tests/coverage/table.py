@@ -24,6 +24,7 @@ ONE_SET = (
     ("156 images", World(156, score="map")),
     ("156 images, score near 1", World(156, score="precision_at_1", apart=5.0)),
     ("624 images, classes of 45, 30, 15, 10 %", World(624, score="macro_precision_at_5", classes=RARE)),
+    ("156 images, corrupted as queries", World(156, corrupted=1.0)),
     ("240 images, groups of 4", World(240, group=4)),
     ("156 images, 20 % in one class", World(156, score=f"{RAREST}precision_at_5", classes=(0.8, 0.2))),
     ("624 images", World(624)),

@@ -27,6 +27,7 @@ BLOCK = re.compile(r"<!-- numbers: ([\w ]+) -->\n(.*?)<!-- end of numbers -->", 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.]*\w)")
 ENCODERS = ("pixels", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite0", "random")
 INDEXES = ("flat", "ivf", "hnsw", "ivfpq", "hnsw_sq8")
+CORRUPTIONS, CORRUPT_SEVERITIES = ("noise", "contrast"), (1, 3, 5)
 CONFUSED = ("pneumonia for normal", "normal for pneumonia")
 SKEWNESS = "skewness of the 5-occurrence"
 LOO_AND_TRAIN = (("leave_one_out", ENCODERS), ("query_gallery", ("pixels", "efficientnet_lite0", "random")))
@@ -147,6 +148,24 @@ def mahbod(runs: Runs) -> str:
     return markdown(["encoder, measured here", "mAP@5", "mMV@5", "ACC@1", "ACC@3", "ACC@5"], rows)
 
 
+def robustness(runs: Runs) -> str:
+    """Precision at 5 under corruptions of the queries, and what is kept of the clean score."""
+    score, rows = "precision_at_5", []
+    for encoder in ("efficientnet_lite0", "pixels"):
+        preset = ("experiments=robustness", f"encoder={encoder}")
+        clean = runs.of(*preset)[0]
+        for corruption in CORRUPTIONS:
+            found = [runs.of(*preset, f"dataset.corrupt={corruption}@{s}")[0] for s in CORRUPT_SEVERITIES]
+            ends = [(r.scores[score], r.intervals[score]) for r in (clean, *found)]
+            kept = sum(report.scores[score] for report in found) / len(found) / clean.scores[score]
+            chance = clean.chance[score] / clean.scores[score]
+            cells = [f"{value:.4f} ({one.low:.4f} to {one.high:.4f})" for value, one in ends]
+            rows.append([corruption, encoder, *cells, f"{kept:.3f}", f"{chance:.3f}"])
+    severities = [f"severity {s}" for s in CORRUPT_SEVERITIES]
+    header = ["corruption", "encoder", "clean", *severities, "share kept", "chance, as a share"]
+    return markdown(header, rows)
+
+
 def near_duplicates(runs: Runs) -> str:
     """What the audit finds, on the test images of PneumoniaMNIST."""
     rows = []
@@ -184,6 +203,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     "mahbod2025": mahbod,
     "near duplicates": near_duplicates,
     **own_images.TABLES,
+    "robustness": robustness,
 }
 
 

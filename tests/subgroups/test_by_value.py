@@ -6,8 +6,11 @@ from pyarrow import parquet
 from tests.refusals import refusal
 
 from medretrieval import run
+from medretrieval.figures.per_class import subgroup_picture
 from medretrieval.runs.folder import IMAGES, PER_QUERY
 from medretrieval.runs.report import read_report
+from medretrieval.runs.tables import run_table
+from medretrieval.subgroups.by_value import Subgroup, Subgroups
 from medretrieval.track.run_metrics import run_metrics
 
 PATIENTS = (
@@ -134,3 +137,35 @@ def test_a_run_of_other_metadata_is_another_run(config, monkeypatch):
 )
 def test_what_cannot_be_meant_is_refused_before_any_work(config, overrides, said):
     assert said in refusal(run, config(*PATIENTS, *overrides))
+
+
+def test_people_read_subgroups_in_the_table_and_in_the_report(config, say, tmp_path):
+    folder = run(config(*PATIENTS, "evaluation.subgroups=[sex]")).folder
+    report = read_report(folder)
+    text = run_table(report, folder)
+    (line,) = [line for line in text.splitlines() if line.startswith("sex     F")]
+    assert f"{report.subgroups.values[0].scores['precision_at_3']:.4f}" in line
+    assert "too small" in text
+    (gap,) = report.subgroups.gaps
+    said = f"worst gap by sex: {gap.higher} over {gap.lower} by {gap.difference:.4f}, corrected p {gap.p:.4f}"
+    assert said in text
+    code, _, err = say("report", folder, f"out={tmp_path / 'r.html'}")
+    assert code == 0, err
+    page = (tmp_path / "r.html").read_text()
+    assert said in page
+    assert "too small" in page
+
+
+def test_the_picture_shows_the_subgroups_that_are_large_enough():
+    ends = {"precision_at_3": (0.4, 0.7)}
+    rows = [
+        Subgroup("sex", "F", 40, 20, False, {"precision_at_3": 0.6}, ends, {"precision_at_3": 0.5}, {}),
+        Subgroup("sex", "", 30, 15, False, {"precision_at_3": 0.5}, {}, {}, {}),
+        Subgroup("sex", "M", 3, 2, True, {}, {}, {}, {}),
+    ]
+    found = Subgroups("precision_at_3", rows, [], "")
+    smaller = Subgroups("precision_at_3", rows[:1], [], "")
+    shown, less = (subgroup_picture(one, 0.95, "a run") for one in (found, smaller))
+    assert shown.startswith(b"\x89PNG")
+    assert shown != less
+    assert shown == subgroup_picture(Subgroups("precision_at_3", rows[:2], [], ""), 0.95, "a run")

@@ -183,7 +183,12 @@ def _of_verb(name: str, words: Sequence[str], word: str) -> list[str]:
     sweeps = _sweeps(words)
     if not equals:
         keys = [option.key for option in options]
+        if verb(name).composes:
+            keys += _of_run(words, word)
         return keys + (sweeps if any(option.name == verb(name).bare == "run" for option in options) else [])
+    named = any(option.name == key for option in options)
+    if verb(name).composes and not named:
+        return _of_run(words, word)
     values = sweeps if key == "run" else []
     values += [value for option in options if option.name == key for value in option.allowed]
     return [f"{key}={value}" for value in values]

@@ -28,6 +28,8 @@ ROOMS = {
         "identity": "does a run's ranking find like cases, or the same patient again?",
     },
     "inputs": {
+        "data": "describe a dataset: counts, copies, what is missing, and pictures of each class",
+        "plan": "say what size of difference the queries can show, from a finished run or a simulation",
         "cache": "list, check and prune what is kept between runs",
     },
 }

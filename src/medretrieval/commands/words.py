@@ -15,10 +15,14 @@ from typing import Any
 from medretrieval.commands import VERBS
 from medretrieval.errors import UserError, choices, suggestion
 
-Given = argparse.Namespace  # an attribute for each option, and `overrides` of the run's configuration
+# An attribute for each option, `overrides` of a saved run's configuration, and `words` of a run.
+Given = argparse.Namespace
 # What a verb's own option is called in the configuration of a run.
 IN_CONFIG = {"outputs": "paths.outputs", "uri": "tracking.uri"}
 ANY_KEY = "*"  # in Verb.overrides: every key of a run's configuration
+# Options of a run that say where its configuration is; each has a value.
+CONFIG_OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+OTHER_KEYS = ("experiments", "hydra")  # of a run's words, that are no part of its configuration
 MAX_SHOWN_CHARACTERS = 200  # of a word in a refusal
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 
@@ -150,9 +154,11 @@ class Verb:
         options: its own.
         run: does it, given the options' values; returns the exit code.
         examples: whole command lines.
-        bare: the option that a word without a = is the value of.
+        bare: the option that a word without a = is the value of; None where there is none.
         overrides: keys of a run's configuration that it takes too: "device", "encoder.*", or ANY_KEY. Those
             of IN_CONFIG come with the options they are other names of.
+        composes: whether its other words are those of a run, which Hydra reads: they are kept as they stand.
+        note: what of these words counts, where it composes.
     """
 
     name: str
@@ -160,8 +166,10 @@ class Verb:
     options: tuple[Option, ...]
     run: Callable[[Given], int]
     examples: tuple[str, ...]
-    bare: str = "run"
+    bare: str | None = "run"
     overrides: tuple[str, ...] = ()
+    composes: bool = False
+    note: str = ""
 
     def main(self, arguments: Sequence[str]) -> int:
         """Do what the words say, or print the help where -h or --help is among them; returns the exit code.
@@ -175,7 +183,7 @@ class Verb:
         return self.run(self.parse(arguments))
 
     def parse(self, arguments: Sequence[str]) -> Given:
-        """The values of the options, and the overrides of the run's configuration as "key=value".
+        """The values of the options, overrides of a saved configuration as "key=value", and a run's words.
 
         Raises:
             UserError: a word that is unknown, given twice or empty, a value that cannot be meant, or an
@@ -183,6 +191,7 @@ class Verb:
         """
         words: dict[str, list[str]] = {}
         overrides: dict[str, str] = {}
+        arguments, of_a_run = self._divided(arguments)
         for key, value in self._pairs(arguments):
             option = self._named(key)
             if option is None:
@@ -196,6 +205,7 @@ class Verb:
         overrides = self._merged(words, overrides)
         given = self._values(words)
         given.overrides = tuple(f"{key}={value}" for key, value in overrides.items())
+        given.words = tuple(of_a_run)
         for option in self.options:
             if option.needed and option.name not in words:
                 usage = f"medretrieval {self.name} {self.usage[0]}"
@@ -212,6 +222,26 @@ class Verb:
 
     def _named(self, key: str) -> Option | None:
         return next((option for option in self.options if option.name == key), None)
+
+    def _divided(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """This verb's own words, and those of a run, which it takes where it composes one."""
+        if not self.composes:
+            return list(arguments), []
+        own: list[str] = []
+        of_a_run: list[str] = []
+        rest = iter(arguments)
+        for word in rest:
+            key, equals, _ = word.partition("=")
+            if key in CONFIG_OPTIONS:
+                value = [] if equals else [next(rest, "")]
+                if value == [""]:
+                    raise self.refusal(f"{key}: give a value")
+                of_a_run += [word, *value]
+            elif self._named(key) is None and key not in self._other_names() and _is_of_a_run(word):
+                of_a_run.append(word)
+            else:
+                own.append(word)
+        return own, of_a_run
 
     def _pairs(self, arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Each word as a key and its value; a word without a = is the value of the option `bare`."""
@@ -232,6 +262,11 @@ class Verb:
             # A folder may have a = in its name.
             elif word.startswith("-") or (equals and not os.path.exists(word)):
                 raise self._unknown(word, key)
+            elif self.bare is None:
+                raise self.refusal(
+                    f"{shown(word)}: not key=value; {choices([option.name for option in self.options])}, or "
+                    "a word of a run, such as dataset=pneumoniamnist"
+                )
             else:
                 yield self.bare, word
 
@@ -246,7 +281,7 @@ class Verb:
 
     def _other_names(self) -> dict[str, str]:
         """Keys of the configuration that this verb has an option for, each with the option's name."""
-        if not self.overrides:
+        if not self.overrides and not self.composes:
             return {}
         return {key: name for name, key in IN_CONFIG.items() if self._named(name) is not None}
 
@@ -301,6 +336,9 @@ class Verb:
             keys = ["any key"] if ANY_KEY in self.overrides else sorted(self.overrides)
             same = ", ".join(f"{key}= is {name}=" for key, name in self._other_names().items())
             lines = [f"also keys of the run's configuration: {'  '.join(keys)}", f"({same})", "", *lines]
+        if self.composes:
+            said = "also the words of a run: dataset=  seed=  --config-dir <folder>  ..."
+            lines = [said, *([self.note] if self.note else []), "", *lines]
         return "\n".join(lines)
 
     def _twice(self, word: str, key: str) -> UserError:
@@ -311,10 +349,11 @@ class Verb:
             if option.formerly == key:
                 return self.refusal(f"{shown(word)}: {key}= is now called {option.key}")
         names = [option.name for option in self.options]
-        keys = sorted(_config_keys()) if ANY_KEY in self.overrides else list(self.overrides)
+        any_key = self.composes or ANY_KEY in self.overrides
+        keys = sorted(_config_keys()) if any_key else list(self.overrides)
         meant = {other: name for name, other in IN_CONFIG.items() if name in names}.get(key)
         hint = f"did you mean {meant}? " if meant else suggestion(key, [*names, *keys])
-        if ANY_KEY in self.overrides:
+        if any_key:
             said = f"{choices(names)}, or a key of the run's configuration"
         else:
             said = choices([*names, *keys])
@@ -358,6 +397,14 @@ def _config_keys() -> set[str]:
     from medretrieval.config import RENAMED, Config
 
     return {field.name for field in fields(Config)} | {old.split(".")[0] for old in RENAMED}
+
+
+def _is_of_a_run(word: str) -> bool:
+    """Whether a word is one of Hydra's for a key that a run has: key=, +key=, ~key, group@package=."""
+    key, equals, _ = word.partition("=")
+    removes = key.startswith("~")
+    first = re.split(r"[.@/]", key.lstrip("+~"))[0]
+    return bool(equals or removes) and first in _config_keys().union(OTHER_KEYS)
 
 
 def shown(word: str) -> str:

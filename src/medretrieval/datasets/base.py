@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.datasets.corruptions import Corruption
+from medretrieval.errors import UserError
 from medretrieval.images.fit import Fit
 
 LabelType = Literal["single", "multi", "ordinal"]
@@ -31,6 +33,7 @@ class Split:
             lesion), the same name meaning the same group in all splits; None where nobody says.
         metadata: what else is known of each image: column -> str [n], "" where it is not known; None where
             the dataset has no such columns.
+        clean: the split before its images were corrupted; None where they are as they were read.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Split:
     masks: NDArray[np.bool_] | None = None
     groups: NDArray[np.str_] | None = None
     metadata: Mapping[str, NDArray[np.str_]] | None = None
+    clean: "Split | None" = None
 
     kind = "images"
     prompts = None
@@ -83,6 +87,10 @@ class Split:
     def labels_sha256(self) -> str:
         """SHA-256 over shape and bytes of the labels: what scores depend on besides."""
         return _sha256(self.labels)
+
+
+class EmptySplitError(UserError):
+    """A split without images: a mistake where it is asked for, a fact where a dataset is described."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ class Dataset(ABC):
             file names the groups.
         channels: 1 for gray images, 3 for RGB, None where only its images tell.
         fit: how its pictures that were no squares became squares; None where nobody says.
+        corruption: what is done to images that are queries, None for nothing. `load` gives clean images.
     """
 
     channels: int | None = None
@@ -150,19 +159,32 @@ class Dataset(ABC):
     group_rule: str | None = None
 
     def __init__(
-        self, name: str, label_type: LabelType, classes: Sequence[str], size: int, groups: str | None = None
+        self,
+        name: str,
+        label_type: LabelType,
+        classes: Sequence[str],
+        size: int,
+        groups: str | None = None,
+        corrupt: str | None = None,
     ) -> None:
+        """Keep what a dataset is.
+
+        Raises:
+            UserError: no such corruption, or no severity of 1 to 5.
+        """
         self.name = name
         self.label_type: LabelType = label_type
         self.classes = tuple(classes)
         self.size = size
         self.groups = groups
+        self.corruption = None if corrupt is None else Corruption.from_word(corrupt)
 
     @abstractmethod
     def load(self, split: str) -> Split:
         """Read one split.
 
         Raises:
+            EmptySplitError: it has no images (an empty split may be returned too).
             UserError: the data is missing, damaged or not what the configuration says.
         """
 
@@ -186,6 +208,9 @@ class Dataset(ABC):
         Called after `load(split)`.
         """
         return ()
+
+    def be_lenient(self) -> None:  # noqa: B027 - most datasets refuse nothing of the kind
+        """Count from now on what a run would refuse, for who describes the data before anything is run."""
 
     def facts(self) -> FileFacts | None:
         """What a run says of the files it has read; None where images have no files of their own."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import SPLITS, Dataset, Split
+from medretrieval.datasets.base import SPLITS, Dataset, EmptySplitError, Split
 from medretrieval.errors import UserError
 
 GROUP, SOURCE = "group", "image_id"  # columns that name the group, or the source that tells it
@@ -186,16 +186,19 @@ def common_codes(
     return codes[: len(left)], codes[len(left) :]
 
 
-def identical_codes(*images: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
+def identical_codes(
+    *images: NDArray[np.uint8], seen: dict[bytes, int] | None = None
+) -> list[NDArray[np.int64]]:
     """A number for each image of one or more stacks, equal where all bytes are equal.
 
     Args:
         images: uint8 [n, height, width] or [n, height, width, 3] each, all of one size.
+        seen: hashes of stacks before these and their numbers; those of these are added.
 
     Returns:
         int64 [n] each; numbers count up from 0 in the order of first occurrence.
     """
-    seen: dict[bytes, int] = {}
+    seen = {} if seen is None else seen
     return [
         np.array([seen.setdefault(_digest(image), len(seen)) for image in stack], dtype=np.int64)
         for stack in images
@@ -218,11 +221,12 @@ def load_split(dataset: Dataset, name: str) -> Split:
     """Read a split, with its groups where the dataset or a file says them.
 
     Raises:
-        UserError: an empty split, or as `read_groups`.
+        EmptySplitError: an empty split.
+        UserError: as `read_groups`.
     """
     split = dataset.load(name)
     if len(split) == 0:
-        raise UserError(
+        raise EmptySplitError(
             f"dataset={dataset.name}: split {name!r} is empty; choose another split or a larger n"
         )
     if dataset.groups is None:

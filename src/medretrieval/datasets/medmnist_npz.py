@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.datasets.base import SPLITS, Dataset, LabelType, Split
+from medretrieval.datasets.base import SPLITS, Dataset, EmptySplitError, LabelType, Split
 from medretrieval.errors import UserError, first_line
 
 SIZES = (28, 64, 128, 224)
@@ -45,9 +45,10 @@ class MedMNIST(Dataset):
         groups: a CSV of patients or lesions, None where nobody says.
         group_rule: finds the patient in the source names of MedMNIST's own CSV (`groups.read_groups`); None
             where the CSV names the groups.
+        corrupt: what is done to query images, such as noise@3; None for nothing.
 
     Raises:
-        UserError: unknown label_type or size, or a group_rule without groups.
+        UserError: unknown label_type, size or corruption, or a group_rule without groups.
     """
 
     def __init__(
@@ -60,12 +61,13 @@ class MedMNIST(Dataset):
         root: str,
         groups: str | None = None,
         group_rule: str | None = None,
+        corrupt: str | None = None,
     ) -> None:
         if size not in SIZES:
             raise UserError(f"dataset.size={size}: {name} comes at the sizes {', '.join(map(str, SIZES))}")
         if label_type not in ("single", "multi", "ordinal"):
             raise UserError(f"dataset.label_type={label_type}: choose from: multi, ordinal, single")
-        super().__init__(name, label_type, classes, size, groups)
+        super().__init__(name, label_type, classes, size, groups, corrupt)
         if group_rule is not None and groups is None:
             raise UserError(
                 f"dataset.group_rule={group_rule}: has no effect without dataset.groups=<CSV with the "
@@ -119,7 +121,9 @@ class MedMNIST(Dataset):
                 f"dataset={self.name} dataset.size={self.size} needs uint8 [n, {', '.join(map(str, shape))}]"
             )
         if len(images) == 0:
-            raise UserError(f"{self.path}: split {split!r} is empty; choose another split or another file")
+            raise EmptySplitError(
+                f"{self.path}: split {split!r} is empty; choose another split or another file"
+            )
 
     def _labels(self, split: str, labels: NDArray[Any], n: int) -> NDArray[np.int64] | NDArray[np.bool_]:
         where = f"{self.path}: {split}_labels"

@@ -86,7 +86,16 @@ class ChestPhantom(Dataset):
     channels = 1
 
     def __init__(
-        self, *, name: str, size: int, n_train: int, n_val: int, n_test: int, difficulty: float, seed: int
+        self,
+        *,
+        name: str,
+        size: int,
+        n_train: int,
+        n_val: int,
+        n_test: int,
+        difficulty: float,
+        seed: int,
+        corrupt: str | None = None,
     ) -> None:
         """Check the settings; nothing is drawn yet.
 
@@ -98,6 +107,7 @@ class ChestPhantom(Dataset):
             n_test: see n_train.
             difficulty: in [0, 1].
             seed: in [0, 2**32).
+            corrupt: what is done to query images, such as noise@3; None for nothing.
 
         Raises:
             UserError: a value is of the wrong type or out of range.
@@ -114,7 +124,7 @@ class ChestPhantom(Dataset):
             raise UserError(
                 f"dataset.difficulty={difficulty}: must lie between 0 (trivially separable) and 1 (at chance)"
             )
-        super().__init__(name, "single", CLASSES, size)
+        super().__init__(name, "single", CLASSES, size, corrupt=corrupt)
         self.difficulty = float(difficulty)
         self.seed = seed
         self.counts = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))

@@ -15,7 +15,7 @@ class Sides:
 
     Attributes:
         query: of the queries, float32 [q, d].
-        gallery: of the gallery, float32 [n, d]; the same object where the queries are the gallery.
+        gallery: of the gallery, float32 [n, d]; the same object where both are the same pictures.
     """
 
     query: Embeddings
@@ -40,6 +40,6 @@ def embed_sides(inputs: Inputs, cache: Cache) -> Sides:
     if task.queries.prompts is not None:
         return Sides(*embed_prompts(inputs, task.queries.prompts, cache))
     gallery = vectors(task.gallery)
-    if task.queries_are_gallery or task.queries.split is None:
+    if task.is_one_set or task.queries.split is None:
         return Sides(gallery, gallery)
     return Sides(vectors(task.queries.split), gallery)

@@ -126,7 +126,7 @@ def audit(
         for kind, mask in masks.items():
             tallies[kind].add(chunk, mask)
     share = collisions / max(1, len(audited))
-    trusted = _smallest_side(task) >= HASH_SIDE_PIXELS and share <= config.near_quantile
+    trusted = hash_is_trusted(_smallest_side(task), share, config)
     counts: dict[str, int | None] = {
         "audited_queries": len(audited),
         "identical_within_query": _copies(sides.codes[0]),
@@ -138,6 +138,17 @@ def audit(
     }
     pairs = [p for tally in tallies.values() for p in tally.pairs if trusted or p.kind != NEAR_HASH]
     return Audit(counts | _group_counts(sides, tallies), pairs, near_cosine, share)
+
+
+def hash_is_trusted(side: int, collisions: float, config: AuditConfig) -> bool:
+    """Whether the perceptual hash tells images apart: whether what it calls near may be counted.
+
+    Args:
+        side: of the smallest image, in pixels.
+        collisions: share of the images that it takes for a near-duplicate of an image of another class.
+        config: the share that may be.
+    """
+    return side >= HASH_SIDE_PIXELS and collisions <= config.near_quantile
 
 
 def _smallest_side(task: RetrievalTask) -> int:

@@ -67,7 +67,7 @@ def kept_map(settings: Config, inputs: Inputs, query: Embeddings, gallery: Embed
     """
     task, classes = inputs.task, inputs.dataset.classes
     method, seed = settings.figures.projection, settings.seed
-    same = task.queries_are_gallery
+    same = task.is_one_set
     sides: dict[str, tuple[Queries, Embeddings]] = {
         "query and gallery" if same else "gallery": (task.gallery, gallery)
     }

@@ -1,6 +1,6 @@
 """What a run starts from: dataset, encoder and task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medretrieval.datasets.base import Dataset, Split
@@ -22,3 +22,8 @@ class Inputs:
     identity: dict[str, Any]
     task: RetrievalTask
     center_split: Split | None
+
+    @property
+    def clean(self) -> "Inputs":
+        """The same with the queries as they were before they were corrupted."""
+        return replace(self, task=self.task.clean)

@@ -1,6 +1,6 @@
 """Who queries whom: everything about a protocol that scores depend on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -78,6 +78,17 @@ class RetrievalTask:
         """
         asked, there = self.compared
         return self.relevance.hits(ids, asked[rows], there)
+
+    @cached_property
+    def is_one_set(self) -> bool:
+        """Whether queries and gallery are the same pictures too: corrupted queries are other ones."""
+        return self.queries_are_gallery and self.queries.content_sha256 == self.gallery.content_sha256
+
+    @property
+    def clean(self) -> "RetrievalTask":
+        """The task with the queries as they were before they were corrupted; itself where they were not."""
+        split = self.queries.split
+        return self if split is None or split.clean is None else replace(self, queries=split.clean)
 
     def what_varies(self, resample: Resample) -> str:
         """What intervals are about: one of BY_HALVES, or "queries" or "groups" with the gallery fixed."""

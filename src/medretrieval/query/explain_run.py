@@ -8,6 +8,7 @@ import numpy as np
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, check, expand
 from medretrieval.datasets.base import SPLITS, Dataset, Split
+from medretrieval.datasets.corrupted import corrupted
 from medretrieval.datasets.groups import load_split
 from medretrieval.errors import UserError
 from medretrieval.explain.pairs import Explained, Picture, explain_images, explain_text
@@ -87,26 +88,31 @@ class _Images:
     def __init__(self, folder: Path, settings: Config) -> None:
         self.folder = folder
         self.dataset = instantiate(settings.dataset, Dataset, "dataset")  # type: ignore[type-abstract]
-        self._splits: dict[str, Split] = {}
+        self.cache = Cache(expand(settings.paths.cache))
+        self._splits: dict[tuple[str, str], Split] = {}
 
     def picture(self, role: str, name: str) -> Picture:
         split, _, number = name.rpartition("/")
         if split not in SPLITS or not number.isdecimal():
             raise UserError(f"{role}={name}: no image has such an id; they are like test/3")
-        if split not in self._splits:
-            self._splits[split] = self._load(split)
-        if int(number) >= (n := len(self._splits[split])):
+        if (role, split) not in self._splits:
+            self._splits[role, split] = self._load(role, split)
+        if int(number) >= (n := len(self._splits[role, split])):
             raise UserError(f"{role}={name}: split {split} has the images {split}/0 to {split}/{n - 1}")
-        return Picture.from_split(self._splits[split], int(number), self.dataset.classes)
+        return Picture.from_split(self._splits[role, split], int(number), self.dataset.classes)
 
-    def _load(self, name: str) -> Split:
-        split = load_split(self.dataset, name)
-        for was in read_manifest(self.folder).data.values():
-            if was.split == name and was.content_sha256 != split.images_sha256:
-                raise UserError(
-                    f"{self.folder}: split {name!r} held other images when it ran; set paths.data to the "
-                    "folder it had"
-                )
+    def _load(self, role: str, name: str) -> Split:
+        """A split as the run had it: with the corruption that it had as queries, not as results."""
+        split, data = load_split(self.dataset, name), read_manifest(self.folder).data
+        asked = data["query"].split == name and (role == "query" or data["gallery"].split != name)
+        if asked and self.dataset.corruption is not None:
+            split = corrupted(split, self.dataset.corruption, self.cache)
+        was = data["query" if asked else "gallery"]
+        if was.split == name and was.content_sha256 != split.images_sha256:
+            raise UserError(
+                f"{self.folder}: split {name!r} held other images when it ran; set paths.data to the folder "
+                "it had"
+            )
         return split
 
 

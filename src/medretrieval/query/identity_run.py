@@ -160,14 +160,12 @@ def _remarks(run: SavedTask) -> list[str]:
     if run.settings.protocol.exclude_same_group:
         remarks.append(
             "The run itself leaves own patients out (protocol.exclude_same_group=true); here its index was "
-            "searched "
-            "again with them."
+            "searched again with them."
         )
     if run.task().in_halves(run.settings.evaluation.resample):
         remarks.append(
             "The shares of own patients have no interval: where the gallery varies too, none was shown to "
-            "hold "
-            "the truth often enough."
+            "hold the truth often enough."
         )
     if run.report.ann_loss is not None:
         remarks.append(

@@ -57,6 +57,14 @@ class Scale:
         return (log_ticks if self.log else ticks)(self.first, self.last)
 
 
+class WholeScale(Scale):
+    """A line of whole numbers, each with a tick."""
+
+    def ticks(self) -> dict[float, str]:
+        """Every whole number within the scale."""
+        return {float(n): str(n) for n in range(math.ceil(self.first), math.floor(self.last) + 1)}
+
+
 def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str, key: str) -> Markup:
     """Score against a cost on a logarithmic axis, with the line of what no run beats in both.
 
@@ -179,6 +187,67 @@ def curve(ks: Sequence[int], drawn: dict[str, Any], names: tuple[str, str, str |
     ]
     said += [f"Baseline: {baseline}." if line and baseline else ""]
     return _svg(parts, score, " ".join(said).strip(), key)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line of `bands`.
+
+    Attributes:
+        series: its color and marker.
+        label: what it is.
+        points: x, value, and the ends of its interval (None where there is none), x ascending.
+        chance: of a random ranking; None where it is not known.
+    """
+
+    series: int
+    label: str
+    points: Sequence[tuple[int, float, float | None, float | None]]
+    chance: float | None
+
+
+def bands(lines: Sequence[Band], names: tuple[str, str], title: str, key: str) -> Markup:
+    """Scores over whole numbers, with their intervals as bands and a random ranking's score.
+
+    Args:
+        lines: each with a point at least.
+        names: of x and of y.
+        title: what stands above it.
+        key: a name for ids, unique in the page.
+    """
+    values = [v for line in lines for point in line.points for v in point[1:] if v is not None]
+    chances = sorted({line.chance for line in lines if line.chance is not None})
+    ends = [point[0] for line in lines for point in line.points]
+    x = WholeScale(min(ends) - 0.2, max(ends) + 0.2, LEFT, WIDTH - RIGHT)
+    y = _y_scale([*values, *chances])
+    parts = [_axes(x, y, *names, whole=True)]
+    parts += [m for chance in chances for m in _lines("chance", [min(ends), max(ends)], [chance] * 2, x, y)]
+    said = [f"{names[1]} by {names[0]}, with intervals."]
+    for line in lines:
+        parts.append(_banded(line, x, y))
+        steps = ", ".join(f"{at}: {value:.4f}" for at, value, _, _ in line.points)
+        said.append(f"{line.label}: {steps}.")
+    said += [f"A random ranking scores {chance:.4f}." for chance in chances]
+    return _svg(parts, title, " ".join(said), key)
+
+
+def _banded(line: Band, x: Scale, y: Scale) -> Markup:
+    high = [(at, top) for at, _, _, top in line.points if top is not None]
+    low = [(at, bottom) for at, _, bottom, _ in line.points if bottom is not None]
+    marks = Markup("").join(
+        Markup("<g><title>{}, {}: {:.4f}</title>{}</g>").format(
+            line.label, at, value, _shape(line.series, x(at), y(value))
+        )
+        for at, value, _, _ in line.points
+    )
+    return Markup(
+        '<g class="over c{}"><polygon class="around" points="{}"/><polyline points="{}"/>{}</g>'
+    ).format(
+        line.series % SERIES,
+        _path([*high, *reversed(low)], x, y),
+        _path([(at, value) for at, value, _, _ in line.points], x, y),
+        marks,
+    )
 
 
 def _lines(kind: str, ks: Sequence[int], values: Sequence[float | None], x: Scale, y: Scale) -> list[Markup]:

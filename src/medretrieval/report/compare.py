@@ -15,7 +15,7 @@ from medretrieval.protocol.task import BY_HALVES
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.matched_runs import MatchedRuns, matched, require_comparable
 from medretrieval.runs.folder import HALVES
-from medretrieval.runs.tables import best_first, differing
+from medretrieval.runs.tables import AXES, best_first, differing
 from medretrieval.track.find_runs import Run, config_of
 from medretrieval.uncertainty.bootstrap import MIN_UNITS as MIN_QUERIES
 from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, means
@@ -113,7 +113,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     order = best_first([r.report for r in same.runs], [float(mean) for mean in means(same.values, members)])
     same = replace(same, runs=[same.runs[i] for i in order], values=same.values[:, order])
     runs, values = same.runs, same.values
-    names = _names(runs)
+    names = names_of(runs)
     reference = _baseline(options.baseline, names)
     drawn = _contrasts(same, score, members, options)
     tested = _family(options, reference, len(runs))
@@ -165,7 +165,7 @@ def _contrasts(
             "compare runs with one evaluation.resample"
         )
     if varies <= set(BY_HALVES):
-        halves = _halves(runs, score, means(values, members), options.confidence)
+        halves = paired_halves(runs, score, means(values, members), options.confidence)
         return OfImages(halves, options.permutations, options.seed)
     flips = sign_flips(values, options.permutations, options.seed, groups, members)
     highest = highest_values([score.removeprefix(MACRO)] * len(runs), same.n_relevant)
@@ -210,8 +210,20 @@ class _Tested:
     comparisons: int
 
 
-def _halves(runs: list[Run], score: str, found: NDArray[np.float64], confidence: float) -> PairedHalves:
-    """The runs' scores in halves of their images; refused where a run has none of this score."""
+def paired_halves(
+    runs: Sequence[Run], score: str, found: NDArray[np.float64], confidence: float
+) -> PairedHalves:
+    """The runs' scores in halves of their images.
+
+    Args:
+        runs: over the same images.
+        score: its name, also with macro_ before it.
+        found: the runs' scores, float64 [runs].
+        confidence: of the intervals.
+
+    Raises:
+        UserError: a run has no halves of this score, or other halves.
+    """
     columns, sides = [], None
     for run in runs:
         path = run.folder / HALVES
@@ -238,14 +250,21 @@ def _units(varies: str, groups: NDArray[np.str_] | None) -> str:
     return varies if groups is None else f"{varies} ({len(np.unique(groups))} groups)"
 
 
-def _names(runs: list[Run]) -> list[str]:
-    """What differs between the runs; where reports do not tell, what differs in their configuration."""
-    shown = differing([run.report for run in runs]).values()
+def names_of(runs: Sequence[Run], but: tuple[str, ...] = ()) -> list[str]:
+    """What differs between the runs; where reports do not tell, what differs in their configuration.
+
+    Args:
+        runs: at least one.
+        but: keys of the configuration in which they may differ without a word, such as "dataset.corrupt".
+    """
+    unsaid = {key.rpartition(".")[2] for key in but}
+    shown = [axis for name, axis in differing([run.report for run in runs]).items() if name not in unsaid]
+    shown = shown or [AXES["encoder"]]
     names = [" ".join(text for axis in shown if (text := axis(run.report))) for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
         twins = [i for i, other in enumerate(names) if other == name]
         configs = [config_of(runs[i]) for i in twins]
-        known = {key for config in configs for key in config if not key.startswith(PLACES)}
+        known = {key for config in configs for key in config if not key.startswith((*PLACES, *but))}
         # One key of those that differ in the same way: the shortest, the others are filled in from it.
         telling: dict[tuple[str, ...], str] = {}
         for key in sorted(known, key=lambda key: (len(key), key)):

@@ -20,6 +20,7 @@ from medretrieval.report import charts
 from medretrieval.report.compare import PLACES, Family, Options, compare, resampling_of
 from medretrieval.report.compare_tables import Comparison
 from medretrieval.report.pictures import Album, read_pictures
+from medretrieval.report.robustness.lines import robustness
 from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest
@@ -30,6 +31,7 @@ from medretrieval.track.find_runs import Run, config_of, place
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
 UNSAID = (*PLACES, "figures.")  # where things lie, and which pictures there are
+SAID = ("dataset.corrupt",)  # by an axis
 LINKED = {"map of the embeddings": embedding_map.FILE, "the vote of the neighbors": "vote.png"}
 NAMES_FIRST = ("encoder", "index", "search", "metric")
 
@@ -60,10 +62,11 @@ def gather(runs: Sequence[Run], page_folder: Path) -> Content:
     shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
     varied = {name: values for name, values in axes.items() if len(values) > 1}
     for key in sorted({key for config in configs for key in config} - shared.keys()):
-        if not key.startswith(UNSAID) and _varies(key, configs):
+        if not key.startswith(UNSAID) and key not in SAID and _varies(key, configs):
             varied[key] = list(dict.fromkeys(str(config[key]) for config in configs if key in config))
     return Content(
         groups=groups,
+        robustness=robustness(runs),
         varied=varied,
         fixed={name: values[0] for name, values in axes.items() if len(values) == 1 and values[0]},
         settings={k: v for k, v in shared.items() if not k.startswith(UNSAID) and v is not None},
@@ -93,6 +96,7 @@ def headings(firsts: Sequence[Run]) -> list[str]:
     facts: list[Callable[[Run], str]] = [
         lambda r: f"{r.report.dataset}, {AXES['protocol'](r.report)}, {r.report.objective.name}",
         lambda r: f"size {r.manifest.config['dataset'].get('size')}",
+        lambda r: f"queries with {r.report.corrupt}" if r.report.corrupt else "clean queries",
         lambda r: f"min_jaccard {r.manifest.evaluation.min_jaccard}",
         lambda r: f"confidence {r.manifest.evaluation.confidence}",
         lambda r: f"queries {r.manifest.data['query'].content_sha256[:8]}",

@@ -26,6 +26,7 @@ def require_comparable(runs: list[Run], score: str) -> None:
         UserError: saying in what they differ.
     """
     _require_same(runs, "the dataset", [run.report.dataset for run in runs])
+    _require_same(runs, "dataset.corrupt", [run.report.corrupt or "null" for run in runs])
     # Centering changes the vectors, as an encoder does, not who queries whom.
     for key in sorted({field.name for field in fields(ProtocolReport)} - {"center"}):
         _require_same(runs, f"protocol.{key}", [getattr(run.report.protocol, key) for run in runs])
@@ -85,6 +86,21 @@ class MatchedRuns:
     labels: Labels
     groups: NDArray[np.str_] | None
     n_relevant: NDArray[np.int64]
+
+
+def scored(run: Run, score: str) -> MatchedRuns:
+    """One run's scores, query by query.
+
+    Args:
+        run: a finished one that has the score.
+        score: its name, also with macro_ before it.
+    """
+    from pyarrow import parquet
+
+    column = score.removeprefix("macro_")
+    found = parquet.read_table(run.folder / PER_QUERY, columns=[*IN_COMMON, column])
+    labels, counts = _label_array(found[LABEL]), found[N_RELEVANT].to_numpy()
+    return MatchedRuns([run], found[column].to_numpy()[:, None], labels, _groups(run), counts)
 
 
 def matched(runs: list[Run], score: str) -> MatchedRuns:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from medretrieval.evaluate.score_table import is_headline
 from medretrieval.report.compare_tables import Comparison, Pair
 from medretrieval.report.pictures import Album, Pictures
+from medretrieval.report.robustness.lines import Robustness
 from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import RunReport
 from medretrieval.runs.tables import MAP, baseline_names
@@ -141,6 +142,7 @@ class Content:
     """The whole report."""
 
     groups: list[Group]
+    robustness: list[Robustness]
     varied: dict[str, list[str]]
     fixed: dict[str, str]
     settings: dict[str, Any]

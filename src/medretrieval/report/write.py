@@ -83,7 +83,7 @@ def write_report(request: Request, out: Path | None, failures: list[str]) -> Wri
         sweep = _sweep(request, config_of(runs[0]).get("tracking.experiment"))
         tracker = tracker_of(runs[0].folder, request.uri) if request.track else None
         page = render(content, _facts(request, sweep), failures)
-    _write(out, page)
+    write_page("report", out, page)
     return Written(out, len(page.encode()), sweep, tracker, content)
 
 
@@ -119,15 +119,24 @@ def said_runs(content: Content) -> str:
     return f"{count} run{'s' if count > 1 else ''}"
 
 
-def _write(out: Path, page: str) -> None:
-    """Write the page in one step, so that a reader never sees half of it."""
+def write_page(verb: str, out: Path, page: str) -> None:
+    """Write a page in one step, so that a reader never sees half of it.
+
+    Args:
+        verb: that writes it, for messages.
+        out: the file.
+        page: its content.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with put_in_place(out) as aside:
             aside.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"report: out={out}: cannot be written ({first_line(error)}); choose another"
+            f"{verb}: out={out}: cannot be written ({first_line(error)}); choose another"
         ) from error
 
 

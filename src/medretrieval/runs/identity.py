@@ -26,11 +26,11 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     for key in ("root", "groups", "group_rule", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
+    if center is not None and isinstance(task.queries, Captions):
+        fitted["center_captions"] = canonical_sha256({"captions": list(center.captions or ())})
     if settings.evaluation.subgroups and task.queries.split is not None:
         known = task.queries.split.metadata or {}
         fitted |= {f"metadata.{n}": str(groups_sha256(known.get(n))) for n in settings.evaluation.subgroups}
-    if center is not None and isinstance(task.queries, Captions):
-        fitted["center_captions"] = canonical_sha256({"captions": list(center.captions or ())})
     return canonical_sha256(
         fitted
         | {
@@ -63,8 +63,10 @@ def title(settings: Config, encoder: Encoder) -> str:
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
     protocol = settings.protocol
     hit = None if settings.prompts is None else settings.prompts.hit
+    corrupt = corruption_of(settings)
     asks = protocol.query or (f"prompts, {protocol.prompts}," if hit is None else f"captions, hit: {hit},")
-    who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"
+    asks += f" with {corrupt}" if corrupt else ""
+    who = asks if asks == protocol.gallery else f"{asks} queries {protocol.gallery}"
     itself = "" if protocol.exclude_self else ", the query itself counted"
     itself += f", centered on {protocol.center}" if protocol.center else ""
     itself += "".join(f", {option.replace('_', ' ')}" for option in active(protocol))
@@ -72,6 +74,12 @@ def title(settings: Config, encoder: Encoder) -> str:
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
         f"{settings.metric.name} · {protocol.name} ({who}{itself})"
     )
+
+
+def corruption_of(settings: Config) -> str | None:
+    """What is done to the queries; None for nothing, also of a dataset of one's own without the key."""
+    corrupt = settings.dataset.get("corrupt")
+    return None if corrupt is None else str(corrupt)
 
 
 def finished_note(outputs: Path, fingerprint: str) -> Path:

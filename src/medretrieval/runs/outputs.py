@@ -113,6 +113,7 @@ def report_of(
         title=title(settings, inputs.encoder),
         dataset=inputs.dataset.name,
         files=_files(inputs.dataset.facts()),
+        corrupt=None if inputs.dataset.corruption is None else str(inputs.dataset.corruption),
         metric=settings.metric.name,
         protocol=_protocol(settings),
         scores=evaluation.scores,

@@ -194,6 +194,7 @@ class RunReport:
         title: the run in one line.
         dataset: its name.
         files: the files its images were read from; null where they have none of their own.
+        corrupt: what was done to the query images, as in noise@3; null where they are as they were read.
         metric: name of the distance.
         protocol: who queries whom.
         scores: score -> mean over the queries with something to find; `macro_` scores are means over classes
@@ -236,6 +237,7 @@ class RunReport:
     title: str
     dataset: str
     files: FilesReport | None
+    corrupt: str | None
     metric: str
     protocol: ProtocolReport
     scores: dict[str, float]

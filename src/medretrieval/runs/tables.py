@@ -204,6 +204,7 @@ CSV_COLUMNS = (
 # What runs can differ in, and how their reports say it.
 AXES: dict[str, Callable[[RunReport], str]] = {
     "dataset": lambda r: r.dataset,
+    "corrupt": lambda r: r.corrupt or "",
     "encoder": lambda r: r.encoder.name + ("*" if r.encoder.random_weights else ""),
     "index": lambda r: r.index.name,
     "search": lambda r: r.index.search,

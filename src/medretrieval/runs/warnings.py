@@ -20,6 +20,7 @@ from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
+from medretrieval.runs.identity import corruption_of
 from medretrieval.runs.outputs import RunOutputs
 from medretrieval.uncertainty.bootstrap import MIN_UNITS
 
@@ -49,6 +50,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_speed(settings, outputs)
         + _about_baseline(settings, outputs.evidence)
         + _about_chance(outputs)
+        + _about_corruption(settings, task)
         + _about_size(task)
         + _about_classes(outputs.evaluation)
         + _about_ks(settings, task)
@@ -177,6 +179,13 @@ def _beside_chance(evidence: Evidence, name: str) -> str | None:
     if low <= chance <= high:
         return NOT_EXCLUDED
     return BELOW_CHANCE if (high < chance) != less_is_better(name) else None
+
+
+def _about_corruption(settings: Config, task: RetrievalTask) -> list[str]:
+    if task.clean is task:
+        return []
+    audited = " The audit compares the images as they were before." if settings.audit.enabled else ""
+    return [f"The query images are corrupted ({corruption_of(settings)}), the gallery is not.{audited}"]
 
 
 def _about_size(task: RetrievalTask) -> list[str]:

@@ -19,8 +19,8 @@ class Recognition:
 
     Attributes:
         k: results of each query.
-        share: of the first k results that are of the query's own patient; without an interval where the
-            gallery varies too, since none was shown to cover.
+        share: of the first k results that are of the query's own patient; an interval for k = 1 with
+            the gallery held fixed alone, where a simulation has shown that it covers.
         chance: the same of a random ranking.
         queries: that can find an image of their own patient.
     """
@@ -47,9 +47,9 @@ def recognition(settings: Config, task: RetrievalTask, ids: Ints, k: int) -> Rec
     marks[(ids < 0) | ~can[:, None]] = NOT_COUNTED
     chance = float((own[can] / task.n_candidates[can]).mean()) if can.any() else None
     found = share(settings, task, marks, ids, k)
-    if task.in_halves(settings.evaluation.resample):
-        # A half has half of the other patients, so its share is higher and varies less: such intervals
-        # covered 89 to 90 % in simulations, and those that draw patients alone 89 to 95 %.
+    if k > 1 or task.in_halves(settings.evaluation.resample):
+        # Deeper than the first result no simulation has shown what an interval covers; and half of a gallery
+        # has half of the other patients, so its share is higher and varies less.
         found = replace(found, interval=None)
     return Recognition(k, found, chance, int(can.sum()))
 

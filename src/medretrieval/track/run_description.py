@@ -13,6 +13,7 @@ from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import TRACKING as TRACKING
 from medretrieval.runs.folder import write_json
+from medretrieval.runs.identity import corruption_of
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.default_config import GROUPS, default_config, plain
 from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, RunDescription, Tracker, class_name
@@ -51,6 +52,8 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
         tags[SWEEP_TAG] = sweep
     names = [tags[key] for key in ("encoder", "index", "metric")]
     names += active(settings.protocol)
+    if (corrupt := corruption_of(settings)) is not None:
+        names.append(corrupt)
     return RunDescription(" ".join(names), tags, _params(settings, tags))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medretrieval.cache.store import Cache
-from medretrieval.datasets.base import SPLITS, Dataset, FileFacts, LabelType, Original, Split
+from medretrieval.datasets.base import SPLITS, Dataset, EmptySplitError, FileFacts, LabelType, Original, Split
 from medretrieval.datasets.files.decoded import Decoded, FilesToDecode, decoded
 from medretrieval.datasets.files.splits import assign, read_shares, shared_groups
 from medretrieval.datasets.files.table import FINDINGS_MARK, FileTable
@@ -130,7 +130,7 @@ class FileDataset(Dataset):
             raise UserError(f"dataset.classes={classes}: give a list of names, or null for those found")
         self.options = DecodingOptions.read(options)
         self.fit = self.options.fit
-        super().__init__(name, label_type, classes or (), self.options.size)
+        super().__init__(name, label_type, classes or (), self.options.size, None, corrupt)
         self.root = root
         self._loaded: dict[str, Decoded] = {}
 
@@ -141,10 +141,6 @@ class FileDataset(Dataset):
         Raises:
             UserError: files or table are missing or not as the configuration says.
         """
-
-    def is_here(self) -> bool:
-        """Whether the folder of the files is there."""
-        return self.root.is_dir()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -231,7 +227,7 @@ class FileDataset(Dataset):
         assert self.table.splits is not None
         table = self.table.rows(np.flatnonzero(self.table.splits == split))
         if len(table) == 0:
-            raise UserError(
+            raise EmptySplitError(
                 f"dataset={self.name}: split {split!r} is empty; choose another split, or give it a share "
                 "with "
                 f"dataset.shares.{split}"
@@ -247,6 +243,12 @@ class FileDataset(Dataset):
             captions=there.captions,
             groups=there.groups,
             metadata=there.metadata or None,
+        )
+
+    def be_lenient(self) -> None:
+        """As `Dataset.be_lenient`: files that cannot be read, and groups on two sides."""
+        self.options = replace(
+            self.options, unreadable=OnUnreadable.skip, shared_groups=OnSharedGroups.report
         )
 
     def facts(self) -> FileFacts:

@@ -1,0 +1,1 @@
+"""How scores fall as query images get worse: runs that differ in the severity of one corruption alone."""
