@@ -84,6 +84,20 @@ def test_splits_are_drawn_where_there_are_none_and_written_for_others(root, conf
         assert ids == set(ranking["query_ids"].tolist())
 
 
+def test_the_splits_of_a_run_can_be_given_back_as_a_table(root, config, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28)).astype(np.uint8)
+    for i, image in enumerate(images):
+        write_png(root / ("a", "b")[i % 2] / f"patient{i // 3}_{i}.png", image)
+    drawn = run(config(*SMALL, f"dataset.root={root}", r"dataset.group_rule='patient(\d+)'"))
+    columns = {"path": "file", "split": "split", "group": "group"}
+    table = str(drawn.folder / "splits.csv")
+    given = own_dataset("csv", tmp_path / "cache", table=table, root=str(root), columns=columns)
+    with np.load(drawn.folder / "ranking.npz") as ranking:
+        np.testing.assert_array_equal(given.load("test").labels, ranking["query_labels"])
+        assert len(given.load("train")) == len(ranking["gallery_ids"])
+    assert len(given.table) == 60
+
+
 def test_class_folders_can_be_left_out(root, dataset, caplog):
     arrays = class_folders(root, splits=("train", "test"), classes=("benign", "malignant", "unclear"))
     caplog.set_level("INFO")
