@@ -46,6 +46,18 @@ def test_classes_of_patients_are_shared_out_too():
         assert abs(labels[inside].mean() - labels.mean()) < 0.02
 
 
+def test_patients_of_many_images_are_shared_out_as_those_of_few():
+    rng = np.random.default_rng(0)
+    sizes = rng.choice([1, 1, 1, 2, 3, 6], 2000)
+    patient = np.repeat(np.arange(len(sizes)), sizes)
+    labels = (patient % 3 == 0).astype(np.int64)
+    splits = assign(labels, patient.astype(str), SHARES, 0)
+    for size in (1, 2, 3, 6):
+        of_size = sizes[patient] == size
+        for split, share in zip(SPLITS, SHARES, strict=True):
+            assert abs((splits[of_size] == split).mean() - share) < 0.02
+
+
 def test_findings_that_overlap_are_shared_out():
     labels = np.random.default_rng(0).random((500, 4)) < (0.5, 0.2, 0.1, 0.05)
     splits = assign(labels, None, SHARES, 0)

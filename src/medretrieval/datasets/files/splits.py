@@ -37,8 +37,8 @@ def assign(
     """Draw splits: the images of a group stay together, and each class is shared out as all images are.
 
     Groups are taken in a random order, the largest first, and each goes where it brings the numbers of
-    images of each class nearest to what the shares ask for (greedy, as StratifiedGroupKFold of
-    scikit-learn). The result depends on labels, groups, their order and the seed alone.
+    images of each class nearest to what the shares ask for of the groups of its size and larger ones
+    (greedy, as StratifiedGroupKFold of scikit-learn). So groups of each size are shared out as all are. The result depends on labels, groups, their order and the seed alone.
 
     Args:
         labels: int64 [n], or bool [n, classes].
@@ -67,16 +67,18 @@ def _greedy(
     totals: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """The split of each group, int64 [groups]."""
-    all_images = totals.sum(axis=0)
-    target = shares[:, None] * all_images
-    weight = 1 / np.maximum(all_images, 1) ** 2
+    weight = 1 / np.maximum(totals.sum(axis=0), 1) ** 2
     order = rng.permutation(len(totals))
     order = order[np.argsort(-totals[order, -1], kind="stable")]
-    have = np.zeros_like(target)
+    sizes, so_far = totals[order, -1], totals[order].cumsum(axis=0)
+    last_alike = np.searchsorted(-sizes, -sizes, side="right") - 1
+    have = np.zeros((len(shares), totals.shape[1]))
     chosen = np.zeros(len(totals), np.int64)
     closed = np.where(shares > 0, 0.0, np.inf)  # a split without a share gets nothing
-    for number in order:
-        more = totals[number]
+    for number, last in zip(order, last_alike, strict=True):
+        # Of the groups of this size and larger ones: with the target of all images, the large groups would
+        # go to the split with the largest share, and the others would get small ones.
+        more, target = totals[number], shares[:, None] * so_far[last]
         # How much further from the target each split would be: (have + more - target)^2 - (have - target)^2.
         cost = ((2 * (have - target) + more) * more * weight).sum(axis=1) + closed
         best = int(np.argmin(cost))
