@@ -87,7 +87,8 @@ class FolderDataset(FileDataset):
                 words += [shown(class_folder, folder)] * len(found.files)
         self._require_images(files, sides)
         kept, dropped = not_dropped(words, self.drop_labels, "image")
-        files, splits, words = ([column[row] for row in kept] for column in (files, splits, words))
+        files, splits = [files[row] for row in kept], [splits[row] for row in kept]
+        words = [words[row] for row in kept]
         names = np.array([shown(path, self.root) for path in files], dtype=np.str_)
         labels, classes = read_labels(
             words, self.label_type, self.wanted_classes, lambda row: f"dataset.root={self.root}: {names[row]}"

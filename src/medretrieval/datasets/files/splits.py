@@ -38,7 +38,8 @@ def assign(
 
     Groups are taken in a random order, the largest first, and each goes where it brings the numbers of
     images of each class nearest to what the shares ask for of the groups of its size and larger ones
-    (greedy, as StratifiedGroupKFold of scikit-learn). So groups of each size are shared out as all are. The result depends on labels, groups, their order and the seed alone.
+    (greedy, as StratifiedGroupKFold of scikit-learn). So groups of each size are shared out as all images
+    are. The result depends on labels, groups, their order and the seed alone.
 
     Args:
         labels: int64 [n], or bool [n, classes].
