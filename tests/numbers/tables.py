@@ -146,6 +146,23 @@ def mahbod(runs: Runs) -> str:
     return markdown(["encoder, measured here", "mAP@5", "mMV@5", "ACC@1", "ACC@3", "ACC@5"], rows)
 
 
+def views(runs: Runs) -> str:
+    """The row that `compare baseline=checkpoint` gives of the whole image, task by task."""
+    rows = []
+    for dataset in ("pneumoniamnist", "retinamnist"):
+        for protocol in ("query_gallery", "leave_one_out"):
+            task = ("experiments=views", f"dataset={dataset}", f"protocol={protocol}")
+            both = [(*task, f"encoder.view={view}") for view in ("checkpoint", "whole")]
+            shown = runs.compared(both, "baseline=checkpoint", "format=markdown")
+            lines = [_cells(line) for line in shown.splitlines() if line.startswith("|")]
+            score = {line[1]: line[2] for line in lines}
+            (whole,) = (line for line in lines if line[1] == "whole")
+            # Without the corrected interval and p: one comparison a task.
+            rows.append([dataset, protocol, score["checkpoint"], score["whole"], *whole[4:6], whole[7]])
+    header = ["dataset", "protocol", "checkpoint", "whole", "whole minus checkpoint", "95 %", "p"]
+    return markdown(header, rows)
+
+
 def near_duplicates(runs: Runs) -> str:
     """What the audit finds, on the test images of PneumoniaMNIST."""
     rows = []
@@ -182,6 +199,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     "index failures": index_failures,
     "mahbod2025": mahbod,
     "near duplicates": near_duplicates,
+    "views": views,
 }
 
 

@@ -54,6 +54,7 @@ def slug(settings: Config) -> str:
 def title(settings: Config, encoder: Encoder) -> str:
     """One line that says what was run."""
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
+    marked += f" (view={encoder.view})" if encoder.view else ""
     protocol = settings.protocol
     asks = protocol.query or f"prompts, {protocol.prompts},"
     who = asks if protocol.query == protocol.gallery else f"{asks} queries {protocol.gallery}"

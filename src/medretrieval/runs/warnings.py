@@ -38,7 +38,8 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         outputs: what the stages of the run gave.
     """
     return (
-        _about_depth_of_results(outputs)
+        _about_view(outputs.gallery.unseen)
+        + _about_depth_of_results(outputs)
         + _about_index(settings, outputs)
         + _about_tuning(outputs.tuned)
         + _about_speed(settings, outputs)
@@ -52,6 +53,18 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         + _about_sentences(settings, outputs.text_evidence, outputs.evaluation.counts["queries"])
         + _about_maps(outputs.explanations)
     )
+
+
+def _about_view(unseen: float | None) -> list[str]:
+    """What of each image the model does not see."""
+    if unseen is None:
+        return ["What the transform of the checkpoint cuts off of each image is not known: see its steps."]
+    if not unseen:
+        return []
+    return [
+        "The checkpoint's transform cuts the border off: the model does not see "
+        f"{100 * unseen:.0f} % of the area of each image; encoder.view=whole shows it all."
+    ]
 
 
 def _about_depth_of_results(outputs: RunOutputs) -> list[str]:
