@@ -24,7 +24,7 @@ from medretrieval.runs.tables import markdown
 REPOSITORY = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"<!-- numbers: ([\w ]+) -->\n(.*?)<!-- end of numbers -->", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.]*\w)")
-ENCODERS = ("pixels", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite0", "random")
+ENCODERS = ("pixels", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "random")
 INDEXES = ("flat", "ivf", "hnsw", "ivfpq", "hnsw_sq8")
 CONFUSED = ("pneumonia for normal", "normal for pneumonia")
 SKEWNESS = "skewness of the 5-occurrence"
