@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medretrieval import run
+from medretrieval.config import check
 from medretrieval.errors import UserError
 from medretrieval.evaluate import score_table
 from medretrieval.evaluate.score_table import Score
@@ -43,6 +44,14 @@ def test_what_a_checkpoint_cuts_off_is_told(config, write_npz, view):
         assert [n for n in report.notes if "transform" in n] == told
         assert report.encoder.unseen == pytest.approx(1 - (160 / 168) ** 2 if told else 0, abs=0.003)
         assert (report.encoder.view, f"(view={view})" in report.title) == (view, True)
+
+
+def test_what_an_encoder_without_a_view_cuts_off_is_told_without_a_way_out(config):
+    settings = check(config("encoder=pixels"))
+    (half,), (unknown,) = (warnings._about_view(settings, share) for share in (0.5, None))
+    assert half.endswith("cuts the border off: the model does not see 50 % of the area of each image.")
+    assert unknown.startswith("The encoder's preprocessing has unknown steps")
+    assert warnings._about_view(settings, 0.0) == []
 
 
 @pytest.mark.parametrize(("rate", "told"), [(1e12, False), (1.0, True)])

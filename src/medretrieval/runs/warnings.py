@@ -38,7 +38,7 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
         outputs: what the stages of the run gave.
     """
     return (
-        _about_view(outputs.gallery.unseen)
+        _about_view(settings, outputs.gallery.unseen)
         + _about_depth_of_results(outputs)
         + _about_index(settings, outputs)
         + _about_tuning(outputs.tuned)
@@ -55,15 +55,17 @@ def notes_of(settings: Config, task: RetrievalTask, outputs: RunOutputs) -> list
     )
 
 
-def _about_view(unseen: float | None) -> list[str]:
+def _about_view(settings: Config, unseen: float | None) -> list[str]:
     """What of each image the model does not see."""
+    has_view = "view" in settings.encoder
+    what = "The checkpoint's transform" if has_view else "The encoder's preprocessing"
     if unseen is None:
-        return ["What the transform of the checkpoint cuts off of each image is not known: see its steps."]
+        return [f"{what} has unknown steps, so what it cuts off of each image is not known."]
     if not unseen:
         return []
     return [
-        "The checkpoint's transform cuts the border off: the model does not see "
-        f"{100 * unseen:.0f} % of the area of each image; encoder.view=whole shows it all."
+        f"{what} cuts the border off: the model does not see {100 * unseen:.0f} % of the area of each image"
+        + ("; encoder.view=whole shows it all." if has_view else ".")
     ]
 
 
