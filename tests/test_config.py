@@ -62,6 +62,11 @@ def test_a_preset_changes_groups_and_plain_values():
     assert cfg.evaluation.objective == "map_at_5_hits"
 
 
+def test_presets_that_repeat_others_numbers_show_the_model_what_they_did():
+    assert compose("experiments=mahbod2025").encoder.view == "whole"
+    assert compose("experiments=clip_pneumonia").encoder.view == "checkpoint"
+
+
 @pytest.mark.parametrize(
     "override",
     ["seeds=1", "index.nlists=3", "index.nlist=many", "evaluation.ks=five", "force=perhaps", 

@@ -18,8 +18,8 @@ TINY_READER = TINY_CLIP | {
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 }
 OPTIONS = {
-    "name": "e", "pretrained": None, "checkpoint": None, "normalize": False, "precision": "fp32",
-    "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
+    "name": "e", "pretrained": None, "checkpoint": None, "view": "checkpoint", "normalize": False,
+    "precision": "fp32", "batch_size": 4, "device": "cpu", "seed": 0, "runtime": "torch", "compile": False,
 }  # fmt: skip
 
 

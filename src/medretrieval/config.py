@@ -258,6 +258,8 @@ RENAMED = {
     "report.results": "figures.results",
     "tracking.enabled": "tracking=none",
 }
+# Keys that earlier versions lacked where a group has these others, and what they did then.
+ADDED = {"encoder.view": ({"pretrained", "checkpoint"}, "checkpoint")}
 # Values of earlier versions, by the key of that time.
 REWORDED = {"report.figures": {"all": True, "none": False}}
 
@@ -532,4 +534,8 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
         result.setdefault(to_group, {})[to_key] = REWORDED.get(old, {}).get(value, value)
         if not result[group]:
             del result[group]
+    for new, (beside, value) in ADDED.items():
+        group, _, key = new.partition(".")
+        if beside <= result.get(group, {}).keys():
+            result[group].setdefault(key, value)
     return result

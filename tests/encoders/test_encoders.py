@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import subprocess
@@ -109,6 +110,7 @@ def test_signature_and_identity_are_json_and_free_of_name_and_batch_size(make):
         (timm_encoder, {"seed": 1}),
         (timm_encoder, {"normalize": True}),
         (timm_encoder, {"precision": "bf16"}),
+        (timm_encoder, {"view": "whole"}),
         (clip_encoder, {"seed": 1}),
         (clip_encoder, {"normalize": True}),
         (clip_encoder, {"precision": "bf16"}),
@@ -146,6 +148,7 @@ def test_a_zero_vector_stays_zero_when_normalized():
         (chance, "dim", 0),
         (timm_encoder, "batch_size", -1),
         (clip_encoder, "precision", "fp8"),
+        (timm_encoder, "view", "all"),
         (clip_encoder, "revision", "main"),
     ],
 )
@@ -231,6 +234,64 @@ def test_efficientnet_lite0_preprocesses_as_timm_says():
         tensor = transform(Image.new("RGB", (28, 28), (brightness,) * 3))
         assert tensor.shape == (3, 224, 224)
         assert tensor.min() == tensor.max() == value
+
+
+# Views
+
+
+@with_torch
+def test_a_view_that_there_is_none_of_is_refused_with_the_choices(make):
+    assert refusal(lambda: make(view="crop")) == "encoder.view=crop: choose from: checkpoint, whole"
+
+
+def test_the_view_is_part_of_the_key_even_where_it_changes_no_pixel(images):
+    own, all_of_it = clip_encoder(), clip_encoder(view="whole")
+    assert np.array_equal(own.encode(images), all_of_it.encode(images))
+    assert own.signature() != all_of_it.signature()
+    assert own.identity() != all_of_it.identity()
+    assert (own.identity()["view"], all_of_it.identity()["view"]) == ("checkpoint", "whole")
+
+
+def test_what_is_said_of_the_preprocessing_has_no_crop_where_there_is_none():
+    said = [timm_encoder(view=view).identity()["preprocessing"] for view in ("checkpoint", "whole")]
+    assert said[0].keys() - said[1].keys() == {"crop_pct", "crop_mode"}
+    assert all(said[0][key] == value for key, value in said[1].items())
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "unseen"),
+    [
+        (lite0, (28, 28), 1 - 0.875**2),
+        (lite0, (200, 300), 1 - 0.875**2 * 200 / 300),
+        (clip_encoder, (64, 64), 0),
+        (clip_encoder, (64, 32), 0.5),
+        (lambda: timm_encoder(view="whole"), (28, 28), 0),
+        (lambda: timm_encoder(view="whole"), (411, 300), 0),
+        (lambda: clip_encoder(view="whole"), (64, 48), 0),
+        (pixels, (64, 48), 0),
+        (chance, (28, 28), 0),
+    ],
+)
+def test_the_share_that_is_cut_off_comes_from_the_transform(make, size, unseen):
+    assert make().unseen(*size) == pytest.approx(unseen, abs=0.01 * (unseen > 0))
+
+
+def test_what_an_unknown_transform_cuts_off_is_not_known():
+    from torchvision.transforms import Compose, Normalize, RandomRotation, Resize, ToTensor
+
+    normalize = Normalize((0.5,) * 3, (0.5,) * 3)
+    turned = Compose([RandomRotation((30, 30)), Resize(32), ToTensor(), normalize])
+    late = Compose([ToTensor(), Resize(32), normalize])
+    for transform in (turned, late):
+        encoder = timm_encoder()
+        encoder.loaded = dataclasses.replace(encoder.loaded, transform=transform)
+        assert encoder.unseen(40, 40) is None
+
+
+@with_torch
+def test_how_far_a_runtime_is_from_torch_is_told_of_the_same_view(make, images):
+    found = make(view="whole", precision="bf16").fidelity(images)
+    assert 0.9 < found["cosine_min"] < 1
 
 
 @with_torch

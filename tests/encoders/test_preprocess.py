@@ -8,10 +8,11 @@ import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from tests.refusals import refusal
 from timm.data import create_transform
 from torchvision import transforms
 
-from medretrieval.encoders.preprocess import BATCHED, SINGLE, Preprocess, ahead, vectorize
+from medretrieval.encoders.preprocess import BATCHED, SINGLE, Preprocess, ahead, vectorize, whole
 
 NORMAL = transforms.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
@@ -133,6 +134,79 @@ def test_a_transform_without_steps_runs_as_it_is():
     preprocess = vectorize(transform)
     assert preprocess.implementation == Preprocess(transform).implementation == SINGLE
     assert preprocess(noise(2, 5, 7)).tolist() == torch.full((2, 3, 2, 2), 7.0).tolist()
+
+
+# The whole picture
+
+BORDERED = {
+    **KNOWN,
+    "open_clip, longest": clip(resize_mode="longest"),
+    "timm, border": lite(224, 0.9, crop_mode="border"),
+    "timm, wide": lite(224, 0.9, input_size=(3, 112, 224)),
+}
+PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Of these the checkpoint's own transform shows the whole of a square image already.
+UNCROPPED = {
+    "ViT-B-32, BiomedCLIP", "open_clip, 336", "open_clip, bilinear", "SigLIP: squash", "open_clip, longest",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", BORDERED.values(), ids=BORDERED)
+@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 300, 411), (2, 37, 64, 3)], ids=str)
+def test_batches_of_whole_images_are_what_their_transform_gives_one_by_one(transform, shape):
+    assert_own(whole(transform), noise(*shape))
+
+
+@pytest.mark.parametrize("name", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(28, 28), (300, 200), (411, 224)])
+def test_whole_is_pillows_resize_of_the_image_and_the_checkpoints_normalization(name, size):
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    transform = whole(lite(224, 0.875, interpolation=name, mean=mean, std=std))
+    picture = Image.fromarray(noise(*size, 3))
+    resized = np.asarray(picture.resize((224, 224), PILLOW[name]), np.float64) / 255
+    wanted = ((resized - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_allclose(transform(picture).numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(UNCROPPED))
+@pytest.mark.parametrize("side", [28, 224, 500])
+def test_a_square_image_that_no_crop_touches_has_the_same_pixels(name, side):
+    for image in (noise(1, side, side), noise(1, side, side, 3)):
+        assert torch.equal(own(whole(BORDERED[name]), image), own(BORDERED[name], image))
+
+
+@pytest.mark.parametrize("name", sorted(BORDERED))
+def test_a_mark_in_the_corner_reaches_the_model_where_the_view_is_whole(name):
+    transform = BORDERED[name]
+    plain, marked = np.zeros((2, 1, 256, 256), np.uint8)
+    marked[0, :3, :3] = 255
+    (dark, bright), (all_dark, all_bright) = (
+        [own(view, images) for images in (plain, marked)] for view in (transform, whole(transform))
+    )
+    assert all_bright.shape == bright.shape
+    assert (all_bright - all_dark).abs().max() > 1
+    assert torch.equal(dark, bright) == (name not in UNCROPPED)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        None,
+        [transforms.ToTensor()],
+        [transforms.Resize(16), transforms.Resize(8), transforms.ToTensor()],
+        [transforms.Resize(16), transforms.RandomRotation(9), transforms.ToTensor()],
+        [transforms.Resize(16)],
+    ],
+    ids=["no steps", "no resize", "two", "a turn", "no tensor"],
+)
+def test_a_transform_whose_crop_is_not_known_has_no_whole_view(steps):
+    def unknown(picture):
+        return torch.zeros(3, 2, 2)
+
+    transform = unknown if steps is None else transforms.Compose([*steps, NORMAL])
+    line = refusal(lambda: whole(transform))
+    assert line.startswith("encoder.view=whole: the steps of the checkpoint's transform (")
+    assert line.endswith("; set encoder.view=checkpoint")
 
 
 # Ahead

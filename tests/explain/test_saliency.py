@@ -56,8 +56,8 @@ class ToyEncoder(TorchEncoder):
 
     library = "toy"
 
-    def __init__(self, module, transform=None):
-        super().__init__("toy", "toy", None, None, False, "torch", "fp32", False, 4, "cpu", 0)
+    def __init__(self, module, transform=None, view="checkpoint"):
+        super().__init__("toy", "toy", None, None, view, False, "torch", "fp32", False, 4, "cpu", 0)
         self._module, self._transform = module, transform
 
     @property
@@ -179,6 +179,23 @@ def test_a_model_that_looks_at_one_quadrant_has_its_map_there(rows, columns, kin
     assert (found.values[~inside] == 0).all()
     assert found.support[inside].max() > 0
     assert found.visible.sum() == 72 * 72
+
+
+@pytest.mark.parametrize("kind", [Quadrant, QuadrantTokens])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_of_a_whole_image_the_map_reaches_the_corner_of_its_quadrant(rows, columns, kind):
+    half = (slice(0, 6), slice(6, 12))
+    explainer = Explainer(ToyEncoder(kind(half[rows], half[columns]), view="whole"))
+    image, other = images(shape=(96, 120))
+    found = explainer.map(image, explainer.vector(other))
+    assert found.visible.all()
+    inside = np.zeros((96, 120), bool)
+    near = [[slice(0, n // 2 + n // 24), slice(n // 2 - n // 24, n)] for n in (96, 120)]
+    inside[near[0][rows], near[1][columns]] = True
+    assert (found.values[~inside] == 0).all()
+    assert found.support[inside].max() > 0
+    assert (found.values[[0, -1][rows]] != 0).any()  # to the edge, not only to the crop's
+    assert (found.values[:, [0, -1][columns]] != 0).any()
 
 
 def test_gray_and_rgb_images_and_a_vector_of_any_length_are_taken(build):

@@ -19,7 +19,7 @@ from medretrieval.images.decode import Decoding, NoImage, Unreadable, decode, pe
 from medretrieval.images.fit import Fit, as_in_dataset
 from medretrieval.images.frames import Frames, cell_side, montage
 from medretrieval.images.image_file import is_supported, read
-from medretrieval.images.source import MAX_PIXELS
+from medretrieval.images.readers.source import MAX_PIXELS
 
 GRAY, COLOR = Decoding(20, 1, Fit.pad, Frames.first), Decoding(20, 3, Fit.pad, Frames.first)
 RNG = np.random.default_rng(0)

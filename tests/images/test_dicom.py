@@ -18,10 +18,10 @@ from pydicom.uid import (
 
 from medretrieval.errors import UserError
 from medretrieval.images.decode import Decoding, Unreadable, decode, peek
-from medretrieval.images.dicom import read_header
 from medretrieval.images.fit import Fit, as_in_dataset
 from medretrieval.images.frames import Frames
 from medretrieval.images.image_file import is_picture, pictures_in, read
+from medretrieval.images.readers.dicom import read_header
 
 VALUES = np.array([[0, 100, 200], [300, 400, 1000]], np.uint16)
 
@@ -202,7 +202,7 @@ def test_a_window_without_a_width_is_none(tmp_path, width):
 
 
 def test_a_huge_frame_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("medretrieval.images.source.MAX_PIXELS", 5)
+    monkeypatch.setattr("medretrieval.images.readers.source.MAX_PIXELS", 5)
     with pytest.raises(UserError, match="3 x 2 pixels; at most"):
         read(written(tmp_path / "a.dcm"))
 
@@ -376,7 +376,7 @@ def test_a_deflated_file_is_read_and_a_bomb_of_one_refused(tmp_path, monkeypatch
     np.testing.assert_array_equal(read(path).pixels, plain)
     assert peek(path).width == 3
     with monkeypatch.context() as patch:
-        patch.setattr("medretrieval.images.dicom.MOST_INFLATED_BYTES", 100)
+        patch.setattr("medretrieval.images.readers.dicom.MOST_INFLATED_BYTES", 100)
         with pytest.raises(Unreadable, match="larger than 1 GiB when it is inflated"):
             peek(path)
     content = path.read_bytes()

@@ -14,10 +14,10 @@ from pydicom.pixels import (
 
 from medretrieval.errors import UserError
 from medretrieval.images.decode import Decoding, Unreadable, decode, peek
-from medretrieval.images.dicom import read_header
 from medretrieval.images.fit import Fit
 from medretrieval.images.frames import Frames
 from medretrieval.images.image_file import read
+from medretrieval.images.readers.dicom import read_header
 
 pytest.importorskip("libjpeg", reason="pylibjpeg-libjpeg is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import UserError
-from medretrieval.images import source as images
 from medretrieval.images.fit import Fit, as_in_dataset, thumbnail
 from medretrieval.images.image_file import pictures_in, read
+from medretrieval.images.readers import source as images
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (20, 30)).astype(np.uint8)

@@ -6,11 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from medretrieval.images import nifti
 from medretrieval.images.decode import Decoding, Unreadable, decode, peek
 from medretrieval.images.fit import Fit
 from medretrieval.images.frames import Frames
 from medretrieval.images.image_file import read
+from medretrieval.images.readers import nifti
 
 RNG = np.random.default_rng(0)
 WIDE, DEEP, HIGH = 6, 8, 5  # left to right, back to front, feet to head

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from tests.conftest import SMALL_RUN
 from tests.files import edit_json, raise_score
 
-from medretrieval import run
+from medretrieval import compose, run
 from medretrieval.config import renamed
 from medretrieval.errors import UserError
 from medretrieval.runs.manifest import SideFacts, git_state, manifest, read_manifest
@@ -103,6 +104,18 @@ def test_an_older_run_is_done_again_from_its_own_words(old):
     assert (new.results, new.surroundings) == ([], [])
     assert saved_config(new.folder, ()).figures.enabled is False
     assert read_manifest(new.folder).config["figures"]["projection"] == "umap"
+
+
+@pytest.mark.parametrize("library", ["timm", "open_clip"])
+def test_an_older_run_saw_what_its_checkpoint_shows(old, library):
+    older = OmegaConf.to_container(compose(f"encoder={library}", "encoder.model=any").encoder)
+    del older["view"]
+    edit_json(old / "manifest.json", lambda c: c["config"].update(encoder=older))
+    assert config_of_any_format(old, ()).encoder.view == "checkpoint"
+    assert config_of_any_format(old, ("encoder.view=whole",)).encoder.view == "whole"
+    pixels = OmegaConf.to_container(compose("encoder=pixels").encoder)
+    for without in ({"name": "mine", "checkpoint": "a"}, pixels):
+        assert renamed({"encoder": without}) == {"encoder": without}
 
 
 def test_what_does_not_come_out_again_of_an_older_run_is_told(old):

@@ -96,6 +96,21 @@ def test_seconds_say_what_came_from_the_cache(reports):
     assert sorted(end == "cached" for end in ends) == [False, True]
 
 
+def of_view(report, view, **changes):
+    identity = {"kind": "timm"} | ({} if view is None else {"view": view})
+    return replace(report, encoder=replace(report.encoder, identity=identity, name="net", **changes))
+
+
+def test_runs_that_differ_in_their_view_are_told_apart(reports):
+    flat = reports[0]
+    both = [of_view(flat, "checkpoint"), of_view(flat, "whole"), flat]
+    assert sweep_table(both).splitlines()[0].split()[:2] == ["encoder", "view"]
+    rows = sweep_rows(both)
+    assert sorted(row[rows[0].index("view")] for row in rows[1:]) == ["", "checkpoint", "whole"]
+    # One view, and an encoder that has none: its name tells it from the others.
+    assert "view" not in sweep_table([of_view(flat, "whole"), flat]).splitlines()[0].split()
+
+
 # The table of one run
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medretrieval import run
+from medretrieval.config import check
 from medretrieval.errors import UserError
 from medretrieval.evaluate import score_table
 from medretrieval.evaluate.score_table import Score
@@ -26,6 +27,31 @@ def test_a_k_beyond_the_relevant_images_is_told(config, write_npz):
         "cannot reach 1."
     ]
     assert not any("fewer than k=" in n for n in notes(config, "evaluation.ks=[1,3]"))
+
+
+RESNET = ("encoder=timm", "encoder.model=test_resnet", "encoder.pretrained=null", "encoder.runtime=torch")
+
+
+@pytest.mark.parametrize("view", ["checkpoint", "whole"])
+def test_what_a_checkpoint_cuts_off_is_told(config, write_npz, view):
+    write_npz(n=20)
+    told = [
+        "The checkpoint's transform cuts the border off: the model does not see 9 % of the area of each "
+        "image; encoder.view=whole shows it all."
+    ] * (view == "checkpoint")
+    for _ in range(2):  # the second takes it from the cache
+        report = run(config(*BASE, *RESNET, f"encoder.view={view}", "force=true")).report
+        assert [n for n in report.notes if "transform" in n] == told
+        assert report.encoder.unseen == pytest.approx(1 - (160 / 168) ** 2 if told else 0, abs=0.003)
+        assert (report.encoder.view, f"(view={view})" in report.title) == (view, True)
+
+
+def test_what_an_encoder_without_a_view_cuts_off_is_told_without_a_way_out(config):
+    settings = check(config("encoder=pixels"))
+    (half,), (unknown,) = (warnings._about_view(settings, share) for share in (0.5, None))
+    assert half.endswith("cuts the border off: the model does not see 50 % of the area of each image.")
+    assert unknown.startswith("The encoder's preprocessing has unknown steps")
+    assert warnings._about_view(settings, 0.0) == []
 
 
 @pytest.mark.parametrize(("rate", "told"), [(1e12, False), (1.0, True)])

@@ -12,8 +12,9 @@ def described(*overrides):
 
 
 def changed(*overrides):
-    """The parameters beside the choice of each group."""
-    return {key: value for key, value in described(*overrides).params.items() if key not in GROUPS}
+    """The parameters beside the choice of each group and the view."""
+    params = described(*overrides).params
+    return {key: value for key, value in params.items() if key not in (*GROUPS, "encoder.view")}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_what_a_file_says_is_no_parameter(choice):
     models = ("timm", "open_clip")
     needed = ["encoder.model=resnet18"] if choice.removeprefix("encoder=") in models else []
     found = described(choice, *needed)
-    assert found.params.keys() == set(GROUPS)
+    assert found.params.keys() - {"encoder.view"} == set(GROUPS)
     assert found.name == " ".join(found.params[key] for key in ("encoder", "index", "metric"))
 
 
@@ -49,6 +50,12 @@ def test_what_a_file_says_is_no_parameter(choice):
 )
 def test_what_was_changed_is_a_parameter_and_nothing_else(overrides, said):
     assert changed(*overrides) == said
+
+
+@pytest.mark.parametrize("view", ["checkpoint", "whole"])
+def test_the_view_is_a_parameter_of_every_encoder_that_has_one(view):
+    assert described(f"encoder.view={view}").params["encoder.view"] == view
+    assert "encoder.view" not in described("encoder=pixels").params
 
 
 def test_of_an_encoder_of_ones_own_every_argument_is_a_parameter():

@@ -40,6 +40,8 @@ class Embeddings:
         images_per_s: the rate at which they were made.
         fidelity: how far they are from the model's own in full precision (`Encoder.fidelity`), None where
             they are these.
+        unseen: share of each image's area that the encoder cuts off (`Encoder.unseen`), None where that is
+            not known.
     """
 
     vectors: NDArray[np.float32]
@@ -48,6 +50,7 @@ class Embeddings:
     cached: bool
     images_per_s: float
     fidelity: Mapping[str, Any] | None = None
+    unseen: float | None = 0.0
 
 
 def identify(encoder: Encoder, cache: Cache) -> dict[str, Any]:
@@ -91,7 +94,12 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
 
     def assemble(partial: Path) -> Mapping[str, Any]:
         assert shards is not None
-        facts = {"images_per_s": _rate(shards), "image_shape": list(split.images.shape[1:])}
+        shape = split.images.shape[1:]
+        facts = {
+            "images_per_s": _rate(shards),
+            "image_shape": list(shape),
+            "unseen": encoder.unseen(*shape[:2]),
+        }
         return shards.assemble(partial) | facts
 
     try:
@@ -109,6 +117,8 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
         cached=made == 0,
         images_per_s=entry.facts["images_per_s"],
         fidelity=_fidelity(encoder, identity, split, cache),
+        # Kept without it by versions in which no encoder of this identity had a view: nothing is cut off.
+        unseen=entry.facts.get("unseen", 0.0),
     )
 
 

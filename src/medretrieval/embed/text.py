@@ -155,4 +155,5 @@ def _taken(
         cached=not entry.fresh if source is None else source.cached,
         images_per_s=0.0 if source is None else source.images_per_s,
         fidelity=None if source is None else source.fidelity,
+        unseen=0.0 if source is None else source.unseen,
     )

@@ -20,9 +20,11 @@ class Encoder(ABC):
         name: short name for tables, tags and file names.
         batch_size: images handed to `encode` at a time.
         random_weights: true for an untrained model; every output says so.
+        view: what of an image the model is shown, "checkpoint" or "whole"; None where there is no choice.
     """
 
     random_weights: bool = False
+    view: str | None = None
 
     def __init__(self, name: str, batch_size: int) -> None:
         if batch_size < 1:
@@ -68,6 +70,15 @@ class Encoder(ABC):
         """
         for begin in range(0, len(images), self.batch_size):
             yield self.encode(images[begin : begin + self.batch_size])
+
+    def unseen(self, height: int, width: int) -> float | None:
+        """Share of an image's area that the preprocessing cuts off, 0 to 1; None where it does not tell.
+
+        Args:
+            height: of the raw image, in pixels.
+            width: likewise.
+        """
+        return 0.0
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed sentences into the space of the images (float32 [n, dimension]).

@@ -1,17 +1,21 @@
-"""Images to what a model is fed: exactly what the checkpoint's own transform gives, in less time.
+"""Images to what a model is fed: exactly what its transform gives, in less time.
+
+The transform is the checkpoint's own, or (`whole`) that without its crop.
 
 Nearly all of a transform's time goes into tensors of one image each. So its geometry (resize, crop) runs
 image by image on Pillow's pixels as it is, a gray image as one channel, and the rest on uint8 batches.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medretrieval.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +27,9 @@ MAX_ROUNDING = 1e-5  # of normalized values, which are of the order of 1: roundi
 # Steps between geometry and normalization: images are RGB already, and `normalize` scales them to [0, 1].
 TO_RGB = ("MaybeConvertMode", "_convert_to_rgb")
 TO_TENSOR = ("MaybeToTensor", "ToTensor")
+# The steps of torchvision, timm and open_clip that resize, and those that crop or pad.
+RESIZES = ("Resize", "ResizeKeepRatio", "ResizeMaxSize")
+CROPS = ("CenterCrop", "CenterCropOrPad")
 
 Transform = Callable[["Image.Image"], "torch.Tensor"]
 Raw = TypeVar("Raw")
@@ -31,10 +38,10 @@ Ready = TypeVar("Ready")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A checkpoint's transform, over batches.
+    """A transform, over batches.
 
     Attributes:
-        transform: the checkpoint's own, of one RGB image.
+        transform: of one RGB image.
         geometry: its steps from image to image; None where it has steps in an order that is not known,
             and runs as it is, image by image.
         mean: of the normalization, one a channel, in [0, 1].
@@ -95,6 +102,38 @@ def single(transform: Transform, images: NDArray[np.uint8]) -> "torch.Tensor":
     return torch.stack([transform(Image.fromarray(image).convert("RGB")) for image in images])
 
 
+def whole(transform: Any) -> Transform:
+    """The transform with its resize and crop replaced by a resize of the whole image to the model's size.
+
+    Interpolation, antialiasing and all that follows stay. A square image that the transform shows whole
+    comes out as before; one that is no square is stretched.
+
+    Args:
+        transform: torchvision's Compose, of one RGB image.
+
+    Raises:
+        UserError: its steps from image to image are not one resize and crops or padding.
+    """
+    from PIL import Image
+    from torchvision.transforms import Compose, Resize
+
+    steps, names = _steps(transform)
+    places = [i for i, name in enumerate(names[: _tensor_place(names)]) if name not in TO_RGB]
+    resizes = [steps[i] for i in places if names[i] in RESIZES]
+    if len(resizes) != 1 or any(names[i] not in (*RESIZES, *CROPS) for i in places):
+        raise UserError(
+            f"encoder.view=whole: the steps of the checkpoint's transform ({', '.join(names) or 'unknown'}) "
+            "are not a resize, a crop or padding, and a normalization, so that none can be left out; set "
+            "encoder.view=checkpoint"
+        )
+    picture = Image.new("RGB", (32, 32))
+    for i in places:
+        picture = steps[i](picture)
+    (resize,), antialias = resizes, getattr(resizes[0], "antialias", True)
+    squeeze = Resize(picture.size[::-1], resize.interpolation, antialias=antialias)
+    return Compose([squeeze, *(step for i, step in enumerate(steps) if i not in places)])
+
+
 def vectorize(transform: Transform) -> Preprocess:
     """The transform over batches where its steps are known and a trial agrees, else image by image."""
     batched = _known_steps(transform)
@@ -105,9 +144,8 @@ def _known_steps(transform: Any) -> Preprocess | None:
     """The batched form of geometry, conversion and normalization in this order; None for anything else."""
     from torchvision.transforms import Normalize
 
-    steps = list(getattr(transform, "transforms", []))
-    names = [getattr(step, "__name__", type(step).__name__) for step in steps]
-    to_tensor = next((i for i, name in enumerate(names) if name in TO_TENSOR), len(steps))
+    steps, names = _steps(transform)
+    to_tensor = _tensor_place(names)
     if len(steps) != to_tensor + 2 or not isinstance(steps[-1], Normalize):
         return None
     mean, std = (tuple(np.asarray(v, np.float64).tolist()) for v in (steps[-1].mean, steps[-1].std))
@@ -115,6 +153,17 @@ def _known_steps(transform: Any) -> Preprocess | None:
         return None
     geometry = (s for s, name in zip(steps[:to_tensor], names, strict=False) if name not in TO_RGB)
     return Preprocess(transform, tuple(geometry), mean, std)
+
+
+def _steps(transform: Any) -> tuple[list[Any], list[str]]:
+    """The steps of a transform and their names; none of one that is no Compose."""
+    steps = list(getattr(transform, "transforms", []))
+    return steps, [getattr(step, "__name__", type(step).__name__) for step in steps]
+
+
+def _tensor_place(names: Sequence[str]) -> int:
+    """The first step that gives a tensor; the number of steps where none does."""
+    return next((i for i, name in enumerate(names) if name in TO_TENSOR), len(names))
 
 
 def _agrees(preprocess: Preprocess) -> bool:

@@ -6,8 +6,9 @@ import os
 import platform
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from medretrieval.encoders import fidelity, openvino_runtime
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
-from medretrieval.encoders.preprocess import Preprocess, ahead, single, vectorize
+from medretrieval.encoders.preprocess import Preprocess, ahead, single, vectorize, whole
 from medretrieval.encoders.torch_runtime import Loaded, TorchRuntime
 from medretrieval.encoders.weights import hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
+from medretrieval.images.geometry import placement
 from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "openvino")
+CHECKPOINT, WHOLE = VIEWS = ("checkpoint", "whole")
+MAX_ROUNDED_SHARE = 0.005  # of an image, which a resize to whole pixels may lose
+OF_CROPS = ("crop_pct", "crop_mode", "resize_mode", "fill_color")  # settings of timm and open_clip
 GPU_FEEDER_THREADS = 4  # threads that prepare batches; on a CPU one is ahead of the model
 AUTO_BATCH_IMAGES = {False: 16, True: 128}  # by whether there is a GPU; the first measured, the second not
 
@@ -43,6 +48,7 @@ class TorchEncoder(Encoder):
         model: the library's name of the architecture.
         pretrained: where weights come from (see the subclass); None for random weights.
         checkpoint: a local file that takes the place of `pretrained`.
+        view: "checkpoint" (its own resize and crop) or "whole" (the whole image resized, no crop).
         normalize: scale every vector to length 1.
         runtime: "torch", "openvino" (on the CPU) or "auto": openvino for fp32 on the CPU where it is
             installed and as good as equal to torch, else torch.
@@ -53,8 +59,8 @@ class TorchEncoder(Encoder):
         seed: of random weights.
 
     Raises:
-        UserError: unknown runtime or precision, options that exclude each other, or a checkpoint that is
-            not there.
+        UserError: unknown view, runtime or precision, options that exclude each other, or a checkpoint that
+            is not there.
     """
 
     library: str
@@ -65,6 +71,7 @@ class TorchEncoder(Encoder):
         model: str,
         pretrained: str | None,
         checkpoint: str | None,
+        view: str,
         normalize: bool,
         runtime: str,
         precision: str,
@@ -80,12 +87,16 @@ class TorchEncoder(Encoder):
                 device.startswith("cuda") or (device == "auto" and bool(accelerators()))
             ]
         super().__init__(name, batch_size)
-        _require_choices(runtime, precision, compile, device)
+        _require_choices(
+            {"view": (view, VIEWS), "precision": (precision, PRECISIONS), "runtime": (runtime, RUNTIMES)}
+        )
+        _require_together(runtime, compile, device)
         if not isinstance(pretrained, str | None):
             raise UserError(f"encoder.pretrained={pretrained}: give a name, or null for random weights")
         self.model = model
         self.pretrained = pretrained
         self.checkpoint = checkpoint
+        self.view = view
         self.normalize = normalize
         self.runtime = runtime
         self.precision = precision
@@ -109,6 +120,7 @@ class TorchEncoder(Encoder):
             "kind": self.library,
             "model": self.model,
             "pretrained": self.pretrained,
+            "view": self.view,
             "file_sha256": file_sha256(self.file) if self.file else None,
             "hub": hub_state() if self.pretrained is not None and self.file is None else None,
             "seed": self.seed if self.random_weights else None,
@@ -140,6 +152,7 @@ class TorchEncoder(Encoder):
             "model": self.model,
             "weights_sha256": loaded.weights_sha256,
             "random_weights": self.random_weights,
+            "view": self.view,
             "preprocessing": loaded.preprocessing | {"implementation": self._preprocess.implementation},
             "pooling": loaded.pooling,
             "precision": self.precision,
@@ -157,11 +170,15 @@ class TorchEncoder(Encoder):
         torch.manual_seed(self.seed)
         if self.random_weights:
             log.warning("encoder=%s has RANDOM WEIGHTS: its scores say nothing about the model", self.name)
-        return self.load(self._resolve_device())
+        loaded = self.load(self._resolve_device())
+        if self.view == CHECKPOINT:
+            return loaded
+        said = {key: value for key, value in loaded.preprocessing.items() if key not in OF_CROPS}
+        return replace(loaded, transform=whole(loaded.transform), preprocessing=said)
 
     @abstractmethod
     def load(self, device: "torch.device") -> Loaded:
-        """Build the model and read its weights.
+        """Build the model and read its weights; the transform is the checkpoint's own.
 
         Raises:
             UserError: unknown model, missing weights, or a checkpoint of another architecture.
@@ -188,7 +205,7 @@ class TorchEncoder(Encoder):
                 yield l2_normalize(vectors) if self.normalize else vectors
 
     def fidelity(self, images: NDArray[np.uint8]) -> dict[str, Any] | None:
-        """As Encoder.fidelity, against torch in fp32 with the checkpoint's own transform image by image."""
+        """As Encoder.fidelity, against torch in fp32 with the transform image by image."""
         if self._chosen[0] == "torch" and self.precision == "fp32" and not self.compile:
             return None
         transform = self.loaded.transform
@@ -196,6 +213,17 @@ class TorchEncoder(Encoder):
         batches = (single(transform, images[b : b + 16]) for b in range(0, len(images), 16))
         exact = np.concatenate(list(reference.run(batches)))
         return {"against": "torch fp32"} | fidelity.compare(np.concatenate(list(self.stream(images))), exact)
+
+    def unseen(self, height: int, width: int) -> float | None:
+        """As Encoder.unseen, found by sending coordinates through the transform; loads the model."""
+        steps = self._preprocess.geometry
+        if steps is None:
+            return None
+        try:
+            share = 1 - placement(steps, height, width).share
+        except UserError:  # steps that turn or bend the image
+            return None
+        return share if share > MAX_ROUNDED_SHARE else 0.0
 
     @functools.cached_property
     def _preprocess(self) -> Preprocess:
@@ -268,15 +296,20 @@ def _version(name: str) -> str:
     return version(name)  # reads files; asked for each run of a sweep
 
 
-def _require_choices(runtime: str, precision: str, compile: bool, device: str) -> None:
-    if precision == "int8":
-        raise UserError(
-            "encoder.precision=int8: not offered, because it needs calibration on images of your own; "
-            "encoder.runtime=openvino encoder.precision=bf16 is the fastest there is"
-        )
-    for key, value, known in (("precision", precision, PRECISIONS), ("runtime", runtime, RUNTIMES)):
+def _require_choices(chosen: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Refuse a value that is none of its key's choices."""
+    for key, (value, known) in chosen.items():
+        if (key, value) == ("precision", "int8"):
+            raise UserError(
+                "encoder.precision=int8: not offered, because it needs calibration on images of your own; "
+                "encoder.runtime=openvino encoder.precision=bf16 is the fastest there is"
+            )
         if value not in known:
             raise UserError(f"encoder.{key}={value}: choose from: {', '.join(known)}")
+
+
+def _require_together(runtime: str, compile: bool, device: str) -> None:
+    """Refuse options that exclude each other."""
     if compile and runtime != "torch":
         raise UserError(f"encoder.compile=true: needs encoder.runtime=torch, not {runtime}")
     if runtime == "openvino" and device not in ("auto", "cpu"):

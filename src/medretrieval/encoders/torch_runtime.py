@@ -22,7 +22,7 @@ class Loaded:
     Attributes:
         module: in evaluation mode, on its device.
         features: float tensor [n, 3, h, w] -> float tensor [n, dimension].
-        transform: the checkpoint's own preprocessing of one RGB image.
+        transform: preprocessing of one RGB image: the checkpoint's own, or that without its crop.
         preprocessing: the same in words, for the key of the embeddings.
         pooling: how the model comes to one vector an image.
         weights_sha256: of the file, or of the tensors where there is none.

@@ -23,8 +23,8 @@ from medretrieval.encoders.preprocess import vectorize
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
-from medretrieval.explain.geometry import Placement, placement
 from medretrieval.explain.layers import Layer, find_layer
+from medretrieval.images.geometry import Placement, placement
 from medretrieval.vectors import l2_normalize
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from medretrieval.images.fit import Fit, as_in_dataset
 from medretrieval.images.frames import Frames, cell_side, in_montage, montage
 from medretrieval.images.image_file import opened
-from medretrieval.images.source import NoImage as NoImage
-from medretrieval.images.source import Peek, Source
-from medretrieval.images.source import Unreadable as Unreadable
+from medretrieval.images.readers.source import NoImage as NoImage
+from medretrieval.images.readers.source import Peek, Source
+from medretrieval.images.readers.source import Unreadable as Unreadable
 
 DECODING_FORMAT = 1  # raised where the same file gives other pixels than before
 # Whoever decodes: another version may give other pixels.

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medretrieval.errors import UserError
-from medretrieval.images import dicom, nifti, raster
-from medretrieval.images.source import (
+from medretrieval.images.readers import dicom, nifti, raster
+from medretrieval.images.readers.source import (
     Frame,
     NoImage,
     Source,

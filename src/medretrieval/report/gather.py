@@ -25,15 +25,15 @@ from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest
 from medretrieval.runs.report import numbers
-from medretrieval.runs.tables import AXES, best_first, differing
+from medretrieval.runs.tables import AXES, axis_values, best_first, differing
 from medretrieval.runs.typed_json import to_json
 from medretrieval.track.find_runs import Run, config_of, place
 
 MOST_PICTURE = 1_000_000  # bytes of an audit picture
 UNSAID = (*PLACES, "figures.")  # where things lie, and which pictures there are
-SAID = ("dataset.corrupt",)  # by an axis
+SAID = ("dataset.corrupt", "encoder.view")  # by an axis
 LINKED = {"map of the embeddings": embedding_map.FILE, "the vote of the neighbors": "vote.png"}
-NAMES_FIRST = ("encoder", "index", "search", "metric")
+NAMES_FIRST = ("encoder", "view", "index", "search", "metric")
 
 
 def gather(runs: Sequence[Run], page_folder: Path) -> Content:
@@ -58,7 +58,7 @@ def gather(runs: Sequence[Run], page_folder: Path) -> Content:
                 _illustrate(view, group.percent, album, whole)
                 view.links = _links(view.run, page_folder)
     configs = [_config(run) for run in runs]
-    axes = {name: list(dict.fromkeys(axis(r.report) for r in runs)) for name, axis in AXES.items()}
+    axes = axis_values([run.report for run in runs])
     shared = {k: v for k, v in configs[0].items() if all(c.get(k) == v and k in c for c in configs)}
     varied = {name: values for name, values in axes.items() if len(values) > 1}
     for key in sorted({key for config in configs for key in config} - shared.keys()):

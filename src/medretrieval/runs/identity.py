@@ -61,6 +61,7 @@ def slug(settings: Config) -> str:
 def title(settings: Config, encoder: Encoder) -> str:
     """One line that says what was run."""
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
+    marked += f" (view={encoder.view})" if encoder.view else ""
     protocol = settings.protocol
     hit = None if settings.prompts is None else settings.prompts.hit
     corrupt = corruption_of(settings)

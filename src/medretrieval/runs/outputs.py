@@ -229,6 +229,7 @@ def _encoder(inputs: Inputs, outputs: RunOutputs) -> EncoderReport:
         cached=query.cached and gallery.cached,
         images_per_s=gallery.images_per_s,
         fidelity=FidelityReport(**gallery.fidelity) if gallery.fidelity else None,
+        unseen=gallery.unseen,
         identity=dict(inputs.identity),
     )
 

@@ -69,6 +69,8 @@ class EncoderReport:
         cached: all embeddings were in the cache already.
         images_per_s: rate at which the gallery was embedded, images a second.
         fidelity: how far its vectors are from those of torch fp32; null where they are these.
+        unseen: share of the area of each image that its preprocessing cuts off, 0 to 1; null where that is
+            not known.
         identity: what changes its vectors (weights' hash, preprocessing, precision, ...); its keys are those
             of the encoder's class.
     """
@@ -79,7 +81,13 @@ class EncoderReport:
     cached: bool
     images_per_s: float
     fidelity: FidelityReport | None
+    unseen: float | None
     identity: dict[str, Any]
+
+    @property
+    def view(self) -> str | None:
+        """What of an image the model is shown, "checkpoint" or "whole"; None where there is no choice."""
+        return self.identity.get("view")
 
     @property
     def computed_by(self) -> str | None:

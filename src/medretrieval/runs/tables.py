@@ -206,6 +206,7 @@ AXES: dict[str, Callable[[RunReport], str]] = {
     "dataset": lambda r: r.dataset,
     "corrupt": lambda r: r.corrupt or "",
     "encoder": lambda r: r.encoder.name + ("*" if r.encoder.random_weights else ""),
+    "view": lambda r: r.encoder.view or "",
     "index": lambda r: r.index.name,
     "search": lambda r: r.index.search,
     "metric": lambda r: r.metric,
@@ -219,9 +220,17 @@ def _protocol(protocol: ProtocolReport) -> str:
     return name + "".join(f" -{key.split('_')[-1]}" for key in MORE_LEFT_OUT if getattr(protocol, key))
 
 
+def axis_values(reports: Sequence[RunReport]) -> dict[str, list[str]]:
+    """What occurs on each axis, in the order of the runs."""
+    found = {name: list(dict.fromkeys(axis(r) for r in reports)) for name, axis in AXES.items()}
+    # An encoder without a view is told from others by its name.
+    return found | {"view": [view for view in found["view"] if view]}
+
+
 def differing(reports: Sequence[RunReport]) -> dict[str, Callable[[RunReport], str]]:
     """The axes along which runs differ; the encoder where they differ in none."""
-    shown = {name: axis for name, axis in AXES.items() if len({axis(r) for r in reports}) > 1}
+    values = axis_values(reports)
+    shown = {name: axis for name, axis in AXES.items() if len(values[name]) > 1}
     return shown or {"encoder": AXES["encoder"]}
 
 

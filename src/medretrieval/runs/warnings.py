@@ -44,7 +44,8 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
     """
     task = inputs.task
     return (
-        _about_depth_of_results(task, outputs)
+        _about_view(settings, outputs.gallery.unseen)
+        + _about_depth_of_results(task, outputs)
         + _about_index(settings, outputs)
         + _about_tuning(outputs.tuned)
         + _about_speed(settings, outputs)
@@ -61,6 +62,20 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_captions(task)
         + _about_maps(outputs.explanations)
     )
+
+
+def _about_view(settings: Config, unseen: float | None) -> list[str]:
+    """What of each image the model does not see."""
+    has_view = "view" in settings.encoder
+    what = "The checkpoint's transform" if has_view else "The encoder's preprocessing"
+    if unseen is None:
+        return [f"{what} has unknown steps, so what it cuts off of each image is not known."]
+    if not unseen:
+        return []
+    return [
+        f"{what} cuts the border off: the model does not see {100 * unseen:.0f} % of the area of each image"
+        + ("; encoder.view=whole shows it all." if has_view else ".")
+    ]
 
 
 def _about_depth_of_results(task: RetrievalTask, outputs: RunOutputs) -> list[str]:

@@ -20,6 +20,7 @@ from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, RunDescription, Trac
 
 # Where files lie, and whether a run is done again, do not tell two runs apart; prompts are in prompts.json.
 NOT_COMPARED = ("paths", "tracking", "force", "verbose", "prompts")
+ALWAYS = {"encoder.view"}  # whether or not it is as its file has it: scores hang on it
 # Configuration that says nothing about a run that its other parameters do not say.
 NO_PARAMETERS = {
     "dataset.channels",
@@ -70,7 +71,7 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
         key: str(value)
         for key, value in leaves(config).items()
         if key not in NO_PARAMETERS and not key.endswith(("_target_", ".name"))
-        if plain(value) != plain(defaults.get(key))
+        if plain(value) != plain(defaults.get(key)) or key in ALWAYS
         if value is not None or not key.startswith("index.")  # unset there: to be fitted
     }
     if changed.get("encoder.model") == tags["encoder"]:

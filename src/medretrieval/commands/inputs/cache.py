@@ -195,7 +195,7 @@ def _origin(kept: "Kept") -> str:
 
 
 def _encoder(identity: Mapping[str, Any]) -> str:
-    said = [str(identity[k]) for k in ("kind", "model", "precision") if identity.get(k) is not None]
+    said = [str(identity[k]) for k in ("kind", "model", "view", "precision") if identity.get(k) is not None]
     return " ".join(said) or next((str(v) for v in identity.values()), "encoder")
 
 

@@ -20,7 +20,7 @@ from medretrieval.errors import UserError, choices
 from medretrieval.images.decode import Decoding, peek
 from medretrieval.images.fit import Fit
 from medretrieval.images.frames import Frames
-from medretrieval.images.source import Peek, Unreadable
+from medretrieval.images.readers.source import Peek, Unreadable
 
 log = logging.getLogger(__name__)
 LISTED = 5  # unreadable files that a refusal names

@@ -25,7 +25,7 @@ from medretrieval.cache.store import Cache
 from medretrieval.datasets.files.file_hashes import Unhashed, hash_files
 from medretrieval.errors import UserError
 from medretrieval.images.decode import Decoding, decode
-from medretrieval.images.source import Unreadable
+from medretrieval.images.readers.source import Unreadable
 
 log = logging.getLogger(__name__)
 KIND = "decoded"  # in the cache

@@ -18,8 +18,8 @@ from medretrieval.datasets.files.table import FileTable, not_dropped, read_label
 from medretrieval.datasets.files.walk import find
 from medretrieval.errors import UserError, choices
 from medretrieval.images.decode import peek
-from medretrieval.images.dicom import SUFFIXES, has_mark, read_header, tag_number
-from medretrieval.images.source import NoImage, Unreadable
+from medretrieval.images.readers.dicom import SUFFIXES, has_mark, read_header, tag_number
+from medretrieval.images.readers.source import NoImage, Unreadable
 
 ROLES = ("key", "label", "split", "caption")
 # Tags that name a person or lead to one: they never become metadata or labels.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.images.readers.source import Frame
 from medretrieval.images.rescale import to_8_bits
-from medretrieval.images.source import Frame
 
 Values = NDArray[np.float64]
 # Of an enhanced (multi-frame) object: where the elements stand that others have at their top level.

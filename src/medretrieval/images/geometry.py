@@ -1,4 +1,4 @@
-"""Where the pixels that a model is fed come from: a checkpoint's resize and crop, undone for a map."""
+"""Where the pixels that a model is fed come from: a transform's resize and crop, found and undone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +40,12 @@ class Axis:
         return inside & (self._seen_at <= self.seen)
 
     @property
+    def share(self) -> float:
+        """How much of the axis the model sees, 0 to 1."""
+        begin, end = self.offset, self.offset + self.scale * self.seen
+        return max(0.0, min(end, self.raw) - max(begin, 0.0)) / self.raw
+
+    @property
     def _seen_at(self) -> NDArray[np.float64]:
         return (np.arange(self.raw, dtype=np.float64) + 0.5 - self.offset) / np.float64(self.scale)
 
@@ -65,6 +71,11 @@ class Placement:
     def visible(self) -> NDArray[np.bool_]:
         """Raw pixels that the model sees (bool [h, w])."""
         return self.y.visible[:, None] & self.x.visible
+
+    @property
+    def share(self) -> float:
+        """How much of the image's area the model sees, 0 to 1."""
+        return self.y.share * self.x.share
 
     def to_image(self, grid: NDArray[np.float32]) -> NDArray[np.float32]:
         """A map over the model's input at the raw image's resolution.
@@ -141,6 +152,6 @@ def _axis(raw: int, field: NDArray[np.float64]) -> Axis:
 
 def _refusal() -> UserError:
     return UserError(
-        "explain: the encoder's transform is not made of resize, crop and padding alone, so a map cannot be "
+        "the encoder's transform is not made of resize, crop and padding alone, so a map cannot be "
         "put back on the image; use an encoder whose transform is (all of conf/encoder are)"
     )

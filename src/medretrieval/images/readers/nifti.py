@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import first_line
+from medretrieval.images.readers.source import Frame, Peek, Source, Unreadable, check_size
 from medretrieval.images.rescale import to_8_bits
-from medretrieval.images.source import Frame, Peek, Source, Unreadable, check_size
 
 SUFFIXES = (".nii", ".nii.gz")
 HEADER_BYTES = {348: "Nifti1Header", 540: "Nifti2Header"}

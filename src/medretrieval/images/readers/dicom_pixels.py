@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medretrieval.errors import first_line
-from medretrieval.images.source import Unreadable, check_size
+from medretrieval.images.readers.source import Unreadable, check_size
 
 # Transfer syntaxes that need no decoder: implicit and explicit little endian, explicit big endian, deflated.
 IMPLICIT_LITTLE, EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"

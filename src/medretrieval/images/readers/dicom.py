@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from medretrieval.errors import UserError, first_line, suggestion
-from medretrieval.images import dicom_display
-from medretrieval.images.dicom_pixels import DEFLATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE, stored_values
-from medretrieval.images.source import (
+from medretrieval.images.readers import dicom_display
+from medretrieval.images.readers.dicom_pixels import DEFLATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE, stored_values
+from medretrieval.images.readers.source import (
     MIN_BYTES_A_FRAME,
     Frame,
     NoImage,

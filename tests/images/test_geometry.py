@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import transforms as tv
 
-from medretrieval.encoders.preprocess import vectorize
+from medretrieval.encoders.preprocess import vectorize, whole
 from medretrieval.errors import UserError
-from medretrieval.explain.geometry import placement
+from medretrieval.images.geometry import placement
 
 
 def steps_of(resize, crop, interpolation=tv.InterpolationMode.BICUBIC):
@@ -34,11 +34,13 @@ def test_scale_and_offset_are_those_of_resize_and_center_crop(height, width, res
 
 
 @pytest.mark.parametrize("size", [(28, 28), (28, 40), (64, 64), (300, 200), (200, 300)])
+@pytest.mark.parametrize("view", [lambda transform: transform, whole], ids=["checkpoint", "whole"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
-def test_a_bright_square_comes_back_to_its_place(size, resize_mode):
+def test_a_bright_square_comes_back_to_its_place(size, view, resize_mode):
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    steps = vectorize(image_transform_v2(PreprocessCfg(size=96, resize_mode=resize_mode), False)).geometry
+    own = image_transform_v2(PreprocessCfg(size=96, resize_mode=resize_mode), False)
+    steps = vectorize(view(own)).geometry
     height, width = size
     where = placement(steps, height, width)
     for top, left in ((height // 3, width // 2), (height // 2, width // 3)):
@@ -61,6 +63,25 @@ def _through(steps, image):
     for step in steps:
         picture = step(picture)
     return np.asarray(picture, np.float32)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (300, 200), (57, 411)])
+def test_of_a_whole_image_every_pixel_has_its_place(size):
+    own = tv.Compose([*steps_of(128, 112), tv.ToTensor(), tv.Normalize((0.5,) * 3, (0.5,) * 3)])
+    where = placement(vectorize(whole(own)).geometry, *size)
+    assert where.visible.all()
+    assert where.share == pytest.approx(1, abs=2e-3)
+    for raw, axis in zip(size, (where.y, where.x), strict=True):
+        assert axis.scale == pytest.approx(raw / 112, rel=2e-3)
+        assert axis.offset == pytest.approx(0, abs=0.002 * raw)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(20, 400), st.integers(20, 400), st.integers(32, 160), st.integers(70, 100))
+def test_the_share_that_is_seen_is_that_of_the_crop(height, width, resize, percent):
+    crop, short, long = resize * percent // 100, *sorted((height, width))
+    wanted = (crop / resize) * (crop / int(resize * long / short))
+    assert placement(steps_of(resize, crop), height, width).share == pytest.approx(wanted, abs=0.02)
 
 
 def test_a_crop_leaves_zero_outside_and_padding_takes_nothing_away():

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import first_line
-from medretrieval.images.rescale import to_8_bits
-from medretrieval.images.source import (
+from medretrieval.images.readers.source import (
     MIN_BYTES_A_FRAME,
     Frame,
     NoImage,
@@ -18,6 +17,7 @@ from medretrieval.images.source import (
     check_frames,
     check_size,
 )
+from medretrieval.images.rescale import to_8_bits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
