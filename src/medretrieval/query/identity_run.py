@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, objective_name, require_depths
-from medretrieval.evaluate.score_table import is_headline
+from medretrieval.evaluate.score_table import MACRO, is_headline
 from medretrieval.evidence.evidence import paired
+from medretrieval.protocol.ranking import class_members
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.query.confound_run import depth_of
 from medretrieval.query.saved_task import SavedTask
 from medretrieval.subgroups.identity import Recognition, own_candidates, recognition
+from medretrieval.uncertainty.bootstrap import means
 from medretrieval.uncertainty.half_samples import halves_of
 
 Change = tuple[float, float, float]
@@ -25,8 +29,9 @@ class Recognized:
         run: opened.
         first: how often the first result is of the query's own patient.
         within: the same of the first k results.
-        with_own: score -> its value where queries can find their own patient.
-        without_own: where they cannot.
+        with_own: score -> its value where queries can find their own patient, over the queries that have
+            something to find both ways.
+        without_own: where they cannot, over the same queries.
         changes: score -> without minus with, low, high, paired over the queries; those that have an interval.
         remarks: what a reader should know, a sentence each.
     """
@@ -85,14 +90,12 @@ def identity(folder: Path, k: int | None) -> Recognized:
     if run.queries.groups is None or run.gallery.groups is None:
         raise UserError(
             f"identity: {folder}: it is not known which images are of one patient; choose a run of a dataset "
-            "that "
-            "names groups"
+            "that names groups"
         )
     if run.settings.protocol.drop_duplicates:
         raise UserError(
             "identity: protocol.drop_duplicates=true: which images are copies only the images tell; choose a "
-            "run "
-            "with drop_duplicates=false"
+            "run with drop_duplicates=false"
         )
     _require_others(run)
     tasks = run.task(own_group=True), run.task(own_group=False)
@@ -103,9 +106,22 @@ def identity(folder: Path, k: int | None) -> Recognized:
     ids = both[0].ranking.ids
     first, within = (recognition(run.settings, tasks[0], ids, depth) for depth in (1, k))
     names = [n for n in both[0].scores if n in both[1].scores and _is_shown(run, tasks[0], n)]
-    scores = [{name: one.scores[name] for name in names} for one in both]
+    scores = {name: _both_ways(tasks[0], both, name) for name in names}
     changes = _changes(run, tasks, both, names)
-    return Recognized(run, first, within, scores[0], scores[1], changes, _remarks(run))
+    with_own, without = ({name: pair[side] for name, pair in scores.items()} for side in (0, 1))
+    return Recognized(run, first, within, with_own, without, changes, _remarks(run, tasks))
+
+
+def _both_ways(task: RetrievalTask, both: list[Evaluation], name: str) -> tuple[float, float]:
+    """A score with and without own patients, over the queries that have something to find both ways."""
+    base = name.removeprefix(MACRO)
+    if any(base not in one.per_query for one in both):
+        return both[0].scores[name], both[1].scores[name]
+    values = np.stack([one.per_query[base] for one in both], axis=1)
+    values[np.isnan(values).any(axis=1)] = np.nan
+    members = class_members(task.queries.labels) if name.startswith(MACRO) else None
+    own, without = means(values, members).tolist()
+    return own, without
 
 
 def _depth(run: SavedTask, task: RetrievalTask, k: int) -> int:
@@ -125,8 +141,7 @@ def _require_others(run: SavedTask) -> None:
     if not (own_candidates(run.task(own_group=True)) > 0).any():
         raise UserError(
             f"identity: {run.folder}: no query has another image of its patient in the gallery, so there is "
-            "nothing "
-            "to recognize"
+            "nothing to recognize"
         )
 
 
@@ -145,7 +160,7 @@ def _changes(
     there, gone = (halves_of(task, one, config) for task, one in zip(tasks, both, strict=True))
     found: dict[str, Change] = {}
     for name in names:
-        base = name.removeprefix("macro_")
+        base = name.removeprefix(MACRO)
         if base not in both[0].per_query or base not in both[1].per_query:
             continue
         sides = both[1].per_query[base], both[0].per_query[base]
@@ -155,8 +170,12 @@ def _changes(
     return found
 
 
-def _remarks(run: SavedTask) -> list[str]:
+def _remarks(run: SavedTask, tasks: tuple[RetrievalTask, RetrievalTask]) -> list[str]:
     remarks = []
+    if alone := int(((tasks[0].n_relevant > 0) & (tasks[1].n_relevant == 0)).sum()):
+        remarks.append(
+            f"Of {alone} queries only their own patient has relevant images; both columns leave them out."
+        )
     if run.settings.protocol.exclude_same_group:
         remarks.append(
             "The run itself leaves own patients out (protocol.exclude_same_group=true); here its index was "

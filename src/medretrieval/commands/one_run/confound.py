@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from medretrieval.commands.parts.named_runs import chosen_run
 from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run
 
+SHOWN_VALUES = 8  # columns of the table of class and value; --json has all
+
 if TYPE_CHECKING:
     from medretrieval.query.confound_run import Confounded
 
@@ -57,13 +59,21 @@ def _lines(answer: "Confounded") -> list[str]:
 
 
 def _gallery(answer: "Confounded") -> list[str]:
+    import numpy as np
+
     from medretrieval.runs.tables import table
 
     seen = answer.found.association
-    rows = [[name, *map(str, row)] for name, row in zip(seen.classes, seen.counts.tolist(), strict=True)]
+    largest = np.argsort(-seen.counts.sum(axis=0), kind="stable")
+    shown, others = np.sort(largest[:SHOWN_VALUES]), largest[SHOWN_VALUES:]
+    values = [seen.values[i] for i in shown] + ([f"{len(others)} others"] if len(others) else [])
+    counts = seen.counts[:, shown]
+    if len(others):
+        counts = np.concatenate([counts, seen.counts[:, others].sum(axis=1, keepdims=True)], axis=1)
+    rows = [[name, *map(str, row)] for name, row in zip(seen.classes, counts.tolist(), strict=True)]
     v = "one class or one value" if seen.cramers_v is None else f"{seen.cramers_v:.4f}"
     said = "0: they have nothing to do with each other, 1: the one tells the other"
-    return [*table(["class", *seen.values], rows, ["class"]), f"Cramer's V {v} ({said})"]
+    return [*table(["class", *values], rows, ["class"]), f"Cramer's V {v} ({said})"]
 
 
 VERB = Verb(
