@@ -62,7 +62,7 @@ def test_every_procedure_is_simulated():
         (of_index, Cohort(100, 500, images=4, shift=2.0)),
         (of_index, Cohort(100, images=4, shift=2.0)),
     ],
-    ids=str,
+    ids=lambda part: getattr(part, "__name__", str(part)),
 )
 def test_subgroups_and_shares_cover_and_alarm_as_they_say(procedure, world):
     found = simulate(procedure, world, SAMPLES, seed=1)
