@@ -33,7 +33,7 @@ NEEDED = {"confound": ["by=site"], "explain": ["query=test/3"], "query": ["image
 ONE_RUN = [name for name, verb in TABLES.items() if any(o.name == "run" and not o.many for o in verb.options)]
 TINY = (
     "dataset=chest_phantom", "dataset._target_=tests.toy_datasets.Patients", "dataset.size=32",
-    "dataset.n_train=20", "dataset.n_test=12", "encoder=timm",
+    "dataset.n_train=20", "dataset.n_test=20", "encoder=timm",
     "encoder.model=test_resnet", "encoder.pretrained=null", "encoder.runtime=torch", "evaluation.ks=[1,3]",
     "evaluation.resamples=100", "evaluation.vote_k=3", "evaluation.baseline=none", "audit.enabled=false",
     "figures.enabled=false",
@@ -345,16 +345,16 @@ def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
         "compare": lambda: [r["number"] for r in content["runs"]] == [1, 2] and len(content["pairs"]) == 1,
         "query": lambda: len(content["queries"][0]["results"]) == 5,
         "report": lambda: content["runs"] == 2 and content["bytes"] == Path(content["report"]).stat().st_size,
-        "verify": lambda: content["differences"] == [] and content["queries"] == 12,
+        "verify": lambda: content["differences"] == [] and content["queries"] == 20,
         "again": lambda: content["differences"] == [] and content["new_run"] != content["run"],
-        "confound": lambda: content["by"] == "site" and content["queries"] == 12,
-        "identity": lambda: content["of"] == 12 and next(iter(content["scores"])) == "precision_at_1",
+        "confound": lambda: content["by"] == "site" and content["queries"] == 20,
+        "identity": lambda: content["of"] == 20 and next(iter(content["scores"])) == "precision_at_1",
         "explain": lambda: content["pairs"][0]["query"] == "test/3" and content["picture"] is None,
         "log": lambda: content == {"logged": 2},
         "cache": lambda: content["entries"] == [],
         "list": lambda: [e["runs"] for e in content["entries"] if e["runs"]] == [{"finished": 2}],
         "data": lambda: content["page"] == "data_chest_phantom.html" and content["splits"][0]["images"] == 20,
-        "plan": lambda: content["units"] == 12 and len(content["cases"]) == 3 and content["delta"] is None,
+        "plan": lambda: content["units"] == 10 and len(content["cases"]) == 3 and content["delta"] is None,
         "remove": lambda: content["removed"] is False and content["folders"][0]["runs"] == 2,
     }
     assert wanted[name]()

@@ -10,7 +10,8 @@ from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.prompts import prompts_of
 
-DATASETS = sorted(path.stem for path in (root() / "conf" / "dataset").glob("*.yaml"))
+OWN = ("csv", "dicom", "folder")  # whose classes nobody knows
+DATASETS = sorted(path.stem for path in (root() / "conf" / "dataset").glob("*.yaml") if path.stem not in OWN)
 TEXT = "protocol=text_to_image"
 MALIGNANT = "prompts.classes.malignant=[a mass,a tumour]"
 
