@@ -13,7 +13,8 @@ from tests.tiny_models import TINY_READER, clip_state, write_clip_config
 from tests.toy_datasets import Captioned
 
 from medretrieval import compose, run
-from medretrieval.config import EvaluationConfig, Hit, PromptsConfig, PromptSource, check
+from medretrieval.checks import check
+from medretrieval.config import EvaluationConfig, Hit, PromptsConfig, PromptSource
 from medretrieval.evaluate import chance
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evaluate.scores import reciprocal_rank

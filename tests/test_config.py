@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medretrieval import compose
-from medretrieval.config import check, root
+from medretrieval.checks import check
+from medretrieval.config import root
 from medretrieval.datasets.base import Dataset
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError

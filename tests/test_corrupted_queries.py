@@ -11,7 +11,8 @@ from tests.refusals import refusal
 
 from medretrieval import run
 from medretrieval.cache.store import Cache
-from medretrieval.config import check, compose
+from medretrieval.checks import check
+from medretrieval.config import compose
 from medretrieval.dry_run import plan
 from medretrieval.load import load_task
 from medretrieval.query.explain_run import _Images

@@ -11,8 +11,9 @@ import yaml
 from tests.pages import REPOSITORY, Page, overrides, words
 from tests.test_architecture import LAYERS
 
+from medretrieval.checks import check
 from medretrieval.cli import VERBS
-from medretrieval.config import check, compose
+from medretrieval.config import compose
 from medretrieval.evaluate.score_docs import with_tables
 
 DOCS = [Page(path) for path in sorted((REPOSITORY / "docs").glob("*.md"))]

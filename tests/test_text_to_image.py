@@ -111,7 +111,7 @@ def test_findings_are_asked_for_one_by_one(config, write_npz):
 
 
 def _settings(folder):
-    from medretrieval.config import check
+    from medretrieval.checks import check
     from medretrieval.runs.reopen import saved_config
 
     return check(saved_config(folder, ()))

@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, check, expand
+from medretrieval.checks import check
+from medretrieval.config import Config, expand
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.embed.forecast import (
     UNKNOWN,

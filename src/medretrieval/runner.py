@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, EvaluationConfig, check, expand
+from medretrieval.checks import check
+from medretrieval.config import Config, EvaluationConfig, expand
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name, with_score

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, Hit, check, expand
+from medretrieval.checks import check
+from medretrieval.config import Config, Hit, expand
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.load import load_task

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tests.bench.measure import Row, row, seconds
 
-from medretrieval.config import check, compose
+from medretrieval.checks import check
+from medretrieval.config import compose
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.instantiate import instantiate

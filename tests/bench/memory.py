@@ -11,7 +11,8 @@ from tests.tasks import task_of
 
 from medretrieval import compose
 from medretrieval.cache.store import Cache
-from medretrieval.config import EvaluationConfig, check
+from medretrieval.checks import check
+from medretrieval.config import EvaluationConfig
 from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.evaluate.evaluate import evaluate

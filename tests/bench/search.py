@@ -7,7 +7,7 @@ from tests.bench.measure import Row, by_turns
 
 from medretrieval import compose
 from medretrieval.cache.store import Cache
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.embed.images import Embeddings
 from medretrieval.index.distance import prepare
 from medretrieval.index.faiss_index import VectorIndex, build

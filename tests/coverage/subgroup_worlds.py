@@ -7,7 +7,7 @@ import numpy as np
 from tests.coverage.simulate import CONFIDENCE, RESAMPLES, SPLITS, nearest
 
 from medretrieval import compose
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.datasets.base import Split
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evaluate.score_table import reported_scores

@@ -11,7 +11,8 @@ from tests.refusals import refusal
 from tests.tiny_models import clip_encoder, timm_encoder
 from tests.tiny_models import images as noise
 
-from medretrieval.config import check, root
+from medretrieval.checks import check
+from medretrieval.config import root
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.baselines import PixelEncoder, RandomEncoder
 from medretrieval.instantiate import instantiate
@@ -419,7 +420,8 @@ def test_the_seed_and_the_device_of_the_run_reach_the_encoder(config):
 def test_a_signature_costs_no_import_of_torch():
     script = """
 import sys
-from medretrieval.config import check, compose
+from medretrieval.checks import check
+from medretrieval.config import compose
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate

@@ -7,7 +7,7 @@ from tests.tasks import task_of
 
 from medretrieval import compose, run
 from medretrieval.cache.store import Cache
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.datasets.base import Split
 from medretrieval.embed.images import Embeddings
 from medretrieval.embed.sides import Sides

@@ -17,7 +17,7 @@ from tests.report_runs import finished as finished_sweep
 from tests.tasks import task_of
 
 from medretrieval import compose
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.evaluate.evaluate import evaluate
 from medretrieval.evidence.breakdown import breakdown

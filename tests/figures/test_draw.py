@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 
 from medretrieval import run
 from medretrieval.cache.store import Cache
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
 from medretrieval.evaluate import chance

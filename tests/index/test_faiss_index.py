@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from medretrieval import compose
 from medretrieval.cache.store import Cache
-from medretrieval.config import IndexConfig, check
+from medretrieval.checks import check
+from medretrieval.config import IndexConfig
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.index.distance import order_ties, prepare

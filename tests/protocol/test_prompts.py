@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medretrieval import compose
-from medretrieval.config import check, root
+from medretrieval.checks import check
+from medretrieval.config import root
 from medretrieval.datasets.base import Dataset
 from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate

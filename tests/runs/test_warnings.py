@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medretrieval import run
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.errors import UserError
 from medretrieval.evaluate import score_table
 from medretrieval.evaluate.score_table import Score

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.tasks import task_of
 
 from medretrieval import compose
-from medretrieval.config import check
+from medretrieval.checks import check
 from medretrieval.datasets.base import Split
 from medretrieval.subgroups.columns import plain_column
 from medretrieval.subgroups.confounding import (

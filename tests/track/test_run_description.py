@@ -1,7 +1,8 @@
 import pytest
 
 from medretrieval import compose
-from medretrieval.config import check, root
+from medretrieval.checks import check
+from medretrieval.config import root
 from medretrieval.track.run_description import describe_run
 
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol")

@@ -298,7 +298,9 @@ def _assumed(same: MatchedRuns, score: str) -> Found:
     baseline = report.baseline
     if baseline is not None and baseline.difference is not None and score == report.objective.name:
         wide = baseline.difference.high - baseline.difference.low
-        error = wide / (2 * student_quantile(report.confidence, one.freedom))
+        # The interval of halves is by Student's t, that of the bootstrap by its quantiles, as good as normal.
+        normal = NormalDist().inv_cdf((1 + report.confidence) / 2)
+        error = wide / 2 / (normal if halves is None else student_quantile(report.confidence, one.freedom))
         correlation = 1 - error**2 / (2 * one.error**2) if one.error > 0 else None
         about = f"the run against {baseline.encoder}, measured"
         found[about] = replace(one, error=error), correlation

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, check, expand
+from medretrieval.checks import check
+from medretrieval.config import Config, expand
 from medretrieval.datasets.base import SPLITS, Dataset, Split
 from medretrieval.datasets.corrupted import corrupted
 from medretrieval.datasets.groups import load_split

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.config import Config, check
+from medretrieval.checks import check
+from medretrieval.config import Config
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, evaluate

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, MetricConfig, check, expand
+from medretrieval.checks import check
+from medretrieval.config import Config, MetricConfig, expand
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError

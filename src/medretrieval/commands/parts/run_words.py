@@ -26,7 +26,8 @@ def settings_of(words: Sequence[str]) -> "Config":
     """
     import hydra
 
-    from medretrieval.config import check, register, root
+    from medretrieval.checks import check
+    from medretrieval.config import register, root
 
     register()
     found: list[Any] = []

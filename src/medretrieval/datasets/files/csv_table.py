@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.csv_rows import CsvTable, read_csv, require_unique
 from medretrieval.datasets.files.dataset import FileDataset, given_folder
 from medretrieval.datasets.files.table import (
@@ -35,47 +34,27 @@ class CsvDataset(FileDataset):
             split, group, caption; None for none.
         path_pattern: a file's path, {} standing for the text of its column: "images/{}.jpg".
         metadata: columns that are kept beside these; None for all others.
-        drop_labels: rows with one of these labels are left out.
-        the others: those of `FileDataset` and `DecodingOptions`.
+        options: the arguments of `FileDataset`.
     """
 
     def __init__(
         self,
-        name: str,
-        label_type: LabelType,
-        classes: Sequence[str] | None,
+        *,
         table: str | None,
         root: str | None,
         columns: Mapping[str, str | None],
         path_pattern: str,
         metadata: Sequence[str] | None,
-        drop_labels: Sequence[str],
-        size: int,
-        channels: int | None,
-        fit: str,
-        frames: str,
-        unreadable: str,
-        shares: Mapping[str, Any],
-        split_seed: int,
-        split_by: str,
-        shared_groups: str,
-        cache: str,
-        corrupt: str | None,
+        **options: Any,
     ) -> None:
-        options = {
-            "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "split_by": split_by,
-            "shared_groups": shared_groups, "cache": cache,
-        }  # fmt: skip
         if table is None:
             raise UserError("dataset.table: give the CSV file that lists the images: dataset.table=<file>")
         self.path = Path(str(table)).expanduser()
         folder = self.path.parent if root is None else given_folder(root, "dataset.root")
-        super().__init__(name, label_type, classes, folder, options, corrupt)
+        super().__init__(root=folder, **options)
         self.columns = read_columns(columns, ROLES, NEEDED)
         self.path_pattern = _pattern(path_pattern)
         self.metadata = metadata
-        self.drop_labels = frozenset(map(str, drop_labels))
 
     def read_table(self) -> FileTable:
         """Every row of the table.

@@ -77,7 +77,7 @@ class DecodingOptions:
     cache: Path
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> "DecodingOptions":
+    def read(cls, **given: Any) -> "DecodingOptions":
         """Check the keys of a configuration.
 
         Raises:
@@ -92,13 +92,13 @@ class DecodingOptions:
         return cls(
             _whole("size", given["size"], 1),
             given["channels"],
-            _choice("fit", given["fit"], Fit),
-            _choice("frames", given["frames"], Frames),
-            _choice("unreadable", given["unreadable"], OnUnreadable),
+            member("fit", given["fit"], Fit),
+            member("frames", given["frames"], Frames),
+            member("unreadable", given["unreadable"], OnUnreadable),
             given["shares"],
             _whole("split_seed", given["split_seed"], 0),
-            _choice("split_by", given["split_by"], SplitBy),
-            _choice("shared_groups", given["shared_groups"], OnSharedGroups),
+            member("split_by", given["split_by"], SplitBy),
+            member("shared_groups", given["shared_groups"], OnSharedGroups),
             Path(given["cache"]).expanduser().absolute(),
         )
 
@@ -110,28 +110,43 @@ class FileDataset(Dataset):
         name: short name.
         label_type: "single", "multi" or "ordinal".
         classes: their names in the order of the label numbers; None for those that are found, sorted.
+        drop_labels: images with one of these labels are left out.
         root: the folder of the files.
-        options: the other keys (`DecodingOptions`).
-        corrupt: as `Dataset`.
+        the others: as `DecodingOptions`, and `corrupt` as `Dataset`.
     """
 
     def __init__(
         self,
+        *,
         name: str,
         label_type: LabelType,
         classes: Sequence[str] | None,
+        drop_labels: Sequence[str],
         root: Path,
-        options: Mapping[str, Any],
-        corrupt: str | None = None,
+        size: int,
+        channels: int | None,
+        fit: str,
+        frames: str,
+        unreadable: str,
+        shares: Mapping[str, Any],
+        split_seed: int,
+        split_by: str,
+        shared_groups: str,
+        cache: str,
+        corrupt: str | None,
     ) -> None:
         if label_type not in ("single", "multi", "ordinal"):
             raise UserError(f"dataset.label_type={label_type}: choose from: multi, ordinal, single")
         if classes is not None and (isinstance(classes, str) or not all(isinstance(c, str) for c in classes)):
             raise UserError(f"dataset.classes={classes}: give a list of names, or null for those found")
-        self.options = DecodingOptions.read(options)
+        self.options = DecodingOptions.read(
+            size=size, channels=channels, fit=fit, frames=frames, unreadable=unreadable, shares=shares,
+            split_seed=split_seed, split_by=split_by, shared_groups=shared_groups, cache=cache,
+        )  # fmt: skip
         self.fit = self.options.fit
         super().__init__(name, label_type, classes or (), self.options.size, None, corrupt)
         self.root = root
+        self.drop_labels = frozenset(map(str, drop_labels))
         self._loaded: dict[str, Decoded] = {}
 
     @abstractmethod
@@ -365,7 +380,12 @@ def _whole(key: str, value: object, least: int) -> int:
     return value
 
 
-def _choice(key: str, value: object, kind: Any) -> Any:
+def member(key: str, value: object, kind: Any) -> Any:
+    """The member of an enumeration that a key of the dataset's configuration names.
+
+    Raises:
+        UserError: it names none.
+    """
     try:
         return kind(value)
     except ValueError as error:

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.csv_rows import CsvTable, read_csv, require_unique
 from medretrieval.datasets.files.csv_table import read_columns
-from medretrieval.datasets.files.dataset import FileDataset, given_folder
+from medretrieval.datasets.files.dataset import FileDataset, given_folder, member
 from medretrieval.datasets.files.pseudonyms import PathNames, pseudonym, salt_of
 from medretrieval.datasets.files.table import FileTable, not_dropped, read_labels, read_splits
 from medretrieval.datasets.files.walk import find
-from medretrieval.errors import UserError, choices
+from medretrieval.errors import UserError
 from medretrieval.images.decode import peek
 from medretrieval.images.readers.dicom import SUFFIXES, has_mark, read_header, tag_number
 from medretrieval.images.readers.source import NoImage, Unreadable
@@ -88,15 +87,12 @@ class DicomDataset(FileDataset):
         metadata: tags whose text is kept of each image.
         metadata_columns: columns of `labels` that are kept of each image.
         unlabeled: whether an image without a label fails the run or is left out.
-        drop_labels: images with one of these labels are left out.
-        the others: those of `FileDataset` and `DecodingOptions`.
+        options: the arguments of `FileDataset`.
     """
 
     def __init__(
         self,
-        name: str,
-        label_type: LabelType,
-        classes: Sequence[str] | None,
+        *,
         root: str | None,
         labels: str | None,
         key: str,
@@ -105,26 +101,9 @@ class DicomDataset(FileDataset):
         metadata: Sequence[str],
         metadata_columns: Sequence[str],
         unlabeled: str,
-        drop_labels: Sequence[str],
-        size: int,
-        channels: int | None,
-        fit: str,
-        frames: str,
-        unreadable: str,
-        shares: Mapping[str, Any],
-        split_seed: int,
-        split_by: str,
-        shared_groups: str,
-        cache: str,
-        corrupt: str | None,
+        **options: Any,
     ) -> None:
-        options = {
-            "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "split_by": split_by,
-            "shared_groups": shared_groups, "cache": cache,
-        }  # fmt: skip
-        folder = given_folder(root, "dataset.root")
-        super().__init__(name, label_type, classes, folder, options, corrupt)
+        super().__init__(root=given_folder(root, "dataset.root"), **options)
         _require_one_source(labels, label_tag, metadata_columns)
         for tag in [*metadata, *([label_tag] if label_tag else [])]:
             if tag_number(str(tag)) in map(tag_number, NAMING):
@@ -133,13 +112,12 @@ class DicomDataset(FileDataset):
                     f"dataset.{key_of}: {tag} leads to a person and is never shown; choose another tag"
                 )
         self.labels_csv = None if labels is None else Path(labels).expanduser()
-        self.key = _member("key", key, Key)
+        self.key = member("key", key, Key)
         self.columns = read_columns(columns, ROLES, ("key", "label") if labels is not None else ())
         self.label_tag = label_tag
         self.tags = tuple(map(str, metadata))
         self.metadata_columns = tuple(map(str, metadata_columns))
-        self.on_unlabeled = _member("unlabeled", unlabeled, OnUnlabeled)
-        self.drop_labels = frozenset(map(str, drop_labels))
+        self.on_unlabeled = member("unlabeled", unlabeled, OnUnlabeled)
         self.heads: tuple[Head, ...] = ()
 
     def read_table(self) -> FileTable:
@@ -335,13 +313,6 @@ def _parts(name: str) -> list[str]:
     for mark in NAME_MARKS:
         name = name.replace(mark, " ")
     return name.split()
-
-
-def _member(key: str, value: object, kind: Any) -> Any:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise UserError(f"dataset.{key}={value}: {choices([str(member) for member in kind])}") from error
 
 
 def _require_one_source(labels: str | None, tag: str | None, columns: Sequence[str]) -> None:

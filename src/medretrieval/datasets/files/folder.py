@@ -1,12 +1,11 @@
 """A folder with a sub-folder for each class, and train, val and test above them where there are splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medretrieval.datasets.base import LabelType
 from medretrieval.datasets.files.dataset import FileDataset, given_folder
 from medretrieval.datasets.files.table import (
     SPLIT_WORDS,
@@ -29,43 +28,17 @@ class FolderDataset(FileDataset):
         root: the folder.
         group_rule: a regular expression that finds the patient in a path below the folder: its first group,
             or the whole match; None where nobody says.
-        drop_labels: class folders that are left out.
-        the others: those of `FileDataset` and `DecodingOptions`.
+        options: the arguments of `FileDataset`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        label_type: LabelType,
-        classes: Sequence[str] | None,
-        root: str | None,
-        size: int,
-        channels: int | None,
-        fit: str,
-        frames: str,
-        unreadable: str,
-        shares: Mapping[str, Any],
-        split_seed: int,
-        split_by: str,
-        group_rule: str | None,
-        drop_labels: Sequence[str],
-        shared_groups: str,
-        cache: str,
-        corrupt: str | None,
-    ) -> None:
-        options = {
-            "size": size, "channels": channels, "fit": fit, "frames": frames, "unreadable": unreadable,
-            "shares": shares, "split_seed": split_seed, "split_by": split_by,
-            "shared_groups": shared_groups, "cache": cache,
-        }  # fmt: skip
-        if label_type == "multi":
+    def __init__(self, *, root: str | None, group_rule: str | None, **options: Any) -> None:
+        super().__init__(root=given_folder(root, "dataset.root"), **options)
+        if self.label_type == "multi":
             raise UserError(
                 "dataset.label_type=multi: a file lies in one class folder; use dataset=csv for several "
                 "findings"
             )
-        super().__init__(name, label_type, classes, given_folder(root, "dataset.root"), options, corrupt)
         self.group_rule = group_rule
-        self.drop_labels = frozenset(map(str, drop_labels))
 
     def read_table(self) -> FileTable:
         """Every image below the folder, its class and split.
