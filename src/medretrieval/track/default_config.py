@@ -1,5 +1,6 @@
 """What a run's configuration would be had nobody changed a key: the files in conf/ that it chose from."""
 
+from dataclasses import MISSING as DATACLASS_MISSING
 from dataclasses import fields
 from enum import Enum
 from functools import cache
@@ -8,10 +9,19 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from medretrieval.config import IndexConfig, MetricConfig, ProtocolConfig, register_resolvers, root
+from medretrieval.config import (
+    EvaluationConfig,
+    IndexConfig,
+    MetricConfig,
+    ProtocolConfig,
+    register_resolvers,
+    root,
+)
 
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol")
-SCHEMAS = {"index": IndexConfig, "metric": MetricConfig, "protocol": ProtocolConfig}
+SCHEMAS: dict[str, type[Any]] = {
+    "evaluation": EvaluationConfig, "index": IndexConfig, "metric": MetricConfig, "protocol": ProtocolConfig,
+}  # fmt: skip
 
 
 def default_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -27,14 +37,22 @@ def default_config(config: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {key: node for key, node in content.items() if key not in ("defaults", "hydra")}
     # Keys of groups that follow these ones are as in their files, whatever these are.
     followed = {key: config[key] for key in ("seed", "device", "paths")}
+    chosen["evaluation"] = _of_schema("evaluation") | chosen["evaluation"]
     tree = chosen | followed
     for group in GROUPS:
         if (file := _file_of(group, config[group])) is not None:
-            schema = SCHEMAS.get(group)
-            unset = {} if schema is None else {f.name: f.default for f in fields(schema)}
-            tree[group] = unset | _merged(file) | {"name": config[group]["name"]}
+            tree[group] = _of_schema(group) | _merged(file) | {"name": config[group]["name"]}
     resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=False)
     return cast(dict[str, Any], resolved) | {key: chosen[key] for key in ("seed", "device")}
+
+
+def _of_schema(group: str) -> dict[str, Any]:
+    """What the schema says of keys that need not stand in YAML."""
+    defaults = {f.name: f for f in fields(SCHEMAS[group])} if group in SCHEMAS else {}
+    return {
+        name: f.default if f.default_factory is DATACLASS_MISSING else f.default_factory()
+        for name, f in defaults.items()
+    }
 
 
 def plain(value: Any) -> Any:
