@@ -161,7 +161,7 @@ def captions_of(gallery: Split, classes: tuple[str, ...], wanted: PromptsConfig,
         UserError: the dataset has no captions or, where they are wanted, no groups.
     """
     said, hit = said_of(gallery, where, wanted.max_words), wanted.hit
-    assert hit is not None  # as `config.check` has seen to
+    assert hit is not None  # as `checks.check` has seen to
     if hit == Hit.group and gallery.groups is None:
         raise UserError(
             f"prompts.hit=group: {where} does not say which images of split {gallery.name!r} belong "
