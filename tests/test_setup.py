@@ -39,12 +39,12 @@ def test_constraints_are_names_and_versions_alone():
     assert len(PINNED) == len(LINES)
 
 
-@pytest.mark.parametrize("requirement", INSTALLED, ids=str)
+@pytest.mark.parametrize("requirement", sorted(INSTALLED, key=str), ids=str)
 def test_every_dependency_that_is_installed_is_pinned(requirement):
     assert canonicalize_name(requirement.name) in PINNED
 
 
-@pytest.mark.parametrize("requirement", EVERY, ids=str)
+@pytest.mark.parametrize("requirement", sorted(EVERY, key=str), ids=str)
 def test_what_is_pinned_is_within_the_bounds(requirement):
     version = PINNED.get(canonicalize_name(requirement.name))
     assert version is None or requirement.specifier.contains(version, prereleases=True)
