@@ -6,6 +6,7 @@ Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or un
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
+
+
+UNSET = {"name": "none"}  # the content of adapt/none.yaml: a group that names no class does nothing
 
 
 class SplitName(StrEnum):
@@ -237,6 +241,8 @@ class Config:
     figures: FiguresConfig = MISSING
     explain: ExplainConfig = MISSING
     tracking: Any = MISSING
+    # The value of "none" stands here, so that older manifests have it.
+    adapt: Any = field(default_factory=lambda: dict(UNSET))
     paths: PathsConfig = MISSING
     prompts: PromptsConfig | None = None
     seed: int = MISSING
@@ -286,8 +292,34 @@ def prompt_use(source: str) -> str:
     return str(PromptUse.each if source == PromptSource.captions else PromptUse.ensemble)
 
 
+def encoder_nodes(parts: Sequence[str], *, _root_: DictConfig) -> list[dict[str, Any]]:
+    """The configurations of encoders that another one is made of, with the run's device, seed and folders.
+
+    Args:
+        parts: names in conf/encoder, or in a configuration folder of the user's own.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    nodes = []
+    for part in parts:
+        name = f"encoder={part}"
+        cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
+        for key in ("device", "seed", "paths"):
+            cfg[key] = _root_[key]
+        nodes.append(OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
+    return nodes  # type: ignore[return-value]  # a group is a mapping
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names as one."""
+    return "+".join(names)
+
+
 def register_resolvers() -> None:
     """Make the functions that the files in conf/ call known to OmegaConf."""
+    OmegaConf.register_new_resolver("encoder_nodes", encoder_nodes, replace=True)
+    OmegaConf.register_new_resolver("join", joined, replace=True)
     OmegaConf.register_new_resolver("slug", slugged, replace=True)
     OmegaConf.register_new_resolver("prompt_use", prompt_use, replace=True)
 
@@ -318,6 +350,11 @@ def compose(*overrides: str) -> DictConfig:
 def expand(path: str) -> Path:
     """An absolute path, with ~ for the home folder."""
     return Path(path).expanduser().absolute()
+
+
+def is_set(node: dict[str, Any]) -> bool:
+    """Whether a group that may be "none" names a class."""
+    return node != UNSET
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, PromptSource
+from medretrieval.config import Config, PromptSource, is_set
 from medretrieval.datasets.base import Dataset, Split
 from medretrieval.datasets.corrupted import corrupted
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.composed.composed import JoinedEncoder
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import objective_name, require_depths
 from medretrieval.index.faiss_index import require_parameters
@@ -44,7 +45,42 @@ def load(settings: Config, cache: Cache, identity: Identify = identify, keep: bo
         require_text(encoder)
     center = settings.protocol.center
     center_split = load_split(dataset, center.value) if center is not None else None
-    return Inputs(dataset, encoder, dict(identity(encoder, cache)), task, center_split)
+    train, val = _to_fit(settings, encoder, dataset, task)
+    return Inputs(dataset, encoder, dict(identity(encoder, cache)), task, center_split, train, val)
+
+
+def _to_fit(
+    settings: Config, encoder: Encoder, dataset: Dataset, task: RetrievalTask
+) -> tuple[Split | None, Split | None]:
+    """Train and val, where anything is fitted on the one and chosen on the other.
+
+    Raises:
+        UserError: the images that are scored would be among them.
+    """
+    adapts, joins = is_set(settings.adapt), isinstance(encoder, JoinedEncoder)
+    if not adapts and not joins:
+        return None, None
+    what = f"adapt={settings.adapt['name']}" if adapts else f"encoder={encoder.name}"
+    seen = ("train", "val") if adapts else ("train",)
+    for role, name in (("query", task.queries.name), ("gallery", task.gallery.name)):
+        if name in seen and (role, name) != ("gallery", "train"):
+            done = "fitted on split train" if name == "train" else "chosen on split val"
+            raise UserError(
+                f"protocol.{role}={name}: {what} is {done}, so scores there would say nothing about new images; "
+                f"use protocol.{role}=test, or {'adapt=none' if adapts else 'another encoder'}"
+            )
+    if adapts and settings.protocol.center is not None:
+        raise UserError(
+            f"protocol.center={settings.protocol.center} and {what}: both change the vectors by the mean of "
+            "train; set one of them to null (none)"
+        )
+    if adapts and settings.explain.enabled:
+        raise UserError(
+            f"explain.enabled=true and {what}: the maps are of the encoder's own vectors; set adapt=none"
+        )
+    loaded = {split.name: split for split in (task.queries.split, task.gallery) if split is not None}
+    train = loaded.get("train") or load_split(dataset, "train")
+    return train, load_split(dataset, "val") if adapts else None
 
 
 def require_text(encoder: Encoder) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from medretrieval.adapt.stage import Adapted, adapt
 from medretrieval.cache.store import Cache
 from medretrieval.checks import check
 from medretrieval.config import Config, EvaluationConfig, expand
@@ -104,12 +105,14 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
             tracker.skip(about, finished)
             return _skip(finished, folder, said=sweep is None)
         explaining.require(settings, inputs.encoder)
+        with clock("adapt"):
+            adapted = adapt(settings, inputs, cache)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             about.name += " RANDOM WEIGHTS"
         about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
         tracker.start(about)
-        stages = Stages(settings, inputs, cache, clock)
+        stages = Stages(settings, adapted.inputs, cache, clock, adapted)
         sides = stages.embed()
         searched = stages.index(sides)
         evaluation = stages.evaluate(searched.index, sides)
@@ -117,7 +120,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         report = report_of(settings, inputs, outcome, notes_of(settings, inputs, outcome), fingerprint)
         drawn = stages.draw(outcome, report.title)
         report = replace(report, timings_s=clock.up_to_now())
-        stages.write(Written(cfg, folder, report), outcome, drawn)
+        stages.write(Written(cfg, folder, report), inputs, outcome, drawn)
         mark_finished(outputs, fingerprint, folder)
         about.params |= {f"index.{k}": str(v) for k, v in searched.index.spec.parameters.items()}
         write_tracking(folder, about, tracker)
@@ -170,15 +173,17 @@ class Stages:
 
     Attributes:
         settings: the checked configuration.
-        inputs: dataset, encoder and task.
+        inputs: dataset, encoder (adapted, where the configuration says so) and task.
         cache: what is kept between runs.
         clock: where each stage's seconds go.
+        adapted: what was fitted on train, and the encoder before it.
     """
 
     settings: Config
     inputs: Inputs
     cache: Cache
     clock: Clock
+    adapted: Adapted
 
     def embed(self) -> Sides:
         """Vectors of the queries and of the gallery."""
@@ -262,8 +267,8 @@ class Stages:
 
     def _audit(self, sides: Sides) -> Audit:
         """Look-alikes among the images as they were before queries were corrupted: copies stay copies."""
-        clean = self.inputs.clean
-        if clean.task is not self.inputs.task:
+        clean = self.adapted.before.clean  # copies of one picture are found by the encoder's own vectors
+        if clean.task is not self.inputs.task or self.adapted.fitted is not None:
             sides = embed_sides(clean, self.cache)
         return kept_audit(clean.task, sides.query, sides.gallery, self.settings.audit, self.cache)
 
@@ -288,12 +293,11 @@ class Stages:
         with self.clock("figures"):
             return draw(self.settings, self.inputs, outcome, title, self.cache)
 
-    def write(self, run: Written, outcome: RunOutputs, drawn: Drawn) -> None:
-        """Fill the run's folder: whole, or not at all."""
-        inputs = self.inputs
+    def write(self, run: Written, inputs: Inputs, outcome: RunOutputs, drawn: Drawn) -> None:
+        """Fill the run's folder: whole, or not at all; `inputs` are those before anything was fitted."""
         sides = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
-        if inputs.center_split is not None:
-            sides["center"] = inputs.center_split
+        fitted_on = {"center": inputs.center_split, "train": inputs.train_split, "val": inputs.val_split}
+        sides |= {role: split for role, split in fitted_on.items() if split is not None}
         config: Any = OmegaConf.to_container(run.cfg, resolve=True)
         documents = {
             run_folder.SCORES: run.report.to_text(),
@@ -306,6 +310,7 @@ class Stages:
             "index.faiss": outcome.index.path,
             "embeddings_query.npy": outcome.query.path,
             "embeddings_gallery.npy": outcome.gallery.path,
+            **self.adapted.files,
             **drawn.links,
         }
         writers: dict[str, Callable[[Path], None]] = {

@@ -6,7 +6,7 @@ Vectors are written in shards as embedding goes, so that an interrupted run goes
 import functools
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from medretrieval.cache.shards import RowKind, Shards, as_bytes, write_header
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.composed.composed import ComposedEncoder
 from medretrieval.encoders.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
 
 KIND = "embeddings"  # in the cache
+COMPOSED_KIND = "composed"  # those that are made of others
+BLOCK_IMAGES = 65_536  # whose vectors are combined at a time
 VECTORS = "embeddings.npy"
 FIDELITY_SAMPLE_IMAGES = 32  # images whose vectors are compared with those of full precision
 
@@ -81,6 +84,8 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
     """
     if len(split) == 0:
         raise UserError(f"split {split.name!r}: has no images to embed")
+    if isinstance(encoder, ComposedEncoder):
+        return embed_composed(encoder, identity, split, size, cache)
     parts, group = key_parts(identity, split, size)
     place = cache.place(KIND, parts, group)
     shards: Shards | None = None
@@ -120,6 +125,54 @@ def embed(encoder: Encoder, identity: Mapping[str, Any], split: Split, size: int
         # Kept without it by versions in which no encoder of this identity had a view: nothing is cut off.
         unseen=entry.facts.get("unseen", 0.0),
     )
+
+
+def embed_composed(
+    encoder: ComposedEncoder, identity: Mapping[str, Any], split: Split, size: int, cache: Cache
+) -> Embeddings:
+    """The embeddings of a split by an encoder made of others, from the embeddings of its parts.
+
+    Args and Raises: as `embed`.
+    """
+    sides = [embed(part, identify(part, cache), split, size, cache) for part in encoder.parts]
+    parts = {"encoder": dict(identity), "embeddings": [side.key for side in sides]}
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        width: int | None = None
+        with (folder / VECTORS).open("wb") as file:
+            for begin in range(0, len(split), BLOCK_IMAGES):
+                rows = slice(begin, begin + BLOCK_IMAGES)
+                made = encoder.combine([np.asarray(side.vectors[rows]) for side in sides])
+                name = functools.partial(_id, split, begin)
+                count = len(split.images[rows])
+                block = require_vectors(made, (count, width), encoder.name, "image", name)
+                if width is None:
+                    width = block.shape[1]
+                    write_header(file, (len(split), width))
+                file.write(block.tobytes())
+        return {"shape": [len(split), width]}
+
+    entry = cache.get_or_make(COMPOSED_KIND, parts, make)
+    return Embeddings(
+        vectors=rows_of(identity).load(entry.folder),
+        path=entry.folder / VECTORS,
+        key=entry.folder.name,
+        cached=not entry.fresh and all(side.cached for side in sides),
+        # One after the other: their seconds for an image add up.
+        images_per_s=1 / sum(1 / side.images_per_s for side in sides),
+        fidelity=next((side.fidelity for side in sides if side.fidelity is not None), None),
+        unseen=_least([side.unseen for side in sides]),
+    )
+
+
+def _id(split: Split, begin: int, row: int) -> str:
+    return str(split.ids[begin + row])
+
+
+def _least(shares: Sequence[float | None]) -> float | None:
+    """What all parts cut off; None where one does not tell."""
+    told = [share for share in shares if share is not None]
+    return min(told) if len(told) == len(shares) else None
 
 
 def key_parts(identity: Mapping[str, Any], split: Split, size: int) -> tuple[dict[str, Any], str]:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from medretrieval.cache.entry import canonical_sha256
 from medretrieval.config import Config, slugged
@@ -25,7 +26,11 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
         del config[key]
     for key in ("root", "groups", "group_rule", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
-    fitted = {} if center is None else {"center": center.images_sha256}
+    fitted: dict[str, Any] = {} if center is None else {"center": center.images_sha256}
+    for role, split in (("train", inputs.train_split), ("val", inputs.val_split)):
+        if split is not None:
+            said = canonical_sha256({"captions": list(split.captions or ())})
+            fitted[role] = [split.images_sha256, split.labels_sha256, groups_sha256(split.groups), said]
     if center is not None and isinstance(task.queries, Captions):
         fitted["center_captions"] = canonical_sha256({"captions": list(center.captions or ())})
     if settings.evaluation.subgroups and task.queries.split is not None:

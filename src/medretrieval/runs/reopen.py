@@ -1,7 +1,7 @@
 """A finished run opened again: what verbs that take a run start from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from medretrieval.adapt.stage import restored
 from medretrieval.cache import entry
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config, renamed
@@ -218,16 +219,16 @@ def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder
         UserError: its vectors would be of another space than the run's.
     """
     encoder = instantiate(settings.encoder, Encoder, "encoder")  # type: ignore[type-abstract]
-    was = read_manifest(folder).encoder
-    now = json.loads(json.dumps(identify(encoder, cache)))
+    was = _flat(read_manifest(folder).encoder)
+    now = _flat(json.loads(json.dumps(identify(encoder, cache))))
     changed = [key for key in sorted(was | now) if _plain(was.get(key)) != _plain(now.get(key))]
     said = {key: _differing(_plain(was.get(key)), _plain(now.get(key))) for key in changed}
-    if apart := [key for key in changed if key not in SAME_SPACE]:
+    if apart := [key for key in changed if key.rpartition(".")[2] not in SAME_SPACE]:
         raise UserError(
             f"encoder={encoder.name}: its {apart[0]} {said[apart[0]]}; a query must be embedded as the "
             "run's gallery was"
         )
-    return encoder, [
+    return restored(encoder, settings, folder), [
         f"the encoder's {key} {text}: distances may differ in the last digits" for key, text in said.items()
     ]
 
@@ -260,6 +261,14 @@ def _read(path: Path) -> faiss.Index:
         return library.read_index(str(path))
     finally:
         library.set_deserialization_vector_byte_limit(before)
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with those of the parts that an encoder is made of beside its own: "parts.0.versions"."""
+    own = {key: value for key, value in identity.items() if key != "parts"}
+    for number, part in enumerate(identity.get("parts", ())):
+        own |= {f"parts.{number}.{key}": value for key, value in _flat(part).items()}
+    return own
 
 
 def _plain(part: Any) -> Any:

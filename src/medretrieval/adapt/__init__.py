@@ -1,0 +1,1 @@
+"""Stage between embed and index: vectors changed by what is fitted on train and chosen on val."""

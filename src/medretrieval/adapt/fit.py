@@ -1,0 +1,296 @@
+"""Fit an adaptation on train, choose its settings on val, and keep what was fitted."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.adapt.base import Adaptation, FitData
+from medretrieval.adapt.validation import Validation
+from medretrieval.cache.entry import canonical_sha256
+from medretrieval.cache.store import Cache
+from medretrieval.config import Config
+from medretrieval.datasets.base import Split
+from medretrieval.datasets.groups import groups_sha256
+from medretrieval.embed.images import embed, identify
+from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.composed.composed import JoinedEncoder, Tensors
+from medretrieval.errors import UserError, first_line
+from medretrieval.files import file_sha256
+from medretrieval.protocol.inputs import Inputs
+
+KIND = "adaptations"  # in the cache
+FILE = "adaptation.safetensors"
+FIT_FORMAT = 1  # raised when the same data and settings would give another fit
+ABOUT = "medretrieval"  # the key of the file's metadata
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One choice of an adaptation's options, and its score on val."""
+
+    choice: Mapping[str, Any]
+    score: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was learned of train.
+
+    Attributes:
+        adaptation: what was fitted.
+        choice: the value of every option.
+        tensors: name -> array.
+        path: the file they are in.
+        digest: its SHA-256.
+        tried: every choice, and its score on val; empty where nothing is chosen.
+        seconds: that fitting and choosing took when it was done.
+    """
+
+    adaptation: Adaptation
+    choice: Mapping[str, Any]
+    tensors: Tensors
+    path: Path
+    digest: str
+    tried: tuple[Tried, ...]
+    seconds: float
+
+    @property
+    def val_score(self) -> float | None:
+        """The objective on val of what was chosen."""
+        return max((one.score for one in self.tried), default=None)
+
+    def encoder(self, before: Encoder) -> Encoder:
+        """The encoder after the adaptation."""
+        return self.adaptation.adapted(before, self.tensors, self.digest)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What fits of one run have in common.
+
+    Attributes:
+        settings: the run's configuration.
+        inputs: of the encoder before the adaptation, with train and val.
+        cache: where fits are kept.
+    """
+
+    settings: Config
+    inputs: Inputs
+    cache: Cache
+
+    @property
+    def train(self) -> Split:
+        """The split that is fitted on."""
+        assert self.inputs.train_split is not None
+        return self.inputs.train_split
+
+    def data(self, adaptation: Adaptation) -> FitData:
+        """Train, and val as its judge."""
+        inputs, validation = self.inputs, Validation.from_inputs(self.settings, self.inputs)
+
+        def judge(tensors: Tensors) -> float:
+            return self.score_on_val(adaptation, tensors, validation)
+
+        vectors = embed(inputs.encoder, inputs.identity, self.train, inputs.dataset.size, self.cache).vectors
+        return FitData(self.train, vectors, inputs.encoder, inputs.dataset.classes, judge)
+
+    def score_on_val(self, adaptation: Adaptation, tensors: Tensors, validation: Validation) -> float:
+        """The objective on val of a candidate."""
+        candidate = adaptation.adapted(self.inputs.encoder, tensors, tensors_sha256(tensors))
+        queries = self._vectors(candidate, validation.task.queries.split)
+        gallery = queries if validation.one_set else self._vectors(candidate, validation.task.gallery)
+        return validation.score(queries, gallery)
+
+    def _vectors(self, candidate: Encoder, split: Split | None) -> NDArray[np.float32]:
+        """A candidate's vectors, which are not kept: those of its parts come from the cache."""
+        assert split is not None
+        size = self.inputs.dataset.size
+        if parts := getattr(candidate, "parts", ()):
+            sides = [
+                embed(part, identify(part, self.cache), split, size, self.cache).vectors for part in parts
+            ]
+            return np.asarray(candidate.combine(sides))  # type: ignore[attr-defined]
+        return np.concatenate(list(candidate.stream(split.images)))
+
+    def parts(self, adaptation: Adaptation) -> dict[str, Any]:
+        """What determines a fit, as JSON values."""
+        settings, inputs = self.settings, self.inputs
+        validation = Validation.from_inputs(settings, inputs)
+        splits = (self.train, inputs.val_split)
+        return {
+            "fit_format": FIT_FORMAT,
+            "adaptation": adaptation.signature(),
+            "encoder": dict(inputs.identity),
+            "size": inputs.dataset.size,
+            "images": [split and split.images_sha256 for split in splits],
+            "labels": [split and split.labels_sha256 for split in splits],
+            "groups": [split and groups_sha256(split.groups) for split in splits],
+            "captions": [split and _captions_sha256(split) for split in splits],
+            "gallery": validation.task.gallery.name,
+            "metric": settings.metric.name,
+            "objective": validation.objective,
+            "vote_k": settings.evaluation.vote_k,
+        }
+
+
+def fit_and_choose(fitting: Fitting, adaptation: Adaptation) -> Fitted:
+    """Fit every choice on train, and keep the one that scores best on val; of equal ones the first.
+
+    Args:
+        fitting: train, val and configuration.
+        adaptation: what is fitted.
+
+    Raises:
+        UserError: what the adaptation refuses, or a val split that is too small.
+    """
+    choices = adaptation.choices()
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        import time
+
+        from tqdm import tqdm
+
+        start, data = time.perf_counter(), fitting.data(adaptation)
+        best: tuple[float, dict[str, Any], Tensors] | None = None
+        tried = []
+        for choice in tqdm(choices, desc=f"fit {adaptation.name} on train", leave=False, disable=None):
+            tensors = adaptation.fit(data, choice, adaptation.seed)
+            score = data.judge(tensors)
+            tried.append({"choice": choice, "score": score})
+            if best is None or score > best[0]:
+                best = score, choice, tensors
+        assert best is not None
+        write_tensors(folder / FILE, best[2], about_fit(fitting, adaptation, best[1]))
+        return {"choice": best[1], "tried": tried, "seconds": time.perf_counter() - start}
+
+    entry = fitting.cache.get_or_make(KIND, fitting.parts(adaptation), make)
+    facts, path = entry.facts, entry.folder / FILE
+    tried = tuple(Tried(one["choice"], one["score"]) for one in facts["tried"])
+    tensors = read_tensors(path)[0]
+    return Fitted(adaptation, facts["choice"], tensors, path, file_sha256(path), tried, facts["seconds"])
+
+
+def fit_variant(
+    fitting: Fitting, adaptation: Adaptation, choice: Mapping[str, Any], name: str, data: FitData, seed: int
+) -> Fitted:
+    """Fit a given choice on other data than the run's own: shuffled labels, a sample, the other folds.
+
+    Args:
+        fitting: train, val and configuration.
+        adaptation: what is fitted.
+        choice: a value of every option.
+        name: what the data is, part of the key: it has to say all that was drawn.
+        data: what is fitted on.
+        seed: of the fit.
+    """
+    parts = fitting.parts(adaptation) | {"variant": name, "choice": dict(choice), "fit_seed": seed}
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        write_tensors(folder / FILE, adaptation.fit(data, choice, seed), {"variant": name})
+        return {}
+
+    entry = fitting.cache.get_or_make(KIND, parts, make)
+    path = entry.folder / FILE
+    return Fitted(adaptation, choice, read_tensors(path)[0], path, file_sha256(path), (), 0.0)
+
+
+def join(inputs: Inputs, cache: Cache) -> tuple[Inputs, Path | None]:
+    """An encoder made of others, joined by what is fitted on train; any other as it is.
+
+    Args:
+        inputs: with train, where the encoder wants it.
+        cache: where fits are kept.
+
+    Returns:
+        the inputs with the encoder ready to embed, and the file of what was fitted.
+    """
+    encoder, train = inputs.encoder, inputs.train_split
+    if not isinstance(encoder, JoinedEncoder):
+        return inputs, None
+    assert train is not None  # `load` reads it for such an encoder
+    size = inputs.dataset.size
+    sides = [embed(part, identify(part, cache), train, size, cache) for part in encoder.parts]
+    parts = {
+        "fit_format": FIT_FORMAT,
+        "join": dict(inputs.identity),
+        "embeddings": [side.key for side in sides],
+        "captions": _captions_sha256(train),
+    }
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        fitted = encoder.fit([side.vectors for side in sides], train.captions)
+        write_tensors(folder / FILE, fitted, {"joins": encoder.name})
+        return {}
+
+    path = cache.get_or_make(KIND, parts, make).folder / FILE
+    ready = encoder.with_fitted(read_tensors(path)[0], file_sha256(path))
+    return inputs.with_encoder(ready, identify(ready, cache)), path
+
+
+def about_fit(fitting: Fitting, adaptation: Adaptation, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of fitted tensors says of itself."""
+    val = fitting.inputs.val_split
+    return {
+        "adapt": dict(fitting.settings.adapt) | dict(choice),
+        "choice": dict(choice),
+        "encoder": identity_sha256(fitting.inputs.identity),
+        "encoder_name": fitting.inputs.encoder.name,
+        "dataset": fitting.inputs.dataset.name,
+        "fitted_on": fitting.train.images_sha256,
+        "chosen_on": None if val is None else val.images_sha256,
+    }
+
+
+def identity_sha256(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of what determines an encoder's vectors."""
+    return canonical_sha256(dict(identity))
+
+
+def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
+    """Write arrays and what they are (safetensors)."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(arrays, path, metadata={ABOUT: json.dumps(about, sort_keys=True)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays, and what the file says of itself.
+
+    Raises:
+        UserError: no such file, or one that `write_tensors` did not write.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            about = json.loads((file.metadata() or {})[ABOUT])
+    except Exception as error:  # a damaged file makes the reader raise anything
+        raise UserError(
+            f"{path}: not a file of a fitted adaptation ({first_line(error)}); give the adaptation.safetensors "
+            "of a run's folder"
+        ) from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: not a file of a fitted adaptation; give that of a run's folder")
+    return tensors, about
+
+
+def tensors_sha256(tensors: Tensors) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _captions_sha256(split: Split) -> str | None:
+    return None if split.captions is None else canonical_sha256({"captions": list(split.captions)})

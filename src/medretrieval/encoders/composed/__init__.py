@@ -1,0 +1,1 @@
+"""Encoders made of others: fusion, a sentence tower beside an image tower."""

@@ -1,0 +1,91 @@
+"""Encoders made of others: their vectors come from those of the parts, which the cache keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.encoders.base import Encoder
+from medretrieval.errors import UserError
+
+Floats = NDArray[np.float32]
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class ComposedEncoder(Encoder, ABC):
+    """An encoder whose vectors are made of those of other encoders, its parts.
+
+    Args:
+        name: short name.
+        parts: the encoders, each with its own preprocessing.
+        batch_size: images at a time.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Encoder], batch_size: int) -> None:
+        super().__init__(name, batch_size)
+        self.parts = tuple(parts)
+        self.random_weights = any(part.random_weights for part in self.parts)
+
+    @abstractmethod
+    def combine(self, vectors: Sequence[Floats]) -> Floats:
+        """The vectors of images from those that the parts give of them.
+
+        Args:
+            vectors: float32 [n, d] of each part, d its own.
+
+        Returns:
+            float32 [n, dimension].
+        """
+
+    def encode(self, images: NDArray[np.uint8]) -> Floats:
+        """Embed a batch by every part, and combine."""
+        return self.combine([part.encode(images) for part in self.parts])
+
+    def unseen(self, height: int, width: int) -> float | None:
+        """The least of the parts': what all of them cut off; None where one does not tell."""
+        shares = [share for part in self.parts if (share := part.unseen(height, width)) is not None]
+        return min(shares) if len(shares) == len(self.parts) else None
+
+
+class JoinedEncoder(ComposedEncoder):
+    """A composed encoder with numbers that are fitted on train before it can embed anything.
+
+    Attributes:
+        fitted: name -> array, what `fit` gave; None before.
+        digest: of `fitted`, part of the identity; None before.
+    """
+
+    fitted: Tensors | None = None
+    digest: str | None = None
+
+    @abstractmethod
+    def fit(self, vectors: Sequence[Floats], captions: Sequence[str] | None) -> Tensors:
+        """What joins the parts.
+
+        Args:
+            vectors: of the train images, float32 [n, d] of each part.
+            captions: of the train images, "" for an image without; None where the dataset has none.
+
+        Raises:
+            UserError: nothing can be fitted to these.
+        """
+
+    def with_fitted(self, fitted: Tensors, digest: str) -> Self:
+        """The same encoder, ready to embed."""
+        import copy
+
+        ready = copy.copy(self)
+        ready.fitted, ready.digest = fitted, digest
+        return ready
+
+    def require_fitted(self) -> Tensors:
+        """What was fitted.
+
+        Raises:
+            UserError: nothing yet.
+        """
+        if self.fitted is None:
+            raise UserError(f"encoder={self.name}: is fitted on split train first; run it with medretrieval")
+        return self.fitted
