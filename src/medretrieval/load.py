@@ -66,7 +66,8 @@ def _to_fit(
         if name in seen and (role, name) != ("gallery", "train"):
             done = "fitted on split train" if name == "train" else "chosen on split val"
             raise UserError(
-                f"protocol.{role}={name}: {what} is {done}, so scores there would say nothing about new images; "
+                f"protocol.{role}={name}: {what} is {done}, so scores there would say nothing about new "
+                "images; "
                 f"use protocol.{role}=test, or {'adapt=none' if adapts else 'another encoder'}"
             )
     if adapts and settings.protocol.center is not None:

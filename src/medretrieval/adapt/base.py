@@ -124,7 +124,8 @@ class Adaptation(ABC):
             )
         if absent := sorted(set(range(len(classes))) - set(np.unique(train.labels).tolist())):
             raise UserError(
-                f"adapt={self.name}: class {classes[absent[0]]!r} has no image in split train, so nothing can "
+                f"adapt={self.name}: class {classes[absent[0]]!r} has no image in split train, so nothing "
+                "can "
                 "be learned of it; use adapt=whiten, pca or center, or other splits"
             )
 

@@ -274,7 +274,8 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             about = json.loads((file.metadata() or {})[ABOUT])
     except Exception as error:  # a damaged file makes the reader raise anything
         raise UserError(
-            f"{path}: not a file of a fitted adaptation ({first_line(error)}); give the adaptation.safetensors "
+            f"{path}: not a file of a fitted adaptation ({first_line(error)}); give the "
+            "adaptation.safetensors "
             "of a run's folder"
         ) from error
     if not isinstance(about, dict):

@@ -122,7 +122,7 @@ class WithinClass(Whiten):
         """The covariance within classes."""
         return within_class(data)
 
-    def without_labels(self) -> Adaptation:
+    def without_labels(self) -> Adaptation | None:
         """Whitening by the whole covariance."""
         return Whiten("whiten", self.options["shrinkage"], self.refits, self.seed)
 

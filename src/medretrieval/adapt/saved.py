@@ -58,8 +58,10 @@ class SavedAdaptation(Adaptation):
         """
         if self.about.get("encoder") != identity_sha256:
             raise UserError(
-                f"adapt.file={self.file}: was fitted to the vectors of encoder={self.about.get('encoder_name')} "
-                f"(its weights, preprocessing and view), and this run's encoder={encoder} is another; use that "
+                f"adapt.file={self.file}: was fitted to the vectors of "
+                f"encoder={self.about.get('encoder_name')} "
+                f"(its weights, preprocessing and view), and this run's encoder={encoder} is another; use "
+                "that "
                 "encoder with the same options, or fit anew"
             )
 

@@ -113,6 +113,7 @@ def _require_unseen(saved: SavedAdaptation, inputs: Inputs) -> None:
     queries = inputs.task.queries
     if queries.content_sha256 in (saved.about.get("fitted_on"), saved.about.get("chosen_on")):
         raise UserError(
-            f"adapt.file={saved.file}: was fitted to the images of split {queries.name}, which are the queries "
+            f"adapt.file={saved.file}: was fitted to the images of split {queries.name}, which are the "
+            "queries "
             "of this run; score it on a split that it has not seen"
         )

@@ -42,7 +42,8 @@ class Validation:
             UserError: val has too few images for the depths of the scores, or none of a query's class.
         """
         val, train = inputs.val_split, inputs.train_split
-        assert val is not None and train is not None  # `load` reads them where something is adapted
+        assert val is not None  # `load` reads them where something is adapted
+        assert train is not None
         gallery = train if inputs.task.gallery.name == train.name else val
         grouped = val.groups is not None and gallery.groups is not None
         protocol = dataclasses.replace(
@@ -83,7 +84,8 @@ class Validation:
         found = evaluate(lambda rows, k: exact_search(queries[rows], gallery, metric, k), task, depth, config)
         if self.objective not in found.scores:
             raise UserError(
-                f"evaluation.objective={self.objective}: split val ({len(task.queries)} images) is too small to "
+                f"evaluation.objective={self.objective}: split val ({len(task.queries)} images) is too "
+                "small to "
                 "choose adapt's settings by it; name a score at a smaller depth"
             )
         return found.scores[self.objective]

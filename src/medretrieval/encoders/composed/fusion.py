@@ -19,8 +19,8 @@ class FusionEncoder(JoinedEncoder):
 
     by=vectors (early fusion): the train mean is subtracted from each part's vectors and they are divided by
     the root of their mean squared length on train; each then has the same share in Euclidean distances.
-    by=distances (late fusion): the train mean is subtracted and each vector is scaled to length 1, so that the
-    cosine distance of the whole is the weighted mean of the parts' cosine distances.
+    by=distances (late fusion): the train mean is subtracted and each vector is scaled to length 1, so that
+    the cosine distance of the whole is the weighted mean of the parts' cosine distances.
 
     Args:
         name: short name.
