@@ -306,7 +306,7 @@ def encoder_nodes(parts: Sequence[str], *, _root_: DictConfig) -> list[dict[str,
         name = f"encoder={part}"
         cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
         for key in ("device", "seed", "paths"):
-            cfg[key] = _root_[key]
+            OmegaConf.update(cfg, key, OmegaConf.to_container(OmegaConf.create({"": _root_[key]}))[""])  # type: ignore[index]
         nodes.append(OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
     return nodes  # type: ignore[return-value]  # a group is a mapping
 

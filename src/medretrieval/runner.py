@@ -27,6 +27,7 @@ from medretrieval.evidence.ann_loss import measure
 from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import Audit, kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
+from medretrieval.evidence.stages.adaptation import adaptation_evidence
 from medretrieval.evidence.zero_shot import text_evidence
 from medretrieval.explain import stage as explaining
 from medretrieval.figures.draw import Drawn, draw
@@ -110,7 +111,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             about.name += " RANDOM WEIGHTS"
-        about.inputs = dataset_inputs(settings, inputs.dataset, inputs.task)
+        about.inputs = dataset_inputs(settings, inputs)
         tracker.start(about)
         stages = Stages(settings, adapted.inputs, cache, clock, adapted)
         sides = stages.embed()
@@ -246,6 +247,8 @@ class Stages:
         if settings.audit.enabled and task.queries.split is not None:
             with self.clock("audit"):
                 leaks = self._audit(sides)
+        with self.clock("adapt"):
+            worth = adaptation_evidence(settings, self.adapted, sides, self.cache)
         if settings.explain.enabled:
             with self.clock("explain"):
                 explained = explaining.explain(settings, self.inputs, evaluation)
@@ -263,6 +266,7 @@ class Stages:
             explanations=explained,
             breakdown=parts,
             subgroups=of_values,
+            adaptation=worth,
         )
 
     def _audit(self, sides: Sides) -> Audit:

@@ -193,7 +193,6 @@ class AdaptedEncoder(ComposedEncoder):
     def __init__(self, encoder: Encoder, adaptation: VectorAdaptation, fitted: Tensors, digest: str) -> None:
         super().__init__(encoder.name, (encoder,), encoder.batch_size)
         self.adaptation, self.fitted, self.digest = adaptation, fitted, digest
-        self.view = encoder.view
 
     def _settings(self) -> dict[str, Any]:
         return {"kind": "adapted", "adaptation": self.adaptation.signature()["class"], "fitted": self.digest}

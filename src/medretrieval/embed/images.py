@@ -160,7 +160,7 @@ def embed_composed(
         cached=not entry.fresh and all(side.cached for side in sides),
         # One after the other: their seconds for an image add up.
         images_per_s=1 / sum(1 / side.images_per_s for side in sides),
-        fidelity=next((side.fidelity for side in sides if side.fidelity is not None), None),
+        fidelity=sides[0].fidelity if len(sides) == 1 else None,  # of several each has its own
         unseen=_least([side.unseen for side in sides]),
     )
 

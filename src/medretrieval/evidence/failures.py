@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.scores import average_precision, precision_at
+from medretrieval.evidence.stages.hubs import skewness
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.ranking import Labels, class_members
 from medretrieval.protocol.task import RetrievalTask
@@ -78,10 +79,7 @@ class Hubs:
     @property
     def skewness(self) -> float:
         """Third standardized moment of the k-occurrence: large where a few items crowd the lists."""
-        counts = self.lists[self.found].astype(np.float64)
-        apart = counts - counts.mean()
-        spread = float((apart**2).mean())
-        return float((apart**3).mean()) / spread**1.5 if spread > 0 else 0.0
+        return skewness(self.lists[self.found])
 
     @property
     def never_retrieved(self) -> float:

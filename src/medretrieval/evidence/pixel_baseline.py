@@ -12,20 +12,18 @@ from omegaconf import OmegaConf
 
 from medretrieval.cache.store import Cache
 from medretrieval.config import Baseline, Config, FaissMetric, IndexConfig, MetricConfig, root
-from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import identify
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
-from medretrieval.evaluate.evaluate import SCORING_FORMAT, Evaluation, evaluate
+from medretrieval.evaluate.evaluate import Evaluation, evaluate
 from medretrieval.evaluate.score_table import MAP_DEPTH
+from medretrieval.evidence.stages.exact_line import read_line, task_parts, write_line
 from medretrieval.index.faiss_index import FLAT, build
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
-from medretrieval.uncertainty.half_samples import HALVES_FORMAT, SPLITS, HalfSamples, halves_of
+from medretrieval.uncertainty.half_samples import HalfSamples, halves_of
 
-FILE = "per_query.npz"
-HALVES = "halves.npz"
 MAX_WHOLE_CELLS = 1_000_000_000  # queries times gallery items whose whole rankings are sorted
 EXACT = IndexConfig(name="flat", factory=FLAT)
 
@@ -65,11 +63,9 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
     """
     task, size = inputs.task, inputs.dataset.size
     name = settings.evaluation.baseline
-    queries = task.queries.split
-    if name == Baseline.none or queries is None:
+    queries, encoder = task.queries.split, baseline_encoder(settings)
+    if encoder is None or queries is None:
         return None
-    node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
-    encoder = instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
     identity = identify(encoder, cache)
     metric = _own_metric(settings.metric)
     if identity == inputs.identity and metric == settings.metric:
@@ -78,40 +74,32 @@ def baseline(settings: Config, inputs: Inputs, depth: int, cache: Cache) -> Base
     settings = dataclasses.replace(settings, metric=metric)
     whole = len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS
     depth = task.max_depth if whole else min(task.max_depth, max(depth, MAP_DEPTH))
-    parts = {
-        "scoring_format": SCORING_FORMAT,
+    parts = task_parts(settings, task) | {
         "depth": depth,
         "encoder": identity,
         "images": [queries.images_sha256, task.gallery.images_sha256],
-        "labels": [task.queries.labels_sha256, task.gallery.labels_sha256],
-        "groups": [groups_sha256(task.queries.groups), groups_sha256(task.gallery.groups)],
-        "protocol": asdict(settings.protocol),
-        "relevance": asdict(task.relevance),
         "metric": asdict(metric),
-        "ks": settings.evaluation.ks,
-        "vote_k": settings.evaluation.vote_k,
         "size": size,
-        "halves": [HALVES_FORMAT, SPLITS] if task.in_halves(settings.evaluation.resample) else None,
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
         sides = embed_sides(dataclasses.replace(inputs, encoder=encoder, identity=identity), cache)
         found = _evaluated(settings, task, sides, depth, cache)
-        with (folder / FILE).open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **found.per_query)
-        if (halves := halves_of(task, found, settings.evaluation)) is not None:
-            halves.save(folder / HALVES)
+        write_line(folder, found.per_query, halves_of(task, found, settings.evaluation))
         return {"scores": found.scores}
 
     entry = cache.get_or_make("baselines", parts, make)
-    return _kept(label, entry.facts["scores"], entry.folder)
+    line = read_line(entry.folder, entry.facts["scores"])
+    return BaselineScores(label, line.scores, line.per_query, line.halves)
 
 
-def _kept(label: str, scores: Mapping[str, float], folder: Path) -> BaselineScores:
-    with np.load(folder / FILE, allow_pickle=False) as npz:
-        per_query = {score: npz[score] for score in npz.files}
-    path = folder / HALVES
-    return BaselineScores(label, scores, per_query, HalfSamples.load(path) if path.exists() else None)
+def baseline_encoder(settings: Config) -> Encoder | None:
+    """The encoder that evaluation.baseline names; None for none."""
+    name = settings.evaluation.baseline
+    if name == Baseline.none:
+        return None
+    node: Any = OmegaConf.to_container(OmegaConf.load(root() / "conf" / "encoder" / f"{name}.yaml"))
+    return instantiate(node, Encoder, "encoder")  # type: ignore[type-abstract]
 
 
 def _own_metric(metric: MetricConfig) -> MetricConfig:

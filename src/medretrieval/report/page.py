@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from medretrieval.figures.galleries import failing_words, hub_words
 from medretrieval.report.views import Content
+from medretrieval.runs.stages.rows import adapt_lines, adapt_table, stage_table
 from medretrieval.runs.tables import gap_line
 
 HERE = Path(__file__).resolve().parent
@@ -46,6 +47,9 @@ def render(content: Content, facts: dict[str, str], failures: list[str]) -> str:
     environment.filters |= {
         "n": number, "signed": signed, "interval": interval, "said": said, "p": p_value,
         "gap_words": gap_line,
+        "stage_table": stage_table,
+        "adapt_table": adapt_table,
+        "adapt_lines": adapt_lines,
         "hub_words": lambda hub: hub_words(hub["lists"], hub["wrong_lists"]),
         "failing_words": lambda shown: failing_words(shown["failing"], shown["counted"], shown["k"]),
     }  # fmt: skip

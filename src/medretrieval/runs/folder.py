@@ -19,7 +19,7 @@ from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.typed_json import ContentError, from_json
 
-FORMAT = 8  # of a run's folder, raised when a file changes its keys: runs of another format are not read
+FORMAT = 9  # of a run's folder, raised when a file changes its keys: runs of another format are not read
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.cache.entry import canonical_sha256
-from medretrieval.config import Config, slugged
+from medretrieval.config import Config, is_set, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
@@ -60,13 +60,15 @@ def slug(settings: Config) -> str:
         settings.metric.name,
         settings.protocol.name,
     )
-    return "_".join(slugged(str(part)) for part in parts)
+    stages = [settings.adapt["name"]] if is_set(settings.adapt) else []
+    return "_".join(slugged(str(part)) for part in (*parts, *stages))
 
 
 def title(settings: Config, encoder: Encoder) -> str:
     """One line that says what was run."""
     marked = " (RANDOM WEIGHTS)" if encoder.random_weights else ""
     marked += f" (view={encoder.view})" if encoder.view else ""
+    marked += f" · adapt={settings.adapt['name']}" if is_set(settings.adapt) else ""
     protocol = settings.protocol
     hit = None if settings.prompts is None else settings.prompts.hit
     corrupt = corruption_of(settings)

@@ -13,6 +13,7 @@ from medretrieval.evidence.ann_loss import AnnLoss
 from medretrieval.evidence.breakdown import Breakdown
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence, per_class
+from medretrieval.evidence.stages.adaptation import AdaptationEvidence, Compared
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.autotune import Tuned
@@ -33,7 +34,16 @@ from medretrieval.runs.report import (
     RunReport,
     VoteReport,
 )
-from medretrieval.runs.report_data import GapReport, SubgroupReport, SubgroupsReport
+from medretrieval.runs.report_data import (
+    AdaptReport,
+    BesideReport,
+    GapReport,
+    ShapeReport,
+    StageGain,
+    SubgroupReport,
+    SubgroupsReport,
+    TriedReport,
+)
 from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
@@ -76,6 +86,7 @@ class RunOutputs:
         explanations: which regions make some pairs similar, None where that is off.
         breakdown: what the pictures show, None where figures.enabled is false.
         subgroups: scores by the values of metadata, None where none are asked for.
+        adaptation: what the adaptation is worth, None where there is none or sentences ask.
     """
 
     query: Embeddings
@@ -91,6 +102,7 @@ class RunOutputs:
     explanations: Explanations | None
     breakdown: Breakdown | None
     subgroups: Subgroups | None
+    adaptation: AdaptationEvidence | None
 
 
 def report_of(
@@ -135,6 +147,8 @@ def report_of(
         speed=_speed(outputs.speed),
         ann_loss=_ann_loss(outputs.ann_loss),
         autotune=_autotune(outputs.tuned),
+        adapt=_adapt(outputs.adaptation),
+        stages=_stages(settings, objective, outputs),
         audit=_audit(outputs.audit),
         zero_shot=None if words is None or words.zero_shot is None else _zero_shot(words.zero_shot),
         modality_gap=None if words is None else _gap(words.gap),
@@ -267,6 +281,46 @@ def _autotune(tuned: Tuned | None) -> AutotuneReport | None:
         return None
     curve = [OperatingPoint(**point) for point in tuned.curve]
     return AutotuneReport(tuned.parameters, tuned.recall, curve, tuned.split, tuned.on_queries)
+
+
+def _adapt(found: AdaptationEvidence | None) -> AdaptReport | None:
+    if found is None:
+        return None
+    fitted = found.fitted
+    val = fitted.val_score
+    return AdaptReport(
+        name=fitted.adaptation.name,
+        uses_labels=fitted.adaptation.uses_labels,
+        choice=dict(fitted.choice),
+        tried=[TriedReport(dict(one.choice), one.score) for one in fitted.tried],
+        val_score=val,
+        val_gap=None if val is None else val - found.gain.with_it,
+        before=ShapeReport(**dataclasses.asdict(found.shape_before)),
+        after=ShapeReport(**dataclasses.asdict(found.shape)),
+        refits=list(found.refits),
+        shuffled=_beside(found.shuffled),
+        out_of_fold=_beside(found.out_of_fold),
+        pixels=_beside(found.pixels),
+        seconds=fitted.seconds,
+    )
+
+
+def _beside(found: Compared | None) -> BesideReport | None:
+    if found is None:
+        return None
+    return BesideReport(found.without, found.with_it, Difference(*found.change) if found.change else None)
+
+
+def _stages(settings: Config, objective: str, outputs: RunOutputs) -> list[StageGain]:
+    """The stages that change the objective, in their order."""
+    rows, found, loss = [], outputs.adaptation, outputs.ann_loss
+    if found is not None and (gain := _beside(found.gain)) is not None:
+        name = found.fitted.adaptation.name
+        rows.append(StageGain("adapt", name, objective, gain.without, gain.with_it, gain.change))
+    if loss is not None and objective in loss.changes:
+        lost = Difference(*loss.changes[objective])
+        rows.append(StageGain("index", settings.index.name, objective, None, None, lost))
+    return rows
 
 
 def _audit(leaks: Audit | None) -> AuditReport | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medretrieval.errors import UserError
 from medretrieval.runs.folder import SCORES, as_json, read_json, read_typed
-from medretrieval.runs.report_data import SubgroupsReport
+from medretrieval.runs.report_data import AdaptReport, StageGain, SubgroupsReport
 from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
@@ -223,6 +223,8 @@ class RunReport:
         speed: how fast the index answers.
         ann_loss: what an approximate index loses; null for exact search.
         autotune: how search parameters were chosen; null where index.autotune is not set.
+        adapt: the adaptation; null for adapt=none, and where sentences ask.
+        stages: what each stage between embed and evaluate changes, of those that change anything.
         audit: counts of look-alikes; null where audit.enabled=false or sentences are the queries.
         zero_shot: naming images by the nearest sentences; null where images or captions are the queries.
         modality_gap: how far sentences and images stand apart; null where images are the queries.
@@ -259,6 +261,8 @@ class RunReport:
     speed: SpeedReport
     ann_loss: AnnReport | None
     autotune: AutotuneReport | None
+    adapt: AdaptReport | None
+    stages: list[StageGain]
     audit: AuditReport | None
     zero_shot: ZeroShotReport | None
     modality_gap: ModalityGap | None

@@ -1,12 +1,13 @@
-"""The parts of scores.json about what is known of the images beside their labels, as types.
+"""The parts of scores.json about what the images are known by and what is fitted on train, as types.
 
 Frozen dataclasses without behavior; `report` holds the whole. docs/results-format.md is made from their
 docstrings.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from medretrieval.runs.report_parts import ScoreInterval
+from medretrieval.runs.report_parts import Difference, ScoreInterval
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,108 @@ class SubgroupsReport:
     values: list[SubgroupReport]
     gaps: list[GapReport]
     test: str
+
+
+@dataclass(frozen=True)
+class StageGain:
+    """What one stage between embed and evaluate changes.
+
+    Attributes:
+        stage: "adapt", "index" or "rerank".
+        choice: what is used there.
+        score: name of the score.
+        without: the score without the stage: of the encoder's own vectors, by exact search, or without
+            re-ranking; null where it was measured on a sample of the queries alone.
+        with_it: the score with it; null likewise.
+        change: the second minus the first, paired over the queries; null where too few of them tell.
+    """
+
+    stage: str
+    choice: str
+    score: str
+    without: float | None
+    with_it: float | None
+    change: Difference | None
+
+
+@dataclass(frozen=True)
+class TriedReport:
+    """A choice of an adaptation's options.
+
+    Attributes:
+        choice: option -> value.
+        score: the objective on val.
+    """
+
+    choice: dict[str, Any]
+    score: float
+
+
+@dataclass(frozen=True)
+class BesideReport:
+    """The objective of one side and of another, by exact search of the same queries.
+
+    Attributes:
+        without: of the first side.
+        with_it: of the second side.
+        change: the second minus the first, paired over the queries; null where too few of them tell.
+    """
+
+    without: float
+    with_it: float
+    change: Difference | None
+
+
+@dataclass(frozen=True)
+class ShapeReport:
+    """What the vectors of the gallery look like.
+
+    Attributes:
+        dimension: numbers a vector.
+        effective_dimension: (sum l)^2 / sum l^2 over the eigenvalues l of their covariance: how many
+            directions they use.
+        hub_skewness: skewness of how often each gallery image is among the first 10 results of a query; 0
+            where all are found alike.
+    """
+
+    dimension: int
+    effective_dimension: float
+    hub_skewness: float
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """The adaptation: fitted on train, chosen on val. All its scores are the objective, by exact search.
+
+    Attributes:
+        name: of the adaptation.
+        uses_labels: whether it reads the labels of train.
+        choice: option -> the value that was used.
+        tried: every choice, and its score on val.
+        val_score: the objective on val of what was chosen; null where it was chosen in an earlier run.
+        val_gap: `val_score` minus the objective of this run's queries: how far choosing on val is optimistic.
+        before: the gallery's vectors before it.
+        after: the gallery's vectors after it.
+        refits: the objective of each fit from another random sample of train, or another seed.
+        shuffled: the same fitted to shuffled labels (`with_it`), beside what it does without labels, or
+            beside the encoder's own vectors (`without`); null where it reads no labels.
+        out_of_fold: the run's vectors (`without`), and with each gallery vector changed by a fit on the other
+            four of five folds of train (`with_it`); null where the gallery is not train.
+        pixels: the pixel baseline adapted the same way (`without`), and the run's vectors (`with_it`); null
+            where the run is of pixels or has no such baseline.
+        seconds: that fitting and choosing took when it was done.
+    """
+
+    name: str
+    uses_labels: bool
+    choice: dict[str, Any]
+    tried: list[TriedReport]
+    val_score: float | None
+    val_gap: float | None
+    before: ShapeReport
+    after: ShapeReport
+    refits: list[float]
+    shuffled: BesideReport | None
+    out_of_fold: BesideReport | None
+    pixels: BesideReport | None
+    seconds: float

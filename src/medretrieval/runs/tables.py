@@ -12,6 +12,7 @@ from medretrieval.runs.folder import SCORES, SPLITS
 from medretrieval.runs.report import ProtocolReport, RunReport
 from medretrieval.runs.report_data import GapReport, SubgroupReport
 from medretrieval.runs.report_parts import EncoderReport, ScoreInterval
+from medretrieval.runs.stages.rows import adapt_lines, adapt_table, stage_table
 
 MAP = f"map_at_{MAP_DEPTH}"  # which every index answers
 SAME_AT_1 = ("precision_at_1", "hit_rate_at_1", "ndcg_at_1")  # 1 where the nearest is relevant, else 0
@@ -21,7 +22,7 @@ READABLE = 0.001  # what is smaller has less than two of the four digits that ar
 def run_table(report: RunReport, folder: Path) -> str:
     """Headline scores with chance beside them, each stage's seconds, and where everything is."""
     lines = ["", report.title, ""]
-    lines += _score_table(report) + subgroup_lines(report)
+    lines += _score_table(report) + subgroup_lines(report) + _stage_lines(report)
     counts, kept = report.counts, {"embeddings": report.encoder.cached, "index": report.index.cached}
     from_cache = " and ".join(name for name, cached in kept.items() if cached)
     seconds = {"ANN check" if stage == "ann_check" else stage: s for stage, s in report.timings_s.items()}
@@ -86,6 +87,14 @@ def subgroup_lines(report: RunReport) -> list[str]:
         del columns["patients"]
     rows = [[cell(row) for cell in columns.values()] for row in found.values]
     return ["", *table(list(columns), rows, ["value"]), *map(gap_line, found.gaps)]
+
+
+def _stage_lines(report: RunReport) -> list[str]:
+    """What each stage changes, and what an adaptation is held against."""
+    tables = [table(*content) for content in (stage_table(report), adapt_table(report)) if content[1]]
+    lines = [line for lines in tables for line in ["", *lines]]
+    facts = adapt_lines(report)
+    return [*lines, "", *facts] if facts else lines
 
 
 def gap_line(gap: GapReport) -> str:

@@ -22,6 +22,7 @@ from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import AUDIT_PAIRS, AUDIT_PICTURE, EXPLANATIONS
 from medretrieval.runs.identity import corruption_of
 from medretrieval.runs.outputs import RunOutputs
+from medretrieval.runs.stages.notes import adaptation_notes
 from medretrieval.uncertainty.bootstrap import MIN_UNITS
 
 MAX_CHECKED_VECTORS = 1000  # whose lengths are looked at
@@ -57,6 +58,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_ks(settings, task)
         + _about_audit(settings, outputs.audit, len(task.queries))
         + _about_left_out(settings, outputs.evidence)
+        + adaptation_notes(settings, outputs.adaptation, outputs.index)
         + _about_files(inputs.dataset.facts())
         + _about_sentences(settings, task, outputs.text_evidence)
         + _about_captions(task)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medretrieval.config import Config, PromptSource, leaves
-from medretrieval.datasets.base import Dataset
+from medretrieval.config import Config, PromptSource, is_set, leaves
 from medretrieval.protocol.exclusions import active
+from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
-from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.folder import TRACKING as TRACKING
 from medretrieval.runs.folder import write_json
 from medretrieval.runs.identity import corruption_of
@@ -53,6 +52,9 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
         tags[SWEEP_TAG] = sweep
     names = [tags[key] for key in ("encoder", "index", "metric")]
     names += active(settings.protocol)
+    if is_set(settings.adapt):
+        tags["adapt"] = str(settings.adapt["name"])
+        names.append(tags["adapt"])
     if (corrupt := corruption_of(settings)) is not None:
         names.append(corrupt)
     return RunDescription(" ".join(names), tags, _params(settings, tags))
@@ -83,9 +85,12 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
     return {group: tags[group] for group in GROUPS} | changed
 
 
-def dataset_inputs(settings: Config, dataset: Dataset, task: RetrievalTask) -> dict[str, dict[str, str]]:
-    """The splits of a run as MLflow's dataset inputs, by role."""
-    sides: tuple[tuple[str, Queries], ...] = (("query", task.queries), ("gallery", task.gallery))
+def dataset_inputs(settings: Config, inputs: Inputs) -> dict[str, dict[str, str]]:
+    """The splits of a run as MLflow's dataset inputs, by role; those that something is fitted on too."""
+    dataset, task = inputs.dataset, inputs.task
+    sides: list[tuple[str, Queries]] = [("query", task.queries), ("gallery", task.gallery)]
+    fitted_on = (("fitted_on", inputs.train_split), ("chosen_on", inputs.val_split))
+    sides += [(role, split) for role, split in fitted_on if split is not None]
     return {
         role: {
             "name": f"{dataset.name}/{side.name}",

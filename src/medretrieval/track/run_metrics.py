@@ -38,6 +38,10 @@ def run_metrics(report: RunReport) -> dict[str, float]:
     values |= _chosen("embed/", report.encoder.fidelity, "cosine_min", "neighbors_in_common")
     if report.left_out is not None and report.left_out.change is not None:
         values["left_out/change"] = report.left_out.change.value
+    for gain in report.stages:
+        if gain.change is not None:
+            values[f"gain/{gain.stage}"] = gain.change.value
+    values |= _chosen("adapt/", report.adapt, "val_score", "val_gap")
     return values | _subgroups(report) | _ann_loss(report) | _text(report) | _explain(report)
 
 

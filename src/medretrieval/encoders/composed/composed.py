@@ -27,6 +27,8 @@ class ComposedEncoder(Encoder, ABC):
         super().__init__(name, batch_size)
         self.parts = tuple(parts)
         self.random_weights = any(part.random_weights for part in self.parts)
+        views = {part.view for part in self.parts if part.view is not None}
+        self.view = views.pop() if len(views) == 1 else None
 
     @abstractmethod
     def combine(self, vectors: Sequence[Floats]) -> Floats:

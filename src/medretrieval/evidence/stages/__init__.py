@@ -1,0 +1,1 @@
+"""What each stage between embed and evaluate changes: the score without it and with it."""
