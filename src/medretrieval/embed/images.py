@@ -19,7 +19,7 @@ from medretrieval.cache.shards import RowKind, Shards, as_bytes, write_header
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.fidelity import FIDELITY_FORMAT
+from medretrieval.encoders.runtime.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
 

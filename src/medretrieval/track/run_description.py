@@ -8,6 +8,7 @@ from typing import Any
 
 from medretrieval.config import Config, PromptSource, leaves
 from medretrieval.datasets.base import Dataset
+from medretrieval.encoders.card import without_cards
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
@@ -64,6 +65,7 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
     Index parameters that were unset come out fitted, when the index has been built.
     """
     config = dataclasses.asdict(settings)
+    config["encoder"] = without_cards(config["encoder"])
     defaults = leaves(default_config(config))
     for group in NOT_COMPARED:
         del config[group]
