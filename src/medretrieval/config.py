@@ -305,8 +305,9 @@ def encoder_nodes(parts: Sequence[str], *, _root_: DictConfig) -> list[dict[str,
     for part in parts:
         name = f"encoder={part}"
         cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
-        for key in ("device", "seed", "paths"):
-            OmegaConf.update(cfg, key, OmegaConf.to_container(OmegaConf.create({"": _root_[key]}))[""])  # type: ignore[index]
+        same = {"device": _root_.device, "seed": _root_.seed, "paths": OmegaConf.to_container(_root_.paths)}
+        for key, value in same.items():
+            OmegaConf.update(cfg, key, value)
         nodes.append(OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
     return nodes  # type: ignore[return-value]  # a group is a mapping
 

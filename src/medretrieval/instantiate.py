@@ -13,13 +13,17 @@ T = TypeVar("T")
 def instantiate(node: dict[str, Any], kind: type[T], group: str) -> T:
     """Build the component that a group's `_target_` names, with its other keys as arguments.
 
+    Keys that the base class lists in `BESIDE` are no arguments: each is read by the function there and set as
+    an attribute of what was built.
+
     Args:
         node: the group's resolved configuration.
         kind: the base class that it must have.
         group: "dataset" or "encoder", for messages.
 
     Raises:
-        UserError: no such class, an argument it does not take or lacks, or not of the kind wanted.
+        UserError: no such class, an argument it does not take or lacks, not of the kind wanted, or what the
+            functions of `BESIDE` refuse.
     """
     target = node.get("_target_")
     if target is None:
@@ -30,7 +34,9 @@ def instantiate(node: dict[str, Any], kind: type[T], group: str) -> T:
         raise UserError(f"{group}._target_={target}: {' '.join(str(error).split())}") from error
     if not issubclass(cls, kind):
         raise UserError(f"{group}._target_={target}: not a subclass of {kind.__module__}.{kind.__name__}")
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    readers = getattr(kind, "BESIDE", {})
+    beside = {key: read(node[key]) for key, read in readers.items() if key in node}
+    arguments = {key: value for key, value in node.items() if key not in ("_target_", *readers)}
     known = _arguments(cls)
     for key in arguments:
         if known is not None and key not in known:
@@ -40,6 +46,8 @@ def instantiate(node: dict[str, Any], kind: type[T], group: str) -> T:
             f"{group}.{missing[0]}: {target} needs it; set it in conf/{group}/ or on the command line"
         )
     built: T = cls(**arguments)
+    for key, value in beside.items():
+        setattr(built, key, value)
     return built
 
 

@@ -126,7 +126,7 @@ def bare_openvino(images: int) -> Call | None:
 
     None where it is not installed.
     """
-    from medretrieval.encoders.openvino_runtime import (
+    from medretrieval.encoders.runtime.openvino_runtime import (
         TRANSFORMER_REQUEST_IMAGES,
         import_openvino,
         installed,

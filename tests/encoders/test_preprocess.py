@@ -12,7 +12,7 @@ from tests.refusals import refusal
 from timm.data import create_transform
 from torchvision import transforms
 
-from medretrieval.encoders.preprocess import BATCHED, SINGLE, Preprocess, ahead, vectorize, whole
+from medretrieval.encoders.runtime.preprocess import BATCHED, SINGLE, Preprocess, ahead, vectorize, whole
 
 NORMAL = transforms.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

@@ -10,8 +10,9 @@ import torch
 from tests.refusals import refusal
 from tests.tiny_models import clip_encoder, images, timm_encoder
 
-from medretrieval.encoders import fidelity, openvino_graph, openvino_runtime, torch_model
-from medretrieval.encoders.torch_runtime import convolutional
+from medretrieval.encoders import torch_model
+from medretrieval.encoders.runtime import fidelity, openvino_graph, openvino_runtime
+from medretrieval.encoders.runtime.torch_runtime import convolutional
 from medretrieval.vectors import l2_normalize
 
 pytestmark = pytest.mark.usefixtures("tiny_clip")

@@ -14,8 +14,8 @@ from tests import tiny_models
 from tests.refusals import refusal
 from tests.tiny_models import clip_state, images, timm_encoder, write_clip_config
 
-from medretrieval.encoders import weights
-from medretrieval.encoders.weights import match_state, package_file, read_state
+from medretrieval.encoders.runtime import weights
+from medretrieval.encoders.runtime.weights import match_state, package_file, read_state
 from medretrieval.errors import UserError
 
 IMAGES = images(3)

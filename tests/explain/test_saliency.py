@@ -12,8 +12,8 @@ from torchvision import transforms as tv
 from medretrieval import compose
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.runtime.torch_runtime import Loaded
 from medretrieval.encoders.torch_model import TorchEncoder
-from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.explain import faithfulness as faithful
 from medretrieval.explain.pairs import Explained, Picture, _pointings, explain_images, explain_text

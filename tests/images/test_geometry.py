@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import transforms as tv
 
-from medretrieval.encoders.preprocess import vectorize, whole
+from medretrieval.encoders.runtime.preprocess import vectorize, whole
 from medretrieval.errors import UserError
 from medretrieval.images.geometry import placement
 

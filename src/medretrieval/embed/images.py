@@ -20,7 +20,7 @@ from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.composed.composed import ComposedEncoder
-from medretrieval.encoders.fidelity import FIDELITY_FORMAT
+from medretrieval.encoders.runtime.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
 

@@ -1,13 +1,14 @@
 """What an encoder is to the rest of the pipeline: raw images in, vectors out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.encoders.card import CARD, Card, read_card
 from medretrieval.errors import UserError
 
 
@@ -21,10 +22,13 @@ class Encoder(ABC):
         batch_size: images handed to `encode` at a time.
         random_weights: true for an untrained model; every output says so.
         view: what of an image the model is shown, "checkpoint" or "whole"; None where there is no choice.
+        card: what its file says about it; None where it says nothing, and where it was not made from a file.
     """
 
+    BESIDE: ClassVar[Mapping[str, Callable[[object], Any]]] = {CARD: read_card}  # see `instantiate`
     random_weights: bool = False
     view: str | None = None
+    card: Card | None = None
 
     def __init__(self, name: str, batch_size: int) -> None:
         if batch_size < 1:

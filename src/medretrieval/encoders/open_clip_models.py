@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.encoders.runtime.torch_runtime import Loaded
+from medretrieval.encoders.runtime.weights import hub_file, require_network
 from medretrieval.encoders.torch_model import TorchEncoder
-from medretrieval.encoders.torch_runtime import Loaded
-from medretrieval.encoders.weights import hub_file, require_network
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
 from medretrieval.vectors import l2_normalize

@@ -4,9 +4,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medretrieval.encoders.runtime.torch_runtime import Loaded
+from medretrieval.encoders.runtime.weights import hub_file, match_state, read_state
 from medretrieval.encoders.torch_model import TorchEncoder
-from medretrieval.encoders.torch_runtime import Loaded
-from medretrieval.encoders.weights import hub_file, match_state, read_state
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:

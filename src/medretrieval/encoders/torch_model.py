@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders import fidelity, openvino_runtime
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.openvino_runtime import OpenVinoRuntime
-from medretrieval.encoders.preprocess import Preprocess, ahead, single, vectorize, whole
-from medretrieval.encoders.torch_runtime import Loaded, TorchRuntime
-from medretrieval.encoders.weights import hub_state, local_file, package_file, state_sha256
+from medretrieval.encoders.runtime import fidelity, openvino_runtime
+from medretrieval.encoders.runtime.openvino_runtime import OpenVinoRuntime
+from medretrieval.encoders.runtime.preprocess import Preprocess, ahead, single, vectorize, whole
+from medretrieval.encoders.runtime.torch_runtime import Loaded, TorchRuntime
+from medretrieval.encoders.runtime.weights import hub_state, local_file, package_file, state_sha256
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
 from medretrieval.images.geometry import placement

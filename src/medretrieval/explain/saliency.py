@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.preprocess import vectorize
+from medretrieval.encoders.runtime.preprocess import vectorize
+from medretrieval.encoders.runtime.torch_runtime import Loaded
 from medretrieval.encoders.torch_model import TorchEncoder
-from medretrieval.encoders.torch_runtime import Loaded
 from medretrieval.errors import UserError
 from medretrieval.explain.layers import Layer, find_layer
 from medretrieval.images.geometry import Placement, placement

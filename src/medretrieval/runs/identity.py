@@ -11,6 +11,7 @@ from medretrieval.cache.entry import canonical_sha256
 from medretrieval.config import Config, is_set, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.card import without_cards
 from medretrieval.errors import UserError
 from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.exclusions import active
@@ -24,6 +25,7 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
     for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
+    config["encoder"] = without_cards(config["encoder"])
     for key in ("root", "groups", "group_rule", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted: dict[str, Any] = {} if center is None else {"center": center.images_sha256}

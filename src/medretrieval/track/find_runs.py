@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.config import leaves
+from medretrieval.encoders.card import without_cards
 from medretrieval.errors import UserError, first_line
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
@@ -194,10 +195,11 @@ def load_run(folder: Path, source: str) -> Run:
 
 
 def config_of(run: Run) -> dict[str, Any]:
-    """A run's configuration as flat keys."""
+    """A run's configuration as flat keys, without the encoder's card, which changes no number."""
     from omegaconf import OmegaConf
 
-    return leaves(OmegaConf.to_container(OmegaConf.load(run.folder / run_folder.CONFIG)))
+    config: Any = OmegaConf.to_container(OmegaConf.load(run.folder / run_folder.CONFIG))
+    return leaves({key: without_cards(node) if key == "encoder" else node for key, node in config.items()})
 
 
 def place(run: Run, score: str | None = None) -> str:

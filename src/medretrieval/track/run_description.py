@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.config import Config, PromptSource, is_set, leaves
+from medretrieval.encoders.card import without_cards
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
@@ -66,6 +67,7 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
     Index parameters that were unset come out fitted, when the index has been built.
     """
     config = dataclasses.asdict(settings)
+    config["encoder"] = without_cards(config["encoder"])
     defaults = leaves(default_config(config))
     for group in NOT_COMPARED:
         del config[group]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders import openvino_graph
-from medretrieval.encoders.preprocess import Preprocess
-from medretrieval.encoders.torch_runtime import Loaded, convolutional
+from medretrieval.encoders.runtime import openvino_graph
+from medretrieval.encoders.runtime.preprocess import Preprocess
+from medretrieval.encoders.runtime.torch_runtime import Loaded, convolutional
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.encoders.preprocess import Preprocess, Transform
+from medretrieval.encoders.runtime.preprocess import Preprocess, Transform
 from medretrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:

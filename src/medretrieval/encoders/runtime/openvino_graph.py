@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medretrieval.encoders.preprocess import Preprocess
+from medretrieval.encoders.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch

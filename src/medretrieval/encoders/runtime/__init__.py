@@ -1,0 +1,1 @@
+"""Where models run and where their weights come from: torch, OpenVINO, preprocessing, files."""
