@@ -3,6 +3,7 @@
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from medretrieval.config import Config, EvaluationConfig, PromptSource, PromptUse, Resample
 from medretrieval.errors import UserError
@@ -16,7 +17,13 @@ def check(cfg: DictConfig) -> Config:
     """
     # Hydra adds any key that is given with a +; one that nobody reads would be accepted and ignored.
     OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg, resolve=False))
-    settings = OmegaConf.to_object(cfg)
+    try:
+        settings = OmegaConf.to_object(cfg)
+    except InterpolationResolutionError as error:
+        refused: BaseException | None = error
+        while refused is not None and not isinstance(refused, UserError):
+            refused = refused.__cause__ or refused.__context__
+        raise refused or error from error  # refused by a resolver of ours
     if not isinstance(settings, Config):
         raise UserError("the configuration has no schema: compose it with medretrieval.compose(...)")
     if not settings.evaluation.ks or min(settings.evaluation.ks) < 1:

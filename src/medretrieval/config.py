@@ -17,6 +17,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from medretrieval.errors import UserError, choices
 
 log = logging.getLogger(__name__)
 
@@ -297,18 +300,34 @@ def encoder_nodes(parts: Sequence[str], *, _root_: DictConfig) -> list[dict[str,
 
     Args:
         parts: names in conf/encoder, or in a configuration folder of the user's own.
+
+    Raises:
+        UserError: no such encoder, or one that its name alone does not say.
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import MissingConfigException
 
     nodes = []
     for part in parts:
         name = f"encoder={part}"
-        cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
+        try:
+            cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
+        except MissingConfigException as error:
+            raise UserError(
+                f"encoder.parts={part}: no such encoder; {choices(error.options or [])}"
+            ) from error
         same = {"device": _root_.device, "seed": _root_.seed, "paths": OmegaConf.to_container(_root_.paths)}
         for key, value in same.items():
             OmegaConf.update(cfg, key, value)
-        nodes.append(OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
+        try:
+            nodes.append(OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
+        except MissingMandatoryValue as error:
+            raise UserError(
+                f"encoder.parts={part}: this encoder needs {error.full_key}, so its name alone does not "
+                "say it; "
+                "make a file of your own with it (--config-dir) and name that"
+            ) from error
     return nodes  # type: ignore[return-value]  # a group is a mapping
 
 

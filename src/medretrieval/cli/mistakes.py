@@ -41,6 +41,8 @@ def _explain_config(error: BaseException) -> UserError | None:
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
+    if (refused := next((e for e in chain if isinstance(e, UserError)), None)) is not None:
+        return refused
     missing = next((e for e in chain if isinstance(e, MissingConfigException)), None)
     if missing is not None and missing.options is not None:
         group, _, name = str(missing.missing_cfg_file).rpartition("/")
