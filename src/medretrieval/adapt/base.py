@@ -4,7 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.composed.composed import ComposedEncoder, Tensors
-from medretrieval.errors import UserError
+from medretrieval.errors import UserError, choices
 
 Floats = NDArray[np.float32]
 Choice = Mapping[str, Any]
+GROUPS, IMAGES = UNITS = ("groups", "images")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,28 @@ class FitData:
         return replace(self, split=replace(self.split, labels=labels))
 
 
+def read_share(value: object) -> float:
+    """The value of adapt.share.
+
+    Raises:
+        UserError: no number above 0 and at most 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise UserError(f"adapt.share={value}: must be above 0 and at most 1")
+    return float(value)
+
+
+def read_units(value: object) -> str:
+    """The value of adapt.share_of.
+
+    Raises:
+        UserError: neither "groups" nor "images".
+    """
+    if value not in UNITS:
+        raise UserError(f"adapt.share_of={value}: {choices(UNITS)}")
+    return str(value)
+
+
 class Adaptation(ABC):
     """Changes an encoder by what it learns on train. A new one is a subclass and a file in conf/adapt/.
 
@@ -69,11 +92,19 @@ class Adaptation(ABC):
         uses_labels: whether it reads labels.
         resamples: whether a refit takes another sample of train; else only the seed changes.
         serves_text: whether sentences can be compared with adapted images.
+        judged: whether a fit asks val itself, as to stop early.
+        share: of train that it is fitted on, above 0 and at most 1 (`share_of_train`).
+        share_of: what is drawn for that: "groups", whole ones, or "images".
     """
+
+    BESIDE: ClassVar[Mapping[str, Callable[[object], Any]]] = {"share": read_share, "share_of": read_units}
 
     uses_labels = False
     resamples = True
     serves_text = False
+    judged = False
+    share = 1.0
+    share_of = GROUPS
 
     def __init__(self, name: str, refits: int, seed: int, **options: Any) -> None:
         """Keep what can be chosen.
@@ -107,7 +138,9 @@ class Adaptation(ABC):
     def signature(self) -> dict[str, Any]:
         """What determines the fit beside data and choice."""
         kind = type(self)
-        return {"class": f"{kind.__module__}.{kind.__qualname__}", "options": self.options, "seed": self.seed}
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        of = {"share": self.share, "share_of": self.share_of}
+        return {"class": name, "options": self.options, "seed": self.seed} | of
 
     def require(self, encoder: Encoder, train: Split, classes: tuple[str, ...]) -> None:
         """Refuse before any work what cannot be fitted.

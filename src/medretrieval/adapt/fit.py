@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.adapt.base import Adaptation, FitData
+from medretrieval.adapt.base import GROUPS, Adaptation, FitData
 from medretrieval.adapt.validation import Validation
 from medretrieval.cache.entry import canonical_sha256
 from medretrieval.cache.store import Cache
@@ -98,7 +99,12 @@ class Fitting:
             return self.score_on_val(adaptation, tensors, validation)
 
         vectors = embed(inputs.encoder, inputs.identity, self.train, inputs.dataset.size, self.cache).vectors
-        return FitData(self.train, vectors, inputs.encoder, inputs.dataset.classes, judge)
+        whole = FitData(self.train, vectors, inputs.encoder, inputs.dataset.classes, judge)
+        if adaptation.share == 1:
+            return whole
+        part = whole.of_rows(share_of_train(self.train, adaptation))
+        adaptation.require(inputs.encoder, part.split, inputs.dataset.classes)
+        return part
 
     def score_on_val(self, adaptation: Adaptation, tensors: Tensors, validation: Validation) -> float:
         """The objective on val of a candidate."""
@@ -137,6 +143,26 @@ class Fitting:
             "objective": validation.objective,
             "vote_k": settings.evaluation.vote_k,
         }
+
+
+def share_of_train(train: Split, adaptation: Adaptation) -> NDArray[np.int64]:
+    """Positions of a random share of train, rounded up: of the images of each class, or of the groups.
+
+    Args:
+        train: the split.
+        adaptation: says the share, of what, and the seed; more of the share has less of it within it.
+    """
+    rng = np.random.default_rng(adaptation.seed)
+    if adaptation.share_of == GROUPS and train.groups is not None:
+        names, codes = np.unique(train.groups, return_inverse=True)
+        drawn = rng.permutation(len(names))[: math.ceil(adaptation.share * len(names))]
+        return np.flatnonzero(np.isin(codes, drawn))
+    labels = train.labels if train.labels.ndim == 1 else np.zeros(len(train), np.int64)
+    kept = []
+    for number in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == number))
+        kept.append(members[: math.ceil(adaptation.share * len(members))])
+    return np.sort(np.concatenate(kept))
 
 
 def fit_and_choose(fitting: Fitting, adaptation: Adaptation) -> Fitted:
@@ -190,6 +216,9 @@ def fit_variant(
         seed: of the fit.
     """
     parts = fitting.parts(adaptation) | {"variant": name, "choice": dict(choice), "fit_seed": seed}
+    if not adaptation.judged:  # what val says of it has no part in it
+        for key in ("gallery", "metric", "objective", "vote_k"):
+            del parts[key]
 
     def make(folder: Path) -> Mapping[str, Any]:
         write_tensors(folder / FILE, adaptation.fit(data, choice, seed), {"variant": name})

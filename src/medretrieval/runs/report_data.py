@@ -165,7 +165,8 @@ class AdaptReport:
         shuffled: the same fitted to shuffled labels (`with_it`), beside what it does without labels, or
             beside the encoder's own vectors (`without`); null where it reads no labels.
         out_of_fold: the run's vectors (`without`), and with each gallery vector changed by a fit on the other
-            four of five folds of train (`with_it`); null where the gallery is not train.
+            four of five folds of train (`with_it`); null where the gallery is not train,
+            or a share of it was fitted on.
         pixels: the pixel baseline adapted the same way (`without`), and the run's vectors (`with_it`); null
             where the run is of pixels or has no such baseline.
         seconds: that fitting and choosing took when it was done.

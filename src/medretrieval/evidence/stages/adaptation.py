@@ -15,6 +15,7 @@ from medretrieval.adapt.saved import SavedAdaptation
 from medretrieval.adapt.stage import Adapted
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
+from medretrieval.datasets.base import Split
 from medretrieval.embed.images import identify
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.encoders.base import Encoder
@@ -75,7 +76,8 @@ class AdaptationEvidence:
         shuffled: the same adaptation fitted to shuffled labels of train, beside what it does without labels
             (or beside no adaptation); None where it reads no labels.
         out_of_fold: the objective with the gallery in place as it is ("without"), and with each gallery
-            vector changed by a fit that has not seen it; None where the gallery is not train.
+            vector changed by a fit that has not seen it; None where the gallery is not what was
+            fitted on.
         pixels: the pixel baseline, adapted the same way, and this run's vectors; None where there is none.
     """
 
@@ -183,7 +185,7 @@ class _Lines:
         for number in range(1, adaptation.refits + 1):
             data, seed = fitting.data(adaptation), adaptation.seed + number
             if adaptation.resamples:
-                data = data.of_rows(_resampled(fitting, seed))
+                data = data.of_rows(_resampled(data.split, seed))
             fit = fit_variant(fitting, adaptation, self.fitted.choice, f"refit {seed}", data, seed)
             scores.append(self.of_fit(fit, self.adapted.before).scores[self.objective])
         return tuple(scores)
@@ -208,7 +210,7 @@ class _Lines:
 
     def out_of_fold(self, ours: Line, before: Sides) -> Compared | None:
         """With each gallery vector changed by a fit that has not seen its image."""
-        if self.task.gallery.name != self.fitting.train.name:
+        if self.task.gallery.name != self.fitting.train.name or self.fitted.adaptation.share < 1:
             return None
         line = out_of_fold(self.fitting, self.fitted, before)
         return None if line is None else self.compared(ours, line)
@@ -225,9 +227,9 @@ class _Lines:
         return self.compared(self.of_fit(fit, before), ours)
 
 
-def _resampled(fitting: Fitting, seed: int) -> NDArray[np.int64]:
-    """Positions of a bootstrap sample of train: of whole groups where these are known, within each class."""
-    split, rng = fitting.train, np.random.default_rng(seed)
+def _resampled(split: Split, seed: int) -> NDArray[np.int64]:
+    """Positions of a bootstrap sample of a split: whole groups where these are known, else by class."""
+    rng = np.random.default_rng(seed)
     if split.groups is not None:
         names, codes = np.unique(split.groups, return_inverse=True)
         members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
