@@ -21,7 +21,13 @@ from medretrieval.encoders.runtime import fidelity, openvino_runtime
 from medretrieval.encoders.runtime.openvino_runtime import OpenVinoRuntime
 from medretrieval.encoders.runtime.preprocess import Preprocess, ahead, single, vectorize, whole
 from medretrieval.encoders.runtime.torch_runtime import Loaded, TorchRuntime
-from medretrieval.encoders.runtime.weights import hub_state, local_file, package_file, state_sha256
+from medretrieval.encoders.runtime.weights import (
+    MissingWeightsError,
+    hub_state,
+    local_file,
+    package_file,
+    state_sha256,
+)
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
 from medretrieval.images.geometry import placement
@@ -170,7 +176,12 @@ class TorchEncoder(Encoder):
         torch.manual_seed(self.seed)
         if self.random_weights:
             log.warning("encoder=%s has RANDOM WEIGHTS: its scores say nothing about the model", self.name)
-        loaded = self.load(self._resolve_device())
+        try:
+            loaded = self.load(self._resolve_device())
+        except MissingWeightsError as error:
+            if self.card is None or self.card.access is None:
+                raise
+            raise MissingWeightsError(f"{error}. {self.card.access}") from error
         if self.view == CHECKPOINT:
             return loaded
         said = {key: value for key, value in loaded.preprocessing.items() if key not in OF_CROPS}
