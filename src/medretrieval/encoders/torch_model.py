@@ -22,6 +22,7 @@ from medretrieval.encoders.runtime.openvino_runtime import OpenVinoRuntime
 from medretrieval.encoders.runtime.preprocess import Preprocess, ahead, single, vectorize, whole
 from medretrieval.encoders.runtime.torch_runtime import Loaded, TorchRuntime
 from medretrieval.encoders.runtime.weights import (
+    HubFiles,
     MissingWeightsError,
     hub_state,
     local_file,
@@ -119,6 +120,35 @@ class TorchEncoder(Encoder):
         if self.pretrained is not None and self.pretrained.startswith("package:"):
             return package_file(self.name, self.pretrained.removeprefix("package:"))
         return None
+
+    def require_packages(self) -> None:
+        """Refuse to go on without packages that not every installation has.
+
+        Raises:
+            UserError: how to install what is missing.
+        """
+
+    def hub(self) -> HubFiles:
+        """What a run takes from the hub, where its weights are there; may import the model's library."""
+        raise NotImplementedError
+
+    def here(self) -> tuple[bool, str]:
+        """As Encoder.here, of the file of weights or the local hub cache."""
+        access = "" if self.card is None or self.card.access is None else f". {self.card.access}"
+        try:
+            self.require_packages()
+            if self.random_weights:
+                return True, "random weights"
+            if self.file is not None:
+                return True, "installed package" if self.checkpoint is None else "file"
+            files = self.hub()
+        except MissingWeightsError as error:
+            return False, str(error)
+        except UserError as error:
+            return False, f"{error}{access}"
+        if files.are_here():
+            return True, "hub cache"
+        return False, f"{files.repo} is not in the hub's cache; run once with a network{access}"
 
     def signature(self) -> dict[str, Any]:
         """Model, source of weights, runtime, precision and versions, without importing torch."""

@@ -21,7 +21,7 @@ from medretrieval.encoders.runtime.huggingface import (
     tokenizer_of,
 )
 from medretrieval.encoders.runtime.torch_runtime import Loaded
-from medretrieval.encoders.runtime.weights import read_state
+from medretrieval.encoders.runtime.weights import HubFiles, read_state
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.errors import UserError, choices, first_line
 from medretrieval.files import file_sha256
@@ -91,6 +91,15 @@ class HubEncoder(TorchEncoder):
         """As every torch encoder, with the hashes of the settings' files."""
         return super().identity() | self._named() | self._settings_hashes()
 
+    def hub(self) -> HubFiles:
+        """What a run of images takes from the hub."""
+        groups = (self.weights, *((name,) for name in self.settings))
+        return HubFiles(self.model, self.revision, groups)
+
+    def require_packages(self) -> None:
+        """As TorchEncoder: transformers."""
+        require_transformers(self.name)
+
     def _settings_hashes(self) -> dict[str, Any]:
         return {f"{name}_sha256": file_sha256(self.source.file(name)) for name in self.settings}
 
@@ -105,7 +114,7 @@ class HubEncoder(TorchEncoder):
             UserError: unknown architecture, missing files, weights of another model, or preprocessing that
                 has no like in torchvision.
         """
-        require_transformers(self.name)
+        self.require_packages()
         file = self.file
         if file is None and not self.random_weights:
             file = self.source.file(*self.weights)

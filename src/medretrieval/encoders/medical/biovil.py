@@ -64,6 +64,9 @@ class BioVilTEncoder(HubEncoder):
         """The PyPI name of the library that has its backbone."""
         return "torchvision"
 
+    def require_packages(self) -> None:
+        """As TorchEncoder: images need none that is not everywhere, sentences need transformers."""
+
     def load(self, device: "torch.device") -> Loaded:
         """Build the image tower and fill it.
 

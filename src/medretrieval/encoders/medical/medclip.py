@@ -77,13 +77,17 @@ class MedClipEncoder(PublishedEncoder):
         return "transformers"
 
     def signature(self) -> dict[str, Any]:
-        """As every torch encoder; the tokenizer is no part of the images' vectors."""
-        require_transformers(self.name)
-        return super().signature()
+        """As every torch encoder, with the tokenizer's name."""
+        self.require_packages()
+        return super().signature() | {"tokenizer": self.tokenizer_name}
 
     def identity(self) -> dict[str, Any]:
         """As every torch encoder, with the tokenizer's name."""
         return super().identity() | {"tokenizer": self.tokenizer_name}
+
+    def require_packages(self) -> None:
+        """As TorchEncoder: transformers."""
+        require_transformers(self.name)
 
     def load(self, device: "torch.device") -> Loaded:
         """Build both towers and fill them.
@@ -91,7 +95,7 @@ class MedClipEncoder(PublishedEncoder):
         Raises:
             UserError: weights that are missing, or are not exactly MedCLIP's.
         """
-        require_transformers(self.name)
+        self.require_packages()
         import torch
 
         file = self.file

@@ -63,10 +63,11 @@ class XrayVisionEncoder(PublishedEncoder):
 
     def signature(self) -> dict[str, Any]:
         """As every torch encoder."""
-        self._require_library()
+        self.require_packages()
         return super().signature()
 
-    def _require_library(self) -> None:
+    def require_packages(self) -> None:
+        """As TorchEncoder: the library."""
         if importlib.util.find_spec("torchxrayvision") is None:
             raise UserError(
                 f"encoder={self.name}: needs the package torchxrayvision; pip install "
@@ -79,7 +80,7 @@ class XrayVisionEncoder(PublishedEncoder):
         Raises:
             UserError: weights that are missing, pickled, or not exactly this model's.
         """
-        self._require_library()
+        self.require_packages()
         from torchxrayvision.models import DenseNet
 
         file = self.file

@@ -9,6 +9,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,30 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 5
 MAX_CLASSIFIER_TENSORS = 2  # weight and bias
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """What a model takes from the hub.
+
+    Attributes:
+        repo: "owner/name".
+        revision: commit, tag or branch; None for the main branch.
+        groups: of file names, each of which one is needed of.
+    """
+
+    repo: str
+    revision: str | None
+    groups: tuple[tuple[str, ...], ...]
+
+    def are_here(self) -> bool:
+        """Whether the local hub cache holds them; asks nobody."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return all(
+            any(isinstance(try_to_load_from_cache(self.repo, n, revision=self.revision), str) for n in names)
+            for names in self.groups
+        )
 
 
 class MissingWeightsError(UserError):
@@ -134,13 +159,6 @@ def hub_files(encoder: str, repo: str, names: Sequence[str], revision: str | Non
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise MissingWeightsError(_missing(encoder, f"{repo}: {first_line(error)}")) from error
-
-
-def in_hub_cache(repo: str, names: Sequence[str], revision: str | None = None) -> bool:
-    """Whether the local hub cache holds one of some files of a repository; asks nobody."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return any(isinstance(try_to_load_from_cache(repo, name, revision=revision), str) for name in names)
 
 
 def hub_endpoint() -> str:
