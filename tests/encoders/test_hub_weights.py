@@ -1,4 +1,4 @@
-"""Weights from a hub's cache, in the published layout: timm's revisions and other repositories, and open_clip's."""
+"""Weights from a hub's cache, as published: timm's revisions and other repositories, and open_clip's."""
 
 import numpy as np
 import pytest
@@ -167,3 +167,42 @@ def test_a_tag_of_open_clip_takes_a_revision_where_its_weights_are_on_a_hub(monk
     )
     assert "are on no hub; set it to null" in refusal(at_an_address._source)
     assert at_an_address.here() == (False, "https://x/y.pt is not downloaded; run once with a network")
+
+
+def test_a_tokenizer_of_a_hub_that_is_not_here_is_said_at_once(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encoder = clip_encoder(model="ViT-B-16-SigLIP2-256")
+    line = refusal(lambda: encoder._tokenizer)
+    assert line.startswith(
+        "encoder=e: its weights are missing (timm/ViT-B-16-SigLIP2-256 (tokenizer_config.json)"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobileclip_s2"])  # siglip2 goes the same way, and takes a minute
+def test_the_whole_model_of_an_entry_of_open_clip_is_built_from_its_layout(hub, name):
+    import open_clip
+    from safetensors.torch import save_file
+
+    words = (f"encoder={name}", "device=cpu", "encoder.runtime=torch", "encoder.view=checkpoint")
+    encoder = instantiate(check(compose(*words)).encoder, Encoder, "encoder")
+    of_tag = open_clip.get_pretrained_cfg(encoder.model, encoder.pretrained)
+    torch.manual_seed(1)
+    model, _, transform = open_clip.create_model_and_transforms(
+        encoder.model,
+        load_weights=False,
+        image_mean=of_tag["mean"],
+        image_std=of_tag["std"],
+        image_interpolation=of_tag["interpolation"],
+        image_resize_mode=of_tag["resize_mode"],
+    )
+    files = encoder.hub()
+    hub(files.repo, files.groups[0][0], lambda path: save_file(model.state_dict(), path))
+    pixels = torch.stack([transform(Image.fromarray(image)) for image in noise(1, 300, 300, 3)])
+    with torch.inference_mode():
+        wanted = model.eval().encode_image(pixels, normalize=True).numpy()
+    assert np.allclose(encoder.encode(noise(1, 300, 300, 3)), wanted, atol=1e-4)
+    assert wanted.shape[1] == encoder.card.dimension

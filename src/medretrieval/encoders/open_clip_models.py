@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.encoders.runtime.huggingface import TOKENIZER, require_transformers
 from medretrieval.encoders.runtime.torch_runtime import Loaded
-from medretrieval.encoders.runtime.weights import HubFiles, hub_file, require_network
+from medretrieval.encoders.runtime.weights import HubFiles, hub_file, hub_files, require_network
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
@@ -164,8 +165,13 @@ class OpenClipEncoder(TorchEncoder):
     def _tokenizer(self) -> Any:
         import open_clip
 
+        name = self._source()[0]
+        config = open_clip.get_model_config(name) or {}
+        if repo := config.get("text_cfg", {}).get("hf_tokenizer_name"):
+            require_transformers(self.name)
+            hub_files(self.name, repo, TOKENIZER)  # else the hub's client retries for minutes
         with _quiet():
-            return open_clip.get_tokenizer(self._source()[0])
+            return open_clip.get_tokenizer(name)
 
     def _fill(self, module: "torch.nn.Module", file: Path) -> None:
         import open_clip

@@ -141,7 +141,7 @@ class HubEncoder(TorchEncoder):
         folder = self.source.file(CONFIG).parent
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            with torch.device("meta"):
+            with torch.device("meta"), quiet():
                 cls = type(AutoModel.from_config(config, trust_remote_code=False))
         except Exception as error:  # an unknown or damaged configuration makes it raise anything
             raise UserError(
