@@ -103,7 +103,7 @@ def test_shared_words_are_the_same_option_everywhere():
         if name not in ("cache", "data", "encoders", "list"):  # none of them asks MLflow
             assert options["uri"].value == URI.value
         assert ("track" in options) == (name in ("compare", "remove", "report"))
-        assert verb.bare == {"cache": "action", "data": None, "list": "of"}.get(name, "run")
+        assert verb.bare == {"cache": "action", "data": None, "encoders": "of", "list": "of"}.get(name, "run")
 
 
 def test_tables_agree_with_what_they_choose_from():

@@ -376,7 +376,7 @@ def test_an_unknown_tag_of_a_timm_model_is_refused(pretrained):
 @pytest.mark.parametrize(
     ("make", "changes", "said"),
     [
-        (timm_encoder, {"pretrained": "imagenet"}, "a timm encoder takes hub, package:<module> or null"),
+        (timm_encoder, {"pretrained": "imagenet"}, "takes hub, hf-hub:owner/name, package:<module> or null"),
         (clip_encoder, {"model": "RN50", "pretrained": "imagenet"}, "choose from: openai, yfcc15m, cc12m"),
         (clip_encoder, {"pretrained": "openai"}, "choose from: none, give encoder.checkpoint=<path>"),
     ],
