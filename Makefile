@@ -69,6 +69,7 @@ docs: $(STAMP) ## build the site of docs/ into build/site, with the API
 	$(BIN)/python -m medretrieval.evaluate.score_docs docs/scores.md README.md
 	$(BIN)/python -m medretrieval.runs.format_page docs/results-format.md
 	$(BIN)/python docs/verb_tables.py docs/verbs.md
+	$(BIN)/python docs/encoder_table.py docs/encoders.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## time the stages side by side

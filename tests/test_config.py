@@ -18,7 +18,12 @@ from medretrieval.track.tracker import Tracker, tracker_from_config
 # Words for a dataset are no component; tests/test_prompts.py has them.
 FILES = sorted(p for p in (root() / "conf").glob("*/*.yaml") if p.parent.name != "prompts")
 PRESETS = sorted((root() / "experiments").glob("*.yaml"))
-GENERIC = {"timm": "encoder.model=resnet18", "open_clip": "encoder.model=RN50"}
+GENERIC = {
+    "timm": "encoder.model=resnet18",
+    "open_clip": "encoder.model=RN50",
+    "transformers": "encoder.model=microsoft/rad-dino",
+    "transformers_clip": "encoder.model=openai/clip-vit-base-patch32",
+}
 OWN = {  # files of the user's own: where they are
     "folder": ["dataset.root=."],
     "csv": ["dataset.table=images.csv"],

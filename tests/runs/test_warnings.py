@@ -3,12 +3,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.toy_encoders import Brightness
 
 from medretrieval import run
 from medretrieval.checks import check
+from medretrieval.datasets.base import Dataset
+from medretrieval.encoders.card import Card
 from medretrieval.errors import UserError
 from medretrieval.evaluate import score_table
 from medretrieval.evaluate.score_table import Score
+from medretrieval.instantiate import instantiate
 from medretrieval.runs import warnings
 from medretrieval.runs.report import Objective
 
@@ -27,6 +31,25 @@ def test_a_k_beyond_the_relevant_images_is_told(config, write_npz):
         "cannot reach 1."
     ]
     assert not any("fewer than k=" in n for n in notes(config, "evaluation.ks=[1,3]"))
+
+
+def test_an_encoder_that_may_have_seen_the_data_is_told(config, write_npz):
+    write_npz(n=20)
+    seen = "encoder.card.overlap=It has seen the sources of MedMNIST."
+    told = [n for n in notes(config, "evaluation.ks=[1]", seen) if "trained on" in n]
+    assert told == [
+        "random may have been trained on images of breastmnist: It has seen the sources of MedMNIST."
+    ]
+
+
+@pytest.mark.parametrize("overlap", [None, "It has seen ChestMNIST."])
+@pytest.mark.parametrize("random_weights", [True, False])
+def test_only_trained_weights_that_may_have_seen_this_data_are_told(config, overlap, random_weights):
+    dataset, encoder = config("dataset=breastmnist").dataset, Brightness()
+    encoder.card = Card("MIT", 2, "Images.", overlap or "All of MedMNIST." * random_weights, None, "x")
+    encoder.random_weights = random_weights
+    inputs = SimpleNamespace(dataset=instantiate(dict(dataset), Dataset, "dataset"), encoder=encoder)
+    assert warnings._about_overlap(inputs) == []
 
 
 RESNET = ("encoder=timm", "encoder.model=test_resnet", "encoder.pretrained=null", "encoder.runtime=torch")

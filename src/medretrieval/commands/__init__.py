@@ -29,6 +29,7 @@ ROOMS = {
     },
     "inputs": {
         "data": "describe a dataset: counts, copies, what is missing, and pictures of each class",
+        "encoders": "list the encoders: license, training data, and what is here to run them offline",
         "plan": "say what size of difference the queries can show, from a finished run or a simulation",
         "cache": "list, check and prune what is kept between runs",
     },

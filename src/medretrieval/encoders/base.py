@@ -97,6 +97,18 @@ class Encoder(ABC):
             f"encoder={self.name}: has no text tower; encoders that have one: {', '.join(_with_text())}"
         )
 
+    def cards(self) -> tuple[Card, ...]:
+        """Its card, where it has one; an encoder made of others adds theirs."""
+        return () if self.card is None else (self.card,)
+
+    def here(self) -> tuple[bool, str]:
+        """Whether all that a run needs is on this machine, and what that is; asks nobody, loads no model.
+
+        Returns:
+            true and what there is, or false and what is missing and how to get it.
+        """
+        return True, "nothing needed"
+
     def fidelity(self, images: NDArray[np.uint8]) -> dict[str, Any] | None:
         """How far these vectors are from the model's own in full precision; None where they are these.
 
@@ -110,6 +122,11 @@ class Encoder(ABC):
         return None
 
 
+def reads_text(cls: type[Encoder]) -> bool:
+    """Whether an encoder has a text tower."""
+    return cls.encode_text is not Encoder.encode_text
+
+
 def _with_text() -> list[str]:
     """Names in conf/encoder of the encoders that embed text."""
     from hydra.utils import get_class
@@ -121,7 +138,6 @@ def _with_text() -> list[str]:
         node: Any = OmegaConf.to_container(OmegaConf.load(path))
         if "_target_" not in node:  # it inherits from the first of its defaults
             return with_text(path.with_stem(node["defaults"][0]))
-        cls: Any = get_class(node["_target_"])
-        return bool(cls.encode_text is not Encoder.encode_text)
+        return reads_text(get_class(node["_target_"]))
 
     return [p.stem for p in sorted((root() / "conf" / "encoder").glob("*.yaml")) if with_text(p)]

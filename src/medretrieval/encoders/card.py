@@ -1,5 +1,6 @@
 """What is known of an encoder beside its settings: license, training data, how to get its files."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -29,6 +30,19 @@ class Card:
     overlap: str | None
     access: str | None
     source: str | None
+
+    def overlaps(self, dataset: str, of_medmnist: bool) -> bool:
+        """Whether the training may have seen images of a dataset, by the words of `overlap`.
+
+        A sentence that names sets of MedMNIST (ChestMNIST) is about these, and one that names none about all.
+
+        Args:
+            dataset: its name.
+            of_medmnist: whether it is one of MedMNIST.
+        """
+        said = (self.overlap or "").lower()
+        named = set(re.findall(r"\w+mnist\b", said)) - {"medmnist"}
+        return dataset.lower() in said or (bool(said) and of_medmnist and not named)
 
 
 def read_card(node: object) -> Card | None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.encoders.runtime.huggingface import TOKENIZER, require_transformers
 from medretrieval.encoders.runtime.torch_runtime import Loaded
-from medretrieval.encoders.runtime.weights import hub_file, require_network
+from medretrieval.encoders.runtime.weights import HubFiles, hub_file, hub_files, require_network
 from medretrieval.encoders.torch_model import TorchEncoder
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
@@ -39,7 +40,8 @@ class OpenClipEncoder(TorchEncoder):
     "local-dir:<folder>" is built from the open_clip_config.json there, with `checkpoint` for weights.
 
     Args:
-        revision: the commit of a "hf-hub:" model; None for its main branch.
+        revision: a commit, tag or branch of the hub's repository, of a "hf-hub:" model or of a tag's weights;
+            None for its main branch.
         kwargs: see TorchEncoder.
     """
 
@@ -47,9 +49,10 @@ class OpenClipEncoder(TorchEncoder):
 
     def __init__(self, revision: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if revision is not None and not self.model.startswith(HUB):
+        if revision is not None and not self.model.startswith(HUB) and self.pretrained is None:
             raise UserError(
-                f"encoder.revision={revision}: only a model named hf-hub:owner/name has revisions"
+                f"encoder.revision={revision}: only a model named hf-hub:owner/name and weights of the hub "
+                "(encoder.pretrained=<tag>) have revisions"
             )
         if self.pretrained is not None and self.model.startswith(LOCAL):
             raise UserError(
@@ -162,8 +165,13 @@ class OpenClipEncoder(TorchEncoder):
     def _tokenizer(self) -> Any:
         import open_clip
 
+        name = self._source()[0]
+        config = open_clip.get_model_config(name) or {}
+        if repo := config.get("text_cfg", {}).get("hf_tokenizer_name"):
+            require_transformers(self.name)
+            hub_files(self.name, repo, TOKENIZER)  # else the hub's client retries for minutes
         with _quiet():
-            return open_clip.get_tokenizer(self._source()[0])
+            return open_clip.get_tokenizer(name)
 
     def _fill(self, module: "torch.nn.Module", file: Path) -> None:
         import open_clip
@@ -213,13 +221,43 @@ class OpenClipEncoder(TorchEncoder):
         import open_clip
 
         if config.get("hf_hub"):
-            repo, _, name = config["hf_hub"].rpartition("/")
-            names = (Path(name).with_suffix(".safetensors").name, name) if name else HUB_WEIGHTS
-            return hub_file(self.name, repo, names)
-        cached = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
-        if not cached.exists():
+            files = self._tag_on_hub(config)
+            return hub_file(self.name, files.repo, files.groups[0], self.revision)
+        if self.revision is not None:
+            raise UserError(
+                f"encoder.revision={self.revision}: the weights {self.pretrained} of {self.model} are on no "
+                "hub; set it to null"
+            )
+        if not (cached := _downloaded(config)).exists():
             require_network(self.name, config["url"], config["url"])
-        return Path(open_clip.download_pretrained(config, prefer_hf_hub=False))
+            return Path(open_clip.download_pretrained(config, prefer_hf_hub=False))
+        return cached
+
+    def _tag_on_hub(self, config: dict[str, Any]) -> HubFiles:
+        repo, _, name = config["hf_hub"].rpartition("/")
+        names = (Path(name).with_suffix(".safetensors").name, name) if name else HUB_WEIGHTS
+        return HubFiles(repo, self.revision, (names,))
+
+    def hub(self) -> HubFiles:
+        """What a run takes from the hub."""
+        if self.model.startswith(HUB):
+            return HubFiles(self.model.removeprefix(HUB), self.revision, ((SETTINGS,), HUB_WEIGHTS))
+        import open_clip
+
+        return self._tag_on_hub(open_clip.get_pretrained_cfg(self.model, self.pretrained))
+
+    def here(self) -> tuple[bool, str]:
+        """As TorchEncoder, and of weights that are on no hub but at an address."""
+        import open_clip
+
+        config = open_clip.get_pretrained_cfg(self.model, self.pretrained) if self.pretrained else {}
+        if self.checkpoint is None and config and not config.get("hf_hub"):
+            there = _downloaded(config).exists()
+            return (
+                there,
+                "downloaded" if there else f"{config['url']} is not downloaded; run once with a network",
+            )
+        return super().here()
 
     def _source_with_settings(self) -> tuple[str, Path | None, dict[str, Any]]:
         repo = self.model.removeprefix(HUB)
@@ -239,6 +277,11 @@ class OpenClipEncoder(TorchEncoder):
         if self.pretrained is not None and file is None:
             file = hub_file(self.name, repo, HUB_WEIGHTS, self.revision)
         return f"local-dir:{config.parent}", file, {}
+
+
+def _downloaded(config: dict[str, Any]) -> Path:
+    """Where open_clip keeps what it has from an address."""
+    return Path("~/.cache/clip").expanduser() / Path(config["url"]).name
 
 
 @contextmanager

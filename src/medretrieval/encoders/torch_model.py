@@ -21,7 +21,14 @@ from medretrieval.encoders.runtime import fidelity, openvino_runtime
 from medretrieval.encoders.runtime.openvino_runtime import OpenVinoRuntime
 from medretrieval.encoders.runtime.preprocess import Preprocess, ahead, single, vectorize, whole
 from medretrieval.encoders.runtime.torch_runtime import Loaded, TorchRuntime
-from medretrieval.encoders.runtime.weights import hub_state, local_file, package_file, state_sha256
+from medretrieval.encoders.runtime.weights import (
+    HubFiles,
+    MissingWeightsError,
+    hub_state,
+    local_file,
+    package_file,
+    state_sha256,
+)
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
 from medretrieval.images.geometry import placement
@@ -114,6 +121,35 @@ class TorchEncoder(Encoder):
             return package_file(self.name, self.pretrained.removeprefix("package:"))
         return None
 
+    def require_packages(self) -> None:
+        """Refuse to go on without packages that not every installation has.
+
+        Raises:
+            UserError: how to install what is missing.
+        """
+
+    def hub(self) -> HubFiles:
+        """What a run takes from the hub, where its weights are there; may import the model's library."""
+        raise NotImplementedError
+
+    def here(self) -> tuple[bool, str]:
+        """As Encoder.here, of the file of weights or the local hub cache."""
+        access = "" if self.card is None or self.card.access is None else f". {self.card.access}"
+        try:
+            self.require_packages()
+            if self.random_weights:
+                return True, "random weights"
+            if self.file is not None:
+                return True, "installed package" if self.checkpoint is None else "file"
+            files = self.hub()
+        except MissingWeightsError as error:
+            return False, str(error)
+        except UserError as error:
+            return False, f"{error}{access}"
+        if files.are_here():
+            return True, "hub cache"
+        return False, f"{files.repo} is not in the hub's cache; run once with a network{access}"
+
     def signature(self) -> dict[str, Any]:
         """Model, source of weights, runtime, precision and versions, without importing torch."""
         return {
@@ -170,7 +206,12 @@ class TorchEncoder(Encoder):
         torch.manual_seed(self.seed)
         if self.random_weights:
             log.warning("encoder=%s has RANDOM WEIGHTS: its scores say nothing about the model", self.name)
-        loaded = self.load(self._resolve_device())
+        try:
+            loaded = self.load(self._resolve_device())
+        except MissingWeightsError as error:
+            if self.card is None or self.card.access is None:
+                raise
+            raise MissingWeightsError(f"{error}. {self.card.access}") from error
         if self.view == CHECKPOINT:
             return loaded
         said = {key: value for key, value in loaded.preprocessing.items() if key not in OF_CROPS}

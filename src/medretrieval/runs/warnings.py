@@ -4,6 +4,7 @@ import numpy as np
 
 from medretrieval.config import Baseline, Config, FaissMetric, PromptUse
 from medretrieval.datasets.base import FileFacts
+from medretrieval.datasets.medmnist_npz import MedMNIST
 from medretrieval.evaluate.evaluate import Evaluation
 from medretrieval.evaluate.query_results import label_type
 from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
@@ -46,6 +47,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
     task = inputs.task
     return (
         _about_view(settings, outputs.gallery.unseen)
+        + _about_overlap(inputs)
         + _about_depth_of_results(task, outputs)
         + _about_index(settings, outputs)
         + _about_tuning(outputs.tuned)
@@ -78,6 +80,15 @@ def _about_view(settings: Config, unseen: float | None) -> list[str]:
         f"{what} cuts the border off: the model does not see {100 * unseen:.0f} % of the area of each image"
         + ("; encoder.view=whole shows it all." if has_view else ".")
     ]
+
+
+def _about_overlap(inputs: Inputs) -> list[str]:
+    """What the encoder may have been trained on of the data that it is scored on."""
+    dataset, encoder = inputs.dataset, inputs.encoder
+    if encoder.random_weights:
+        return []
+    seen = [c.overlap for c in encoder.cards() if c.overlaps(dataset.name, isinstance(dataset, MedMNIST))]
+    return [f"{encoder.name} may have been trained on images of {dataset.name}: {words}" for words in seen]
 
 
 def _about_depth_of_results(task: RetrievalTask, outputs: RunOutputs) -> list[str]:

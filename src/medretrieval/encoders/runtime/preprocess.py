@@ -27,9 +27,11 @@ MAX_ROUNDING = 1e-5  # of normalized values, which are of the order of 1: roundi
 # Steps between geometry and normalization: images are RGB already, and `normalize` scales them to [0, 1].
 TO_RGB = ("MaybeConvertMode", "_convert_to_rgb")
 TO_TENSOR = ("MaybeToTensor", "ToTensor")
-# The steps of torchvision, timm and open_clip that resize, and those that crop or pad.
+# The steps of torchvision, timm, open_clip and `steps` that resize, those that crop or pad, and those that
+# change values where they are.
 RESIZES = ("Resize", "ResizeKeepRatio", "ResizeMaxSize")
-CROPS = ("CenterCrop", "CenterCropOrPad")
+CROPS = ("CenterCrop", "CenterCropOrPad", "PadSquare", "CropSquare")
+VALUES = ("Gray", "Stretch")
 
 Transform = Callable[["Image.Image"], "torch.Tensor"]
 Raw = TypeVar("Raw")
@@ -105,8 +107,8 @@ def single(transform: Transform, images: NDArray[np.uint8]) -> "torch.Tensor":
 def whole(transform: Any) -> Transform:
     """The transform with its resize and crop replaced by a resize of the whole image to the model's size.
 
-    Interpolation, antialiasing and all that follows stay. A square image that the transform shows whole
-    comes out as before; one that is no square is stretched.
+    Interpolation, antialiasing, changes of values and all that follows stay. A square image that the
+    transform shows whole comes out as before; one that is no square is stretched.
 
     Args:
         transform: torchvision's Compose, of one RGB image.
@@ -118,7 +120,9 @@ def whole(transform: Any) -> Transform:
     from torchvision.transforms import Compose, Resize
 
     steps, names = _steps(transform)
-    places = [i for i, name in enumerate(names[: _tensor_place(names)]) if name not in TO_RGB]
+    first = names[: _tensor_place(names)]
+    places = [i for i, name in enumerate(first) if name not in (*TO_RGB, *VALUES)]
+    values = [i for i, name in enumerate(first) if name in VALUES]
     resizes = [steps[i] for i in places if names[i] in RESIZES]
     if len(resizes) != 1 or any(names[i] not in (*RESIZES, *CROPS) for i in places):
         raise UserError(
@@ -131,7 +135,8 @@ def whole(transform: Any) -> Transform:
         picture = steps[i](picture)
     (resize,), antialias = resizes, getattr(resizes[0], "antialias", True)
     squeeze = Resize(picture.size[::-1], resize.interpolation, antialias=antialias)
-    return Compose([squeeze, *(step for i, step in enumerate(steps) if i not in places)])
+    rest = [step for i, step in enumerate(steps) if i not in (*places, *values)]
+    return Compose([*(steps[i] for i in values), squeeze, *rest])
 
 
 def vectorize(transform: Transform) -> Preprocess:

@@ -9,6 +9,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,34 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 5
 MAX_CLASSIFIER_TENSORS = 2  # weight and bias
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """What a model takes from the hub.
+
+    Attributes:
+        repo: "owner/name".
+        revision: commit, tag or branch; None for the main branch.
+        groups: of file names, each of which one is needed of.
+    """
+
+    repo: str
+    revision: str | None
+    groups: tuple[tuple[str, ...], ...]
+
+    def are_here(self) -> bool:
+        """Whether the local hub cache holds them; asks nobody."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return all(
+            any(isinstance(try_to_load_from_cache(self.repo, n, revision=self.revision), str) for n in names)
+            for names in self.groups
+        )
+
+
+class MissingWeightsError(UserError):
+    """A model's files are not on this machine and cannot be fetched."""
 
 
 def state_sha256(state: Mapping[str, "torch.Tensor"]) -> str:
@@ -102,8 +131,34 @@ def hub_file(encoder: str, repo: str, names: Sequence[str], revision: str | None
             except EntryNotFoundError:
                 continue
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UserError(_missing(encoder, f"{repo}: {first_line(error)}")) from error
-    raise UserError(_missing(encoder, f"{repo} holds none of {', '.join(names)}"))
+        raise MissingWeightsError(_missing(encoder, f"{repo}: {first_line(error)}")) from error
+    raise MissingWeightsError(_missing(encoder, f"{repo} holds none of {', '.join(names)}"))
+
+
+def hub_files(encoder: str, repo: str, names: Sequence[str], revision: str | None = None) -> Path:
+    """The folder that holds those of some files that a Hugging Face repository has.
+
+    Args:
+        encoder: the encoder's name, for messages.
+        repo: "owner/name".
+        names: the files; the folder in the local hub cache is taken where one is there.
+        revision: commit, tag or branch; None for the repository's main branch.
+
+    Raises:
+        UserError: none in the cache and no network.
+    """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for name in names:
+        cached = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+    require_network(encoder, f"{repo} ({names[0]})", hub_endpoint())
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise MissingWeightsError(_missing(encoder, f"{repo}: {first_line(error)}")) from error
 
 
 def hub_endpoint() -> str:
@@ -134,7 +189,9 @@ def require_network(encoder: str, what: str, address: str) -> None:
     except urllib.error.HTTPError:
         return  # an answer, if not a kind one: the address is there
     except (OSError, ValueError) as error:
-        raise UserError(_missing(encoder, f"{what}: not in the local cache, no network ({error})")) from error
+        raise MissingWeightsError(
+            _missing(encoder, f"{what}: not in the local cache, no network ({error})")
+        ) from error
 
 
 def _missing(encoder: str, what: str) -> str:
@@ -198,18 +255,38 @@ def match_state(
         beyond = len(state) - len(target)
         if not in_order or not 0 <= beyond <= MAX_CLASSIFIER_TENSORS or not same_kind:
             missing = next(name for name in target if name not in state)
-            raise UserError(_foreign(path, model, f"it has no tensor {missing!r}"))
+            raise UserError(foreign(path, model, f"it has no tensor {missing!r}"))
         state = renamed
     for name, tensor in target.items():
         if state[name].shape != tensor.shape:
             detail = f"{name!r} is {list(state[name].shape)}, not {list(tensor.shape)}"
-            raise UserError(_foreign(path, model, detail))
+            raise UserError(foreign(path, model, detail))
     blocks = {_block(name) for name in target}
     stacks = {stack for stack, _ in blocks if stack}
     for name in state:
         if name not in target and _block(name)[0] in stacks and _block(name) not in blocks:
-            raise UserError(_foreign(path, model, f"it also has {name!r}"))
+            raise UserError(foreign(path, model, f"it also has {name!r}"))
     return {name: state[name] for name in target}
+
+
+def strict_state(
+    path: Path, state: Mapping[str, "torch.Tensor"], target: Mapping[str, "torch.Tensor"], model: str
+) -> dict[str, "torch.Tensor"]:
+    """A checkpoint whose tensors are exactly the model's, by name and shape.
+
+    Raises:
+        UserError: a tensor that is missing, left over or of another shape, by name.
+    """
+    for name in target:
+        if name not in state:
+            raise UserError(foreign(path, model, f"it has no tensor {name!r}"))
+        if state[name].shape != target[name].shape:
+            detail = f"{name!r} is {list(state[name].shape)}, not {list(target[name].shape)}"
+            raise UserError(foreign(path, model, detail))
+    for name in state:
+        if name not in target:
+            raise UserError(foreign(path, model, f"it also has {name!r}"))
+    return dict(state)
 
 
 def _block(name: str) -> tuple[str, str]:
@@ -219,7 +296,8 @@ def _block(name: str) -> tuple[str, str]:
     return ".".join(parts[:first]), parts[first]
 
 
-def _foreign(path: Path, model: str, detail: str) -> str:
+def foreign(path: Path, model: str, detail: str) -> str:
+    """The line that refuses a checkpoint of another architecture."""
     return (
         f"encoder.checkpoint={path}: a checkpoint of another architecture than {model} ({detail}); "
         "give a file of this model, or set encoder.model to the file's"
