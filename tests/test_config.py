@@ -20,6 +20,7 @@ FILES = sorted(p for p in (root() / "conf").glob("*/*.yaml") if p.parent.name !=
 PRESETS = sorted((root() / "experiments").glob("*.yaml"))
 GENERIC = {"timm": "encoder.model=resnet18", "open_clip": "encoder.model=RN50"}
 OWN = {  # files of the user's own: where they are
+    "onnx": ["encoder.checkpoint=model.onnx"],
     "folder": ["dataset.root=."],
     "csv": ["dataset.table=images.csv"],
     "dicom": ["dataset.root=.", "dataset.label_tag=BodyPartExamined"],
