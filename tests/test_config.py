@@ -25,6 +25,7 @@ GENERIC = {
     "transformers_clip": "encoder.model=openai/clip-vit-base-patch32",
 }
 OWN = {  # files of the user's own: where they are
+    "onnx": ["encoder.checkpoint=model.onnx"],
     "folder": ["dataset.root=."],
     "csv": ["dataset.table=images.csv"],
     "dicom": ["dataset.root=.", "dataset.label_tag=BodyPartExamined"],

@@ -277,6 +277,11 @@ def root() -> Path:
     return package if (package / "conf").is_dir() else package.parents[1]
 
 
+def published_folder() -> Path:
+    """The folder of published tables; in experiments/, beside the presets, but no preset itself."""
+    return root() / "experiments" / "published"
+
+
 class PresetSearchPath(SearchPathPlugin):
     """Makes the top-level folder experiments/ a config group beside those in conf/."""
 

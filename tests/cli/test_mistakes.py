@@ -22,6 +22,11 @@ def line_of(done):
             "experiments=index_type",
             "experiments=index_type: there is no such preset; did you mean index_types? ",
         ),
+        (
+            "experiments=published/mahbod2025",
+            "experiments=published/...: published rows are no preset; put a run beside them with "
+            "medretrieval compare <run> published=<table>; choose from: mahbod2025",
+        ),
         ("index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? choose from: autotune,"),
         (
             "evaluation.kss=[1]",

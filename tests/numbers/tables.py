@@ -140,12 +140,9 @@ def index_types(runs: Runs) -> str:
 
 
 def mahbod(runs: Runs) -> str:
-    names = ["map_at_5_hits", "majority_vote_at_5", "hit_rate_at_1", "hit_rate_at_3", "hit_rate_at_5"]
-    rows = []
-    for encoder in ("efficientnet_lite0", "pixels", "random"):
-        scores = runs.of("experiments=mahbod2025", f"encoder={encoder}")[0].scores
-        rows.append([encoder, *(f"{100 * scores[name]:.2f}" for name in names)])
-    return markdown(["encoder, measured here", "mAP@5", "mMV@5", "ACC@1", "ACC@3", "ACC@5"], rows)
+    """All that `compare published=mahbod2025` prints."""
+    ours = [("experiments=mahbod2025", f"encoder={e}") for e in ("efficientnet_lite0", "pixels", "random")]
+    return runs.compared(ours, "published=mahbod2025", "format=markdown").strip()
 
 
 def robustness(runs: Runs) -> str:

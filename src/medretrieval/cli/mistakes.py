@@ -72,7 +72,7 @@ def _explain_key(error: Any) -> str:
         MissingMandatoryValue,
     )
 
-    from medretrieval.config import RENAMED
+    from medretrieval.config import RENAMED, published_folder
 
     key = error.full_key or error.key
     reason = str(error.msg or error).strip().splitlines()[0]
@@ -83,6 +83,12 @@ def _explain_key(error: Any) -> str:
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(
         error.parent_node, DictConfig
     ):
+        if key == "experiments":  # the group has presets alone, which say where their keys belong
+            tables = choices([path.stem for path in published_folder().glob("*.yaml")])
+            return (
+                "experiments=published/...: published rows are no preset; put a run beside them with "
+                f"medretrieval compare <run> published=<table>; {tables}"
+            )
         if (now := RENAMED.get(key)) is not None:
             moved = {old: new for old, new in RENAMED.items() if old.startswith(f"{key}.")} or {key: now}
             said = ", ".join(f"{old} is now {new}" for old, new in moved.items())

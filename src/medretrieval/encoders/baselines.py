@@ -35,16 +35,9 @@ class PixelEncoder(Encoder):
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Flatten a batch (float32 [n, side * side * channels])."""
-        if max(images.shape[1:3]) > self.side:
-            images = self._shrink(images)
+        images = shrunk(images, self.side)
         vectors = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
         return l2_normalize(vectors) if self.normalize else vectors
-
-    def _shrink(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        from PIL import Image
-
-        size = (self.side, self.side)
-        return np.stack([np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BOX)) for i in images])
 
 
 class RandomEncoder(Encoder):
@@ -81,3 +74,18 @@ class RandomEncoder(Encoder):
         digest = hashlib.sha256(np.ascontiguousarray(image).data).digest()
         words = np.frombuffer(digest, dtype="<u4")
         return np.random.default_rng([self.seed, *words]).standard_normal(self.dim, dtype=np.float32)
+
+
+def shrunk(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Images averaged down to side x side pixels (Pillow's box filter); smaller ones as they are.
+
+    Args:
+        images: uint8 [n, height, width] or [n, height, width, 3].
+        side: the most pixels a side.
+    """
+    if max(images.shape[1:3]) <= side:
+        return images
+    from PIL import Image
+
+    size = (side, side)
+    return np.stack([np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BOX)) for i in images])

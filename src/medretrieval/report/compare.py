@@ -30,6 +30,7 @@ MAX_LISTED_PAIRS = 5
 CHOSEN_BY_NUMBER = (
     "The baseline was given by its number in the table, so it was chosen after the scores were seen"
 )
+RANDOM_WEIGHTS = "* RANDOM WEIGHTS: says nothing about the model"
 PLACES = ("paths.", "tracking.", "force", "verbose", "dataset.root")
 
 
@@ -138,7 +139,7 @@ def compare(runs: list[Run], options: Options) -> Comparison:
     if left_out:
         notes.insert(0, f"family=encoders: exact search only; {len(left_out)} approximate runs left out.")
     if any(run.report.encoder.random_weights for run in runs):
-        notes.append("* RANDOM WEIGHTS: says nothing about the model")
+        notes.append(RANDOM_WEIGHTS)
     return replace(comparison, notes=notes)
 
 

@@ -77,8 +77,8 @@ def render(comparison: Comparison, kind: str) -> str:
     elif kind == "markdown":
         blocks = [markdown(*t) for t in tables]
     else:
-        blocks = [_tabular(*t) for t in tables]
-        notes = " ".join(_latex(note) for note in comparison.notes)
+        blocks = [tabular(*t) for t in tables]
+        notes = " ".join(latex(note) for note in comparison.notes)
         return "\n".join([
             LATEX_NEEDS, r"\begin{table}", r"\centering", r"\small", *blocks, rf"\caption{{{notes}}}",
             r"\end{table}",
@@ -183,7 +183,7 @@ class _Column:
     @property
     def head(self) -> str:
         """Its name, over all that it takes."""
-        name = _latex(self.name)
+        name = latex(self.name)
         if len(self.formats) > 1:
             return rf"\multicolumn{{{len(self.formats)}}}{{c}}{{{name}}}"
         return f"{{{name}}}" if self.formats else name
@@ -192,8 +192,8 @@ class _Column:
         """A cell; words among numbers stand in braces."""
         cell, width = self.cells[row], max(len(self.formats), 1)
         if cell in EMPTY:
-            return " & ".join([f"{{{_latex(cell)}}}" if self.formats and cell else ""] + [""] * (width - 1))
-        return cell.replace(" to ", " & ") if self.formats else _latex(cell)
+            return " & ".join([f"{{{latex(cell)}}}" if self.formats and cell else ""] + [""] * (width - 1))
+        return cell.replace(" to ", " & ") if self.formats else latex(cell)
 
 
 def _table_format(numbers: Sequence[str]) -> str:
@@ -207,7 +207,7 @@ def _table_format(numbers: Sequence[str]) -> str:
     return f"{sign}{max(len(a) for a, _, _ in bare)}.{max(len(b) for _, _, b in bare)}"
 
 
-def _tabular(header: list[str], rows: list[list[str]]) -> str:
+def tabular(header: list[str], rows: list[list[str]]) -> str:
     """A table by booktabs, its numbers aligned by siunitx."""
     columns = [_Column.from_cells(name, [row[place] for row in rows]) for place, name in enumerate(header)]
     heads = " & ".join(column.head for column in columns)
@@ -219,7 +219,8 @@ def _tabular(header: list[str], rows: list[list[str]]) -> str:
     ])  # fmt: skip
 
 
-def _latex(text: str) -> str:
+def latex(text: str) -> str:
+    """Text with LaTeX's special characters written out."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}"}
     return re.sub(r"[\\~^<>&%$#_{}]", lambda m: special.get(m[0], "\\" + m[0]), text)

@@ -30,6 +30,8 @@ def _run(given: Given) -> int:
 
     if given.json and given.format:
         raise VERB.refusal(f"--json and format={given.format}: both write to stdout; give one of them")
+    if given.published:
+        return _beside_published(given)
     with tempfile.TemporaryDirectory() as aside:
         places = all_runs(given, Path(aside))
         tasks = _tasks(given, [load_run(folder, source) for folder, source in places.items()])
@@ -43,6 +45,38 @@ def _run(given: Given) -> int:
             if given.track:
                 _track(given, members[0], compared[-1][1], options)
         _show(given, compared)
+    return 0
+
+
+def _beside_published(given: Given) -> int:
+    """The same verb with published=: runs beside the rows of a published table."""
+    from medretrieval.report.published.beside import beside
+    from medretrieval.report.published.rows import read_published
+    from medretrieval.report.published.tables import as_entry, document, render
+    from medretrieval.track.find_runs import load_run
+    from medretrieval.track.tracker import tracker_of
+
+    usual = {option.name: option.default for option in VERB.options}
+    for key in ("score", *TESTED):
+        if getattr(given, key) != usual[key]:
+            raise VERB.refusal(
+                f"{key}={getattr(given, key)}: has no effect with published=, which tests nothing; leave it "
+                "out"
+            )
+    published = read_published(given.published)
+    with tempfile.TemporaryDirectory() as aside:
+        runs = [load_run(folder, source) for folder, source in all_runs(given, Path(aside)).items()]
+        found = beside(runs, published)
+        if given.json:
+            print(json.dumps(document(found), indent=2, allow_nan=False))
+        else:
+            print(render(found, given.format or FORMATS[0]))
+        if given.format == "csv":
+            print(*found.notes, sep="\n", file=sys.stderr)
+        if given.track:
+            place = tracker_of(runs[0].folder, uri_of(given)).log_entry(as_entry(found))
+            if place is not None:
+                print(f"in {place}", file=sys.stderr)
     return 0
 
 
@@ -148,7 +182,7 @@ def _ends(ends: "tuple[float, float] | None", kind: str = "") -> dict[str, float
 
 VERB = Verb(
     "compare",
-    usage=("<run> <run> ... [key=value ...]",),
+    usage=("<run> <run> ... [key=value ...]", "<run> ... published=<table> [key=value ...]"),
     options=(
         RUNS,
         Option(
@@ -192,6 +226,13 @@ VERB = Verb(
             "confidence", "of the intervals", "<p>", float, least=0.5, most=0.9999, unset=f"{OF_RUNS} 0.95"
         ),
         Option("seed", "of bootstrap and test", "<n>", int, unset=f"{OF_RUNS} 0"),
+        Option(
+            "published",
+            "put the runs beside the rows of a published table, a file in experiments/published/; nothing is "
+            "tested, and one run is enough",
+            "<table>",
+            unset="none",
+        ),
         Option("format", "of the table on stdout", choices=FORMATS, unset=FORMATS[0]),
         track("the comparison"),
         URI,
@@ -202,5 +243,6 @@ VERB = Verb(
     examples=(
         "medretrieval compare 20260101-120000-000000 baseline=pixels",
         "medretrieval compare outputs/runs/first outputs/runs/second score=map_at_100 format=markdown",
+        "medretrieval compare outputs/runs/first published=mahbod2025",
     ),
 )

@@ -1,0 +1,1 @@
+"""Runs beside the rows of a published table."""
