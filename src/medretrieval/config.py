@@ -1,7 +1,8 @@
 """The schema of the configuration, and where its YAML files are; `checks` has what its types cannot say.
 
 Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or unset in an index.
-`dataset`, `encoder` and `tracking` stay open: their keys are the constructor arguments of a `_target_`.
+`dataset`, `encoder`, `rerank` and `tracking` stay open: their keys are the constructor arguments of a
+`_target_`.
 """
 
 import logging
@@ -237,6 +238,7 @@ class Config:
     figures: FiguresConfig = MISSING
     explain: ExplainConfig = MISSING
     tracking: Any = MISSING
+    rerank: Any = None  # here, so that older manifests have it: none
     paths: PathsConfig = MISSING
     prompts: PromptsConfig | None = None
     seed: int = MISSING
@@ -281,6 +283,11 @@ def slugged(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
+def slug_of_rerank(name: str) -> str:
+    """The end of a folder's name: the re-ranking method; nothing where there is none."""
+    return "" if name == "none" else f"_{slugged(name)}"
+
+
 def prompt_use(source: str) -> str:
     """How sentences become queries where the configuration does not say it: no two captions are joined."""
     return str(PromptUse.each if source == PromptSource.captions else PromptUse.ensemble)
@@ -289,6 +296,7 @@ def prompt_use(source: str) -> str:
 def register_resolvers() -> None:
     """Make the functions that the files in conf/ call known to OmegaConf."""
     OmegaConf.register_new_resolver("slug", slugged, replace=True)
+    OmegaConf.register_new_resolver("slug_of_rerank", slug_of_rerank, replace=True)
     OmegaConf.register_new_resolver("prompt_use", prompt_use, replace=True)
 
 

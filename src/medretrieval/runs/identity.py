@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 from medretrieval.cache.entry import canonical_sha256
-from medretrieval.config import Config, slugged
+from medretrieval.config import Config, slug_of_rerank, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
+from medretrieval.rerank.base import NONE
 from medretrieval.runs.folder import FORMAT, write_json
 from medretrieval.runs.report import read_report
 
@@ -23,6 +24,8 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     config, task, center = dataclasses.asdict(settings), inputs.task, inputs.center_split
     for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
+    if rerank_of(settings) is None:  # said in one of two ways
+        del config["rerank"]
     for key in ("root", "groups", "group_rule", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted = {} if center is None else {"center": center.images_sha256}
@@ -55,7 +58,8 @@ def slug(settings: Config) -> str:
         settings.metric.name,
         settings.protocol.name,
     )
-    return "_".join(slugged(str(part)) for part in parts)
+    said = slug_of_rerank(settings.rerank["name"]) if rerank_of(settings) else ""
+    return "_".join(slugged(str(part)) for part in parts) + said
 
 
 def title(settings: Config, encoder: Encoder) -> str:
@@ -74,7 +78,16 @@ def title(settings: Config, encoder: Encoder) -> str:
     return (
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
         f"{settings.metric.name} · {protocol.name} ({who}{itself})"
+        + (f" · rerank {method}" if (method := rerank_of(settings)) else "")
     )
+
+
+def rerank_of(settings: Config) -> str | None:
+    """The re-ranking method in words, with "(transductive)" where it is; None for none."""
+    node = settings.rerank
+    if node is None or node.get("name") == NONE:
+        return None
+    return f"{node.get('name')}{' (transductive)' if node.get('transductive') else ''}"
 
 
 def corruption_of(settings: Config) -> str | None:

@@ -13,6 +13,7 @@ from medretrieval.evidence.ann_loss import AnnLoss
 from medretrieval.evidence.breakdown import Breakdown
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence, per_class
+from medretrieval.evidence.stages.rerank_gain import RerankGain
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.autotune import Tuned
@@ -33,7 +34,7 @@ from medretrieval.runs.report import (
     RunReport,
     VoteReport,
 )
-from medretrieval.runs.report_data import GapReport, SubgroupReport, SubgroupsReport
+from medretrieval.runs.report_data import GapReport, RerankReport, SubgroupReport, SubgroupsReport
 from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
@@ -76,6 +77,8 @@ class RunOutputs:
         explanations: which regions make some pairs similar, None where that is off.
         breakdown: what the pictures show, None where figures.enabled is false.
         subgroups: scores by the values of metadata, None where none are asked for.
+        rerank: what re-ranking costs and changes, None where there is none.
+        plain: the scores without re-ranking; `evaluation` itself where there is none.
     """
 
     query: Embeddings
@@ -91,6 +94,8 @@ class RunOutputs:
     explanations: Explanations | None
     breakdown: Breakdown | None
     subgroups: Subgroups | None
+    rerank: RerankGain | None
+    plain: Evaluation
 
 
 def report_of(
@@ -133,6 +138,7 @@ def report_of(
         encoder=_encoder(inputs, outputs),
         index=_index(settings.index.name, outputs.index),
         speed=_speed(outputs.speed),
+        rerank=_rerank(outputs.rerank),
         ann_loss=_ann_loss(outputs.ann_loss),
         autotune=_autotune(outputs.tuned),
         audit=_audit(outputs.audit),
@@ -248,6 +254,14 @@ def _index(name: str, index: VectorIndex) -> IndexReport:
 
 def _speed(rate: Speed) -> SpeedReport:
     return SpeedReport(**{**dataclasses.asdict(rate), "latency_ms": Latency(**rate.latency_ms)})
+
+
+def _rerank(gain: RerankGain | None) -> RerankReport | None:
+    if gain is None:
+        return None
+    plain = {"parameters": dict(gain.parameters), "without": dict(gain.without)}
+    changes = {name: Difference(*change) for name, change in gain.changes.items()}
+    return RerankReport(**(vars(gain) | plain | {"changes": changes}))
 
 
 def _ann_loss(loss: AnnLoss | None) -> AnnReport | None:

@@ -1,12 +1,13 @@
-"""The parts of scores.json about what is known of the images beside their labels, as types.
+"""The parts of scores.json about metadata of the images, and about what was done to results, as types.
 
 Frozen dataclasses without behavior; `report` holds the whole. docs/results-format.md is made from their
 docstrings.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from medretrieval.runs.report_parts import ScoreInterval
+from medretrieval.runs.report_parts import Difference, ScoreInterval
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,34 @@ class SubgroupsReport:
     values: list[SubgroupReport]
     gaps: list[GapReport]
     test: str
+
+
+@dataclass(frozen=True)
+class RerankReport:
+    """A re-ranking method, what it costs, and what it changes.
+
+    Attributes:
+        name: of the method.
+        parameters: of the method, by the names of its file in conf/rerank/.
+        transductive: whether a query's results depend on the other queries; then no score has an interval.
+        seconds_per_query: of searching and re-ranking, in the batches of the run.
+        lists_s: seconds that making the gallery's neighbor lists, and what is made of them, took.
+        lists_bytes: bytes that these take.
+        without: the objective and map_at_100 of the same run without re-ranking.
+        changes: score -> with re-ranking minus without, paired over the queries; empty where transductive,
+            and where fewer than two queries or groups tell.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    transductive: bool
+    seconds_per_query: float
+    lists_s: float
+    lists_bytes: int
+    without: dict[str, float]
+    changes: dict[str, Difference]
+
+    @property
+    def said(self) -> str:
+        """The method's name, and whether it is transductive."""
+        return self.name + (" (transductive)" if self.transductive else "")

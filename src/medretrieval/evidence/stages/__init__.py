@@ -1,0 +1,1 @@
+"""What single stages of a run are worth: its scores with them and without."""
