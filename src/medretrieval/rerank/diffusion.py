@@ -173,9 +173,12 @@ class Diffused(Opened):
         rows, columns = np.repeat(np.arange(m), counts), local[self.columns[places]]
         local[nodes] = -1
         inside = columns >= 0
-        system = np.eye(m)
-        system[rows[inside], columns[inside]] -= self.options.alpha * self.values[places][inside]
+        system = np.zeros((m, m), order="F")
+        system[columns[inside], rows[inside]] = -self.options.alpha * self.values[places[inside]]
+        np.fill_diagonal(system, 1)
         y = np.zeros(m)
-        y[: len(starting)] = starting
-        solved = linalg.solve(system, (1 - self.options.alpha) * y, assume_a="pos", check_finite=False)
+        y[: len(starting)] = (1 - self.options.alpha) * starting
+        # Symmetric and positive definite: S has no eigenvalue above 1, and alpha is below 1.
+        _, solved, failed = linalg.lapack.dposv(system, y, lower=1, overwrite_a=1)
+        assert failed == 0
         return np.asarray(np.maximum(solved, 0))

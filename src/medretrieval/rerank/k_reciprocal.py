@@ -95,7 +95,7 @@ class KReciprocal(Reranker):
         mean, single, halves = (_Rows.named(found, name) for name in ("mean", "single", "half"))
         if self.transductive:
             return InOneGraph(gallery, nodes, options, mean)
-        return AloneWithGallery(gallery, nodes, options, mean, single, halves)
+        return AloneWithGallery(gallery, nodes, options, mean, single, halves, _Marks(len(gallery)))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class _Rows:
 
     def places(self, rows: Ints) -> tuple[Ints, Ints]:
         """Where the entries of some rows stand, one row after the other, and how many each row has."""
-        begin, counts = self.starts[rows].astype(np.int64), np.diff(self.starts)[rows].astype(np.int64)
+        begin = self.starts[rows].astype(np.int64)
+        counts = self.starts[rows + 1].astype(np.int64) - begin
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(begin, counts) + within, counts
 
@@ -206,10 +207,12 @@ class AloneWithGallery(_Reordering):
     Attributes:
         single: each gallery item's weights before they are averaged.
         sets: the gallery's reciprocal sets at half of k1.
+        marks: room to mark items in.
     """
 
     single: _Rows
     sets: _Rows
+    marks: "_Marks"
 
     def encode(
         self, asked: Asked, row: int, ids: Ints, distances: Floats
@@ -217,41 +220,59 @@ class AloneWithGallery(_Reordering):
         """Weights over the gallery items that the query may find."""
         options, out = self.options, asked.left_out(row)
         near = ids[: options.k1]
-        members = near[distances[: options.k1] <= self._radii(near, out)]
-        taken = [members, *(found for g in members if len(found := self._likewise(int(g), members, out)))]
-        union = np.unique(np.concatenate(taken))
-        parts: list[tuple[NDArray[np.integer], Floats]] = []
+        apart = self.marks.of(out)
+        members = near[distances[: options.k1] <= self._radii(near, apart)]
+        union = self._expanded(members, apart)
+        parts = [self.single.row(int(g)) for g in near[: options.k2 - 1]]
         if len(union):
             own = asked.vectors[row]
             if self.nodes.metric.normalize:
                 own = own / np.linalg.norm(own)
             parts.append((union, self.nodes.weights(own, union)))
-        parts += [self.single.row(int(g)) for g in near[: options.k2 - 1]]
-        if not parts:
-            return union, np.zeros(0, np.float32)
-        columns = np.concatenate([c for c, _ in parts])
-        values = np.concatenate([v for _, v in parts])
-        kept = ~np.isin(columns, out)
+        columns = np.concatenate([union[:0], *(c for c, _ in parts)])
+        values = np.concatenate([np.zeros(0, np.float32), *(v for _, v in parts)])
+        kept = ~apart[columns]
+        apart[out] = False
         unique, inverse = np.unique(columns[kept], return_inverse=True)
         sums = np.bincount(inverse, values[kept], len(unique)) / options.k2
         return unique, sums.astype(np.float32)
 
-    def _radii(self, items: Ints, out: Ints) -> Floats:
+    def _radii(self, items: Ints, apart: NDArray[np.bool_]) -> Floats:
         """How near a query must be to be among an item's first k1: by its lists without what is left out."""
         lists, k1 = self.gallery.lists, self.options.k1
         assert lists is not None
-        among = np.isin(lists.ids[items, :k1], out).sum(axis=1)
+        among = apart[lists.ids[items, :k1]].sum(axis=1)
         last = np.minimum(k1 - 1 + among, lists.ids.shape[1] - 1)
         found = lists.distances[items, last]
         return np.asarray(found + TOLERANCE * self.nodes.unit, np.float32)
 
-    def _likewise(self, item: int, members: Ints, out: Ints) -> NDArray[np.integer]:
-        """The smaller set of a member that has most of it in common with the query's; else none."""
-        own = self.sets.row(item)[0]
-        if len(out):
-            own = own[~np.isin(own, out)]
-        common = np.isin(own, members).sum()
-        return own if common > SHARE_IN_COMMON * len(own) else own[:0]
+    def _expanded(self, members: Ints, apart: NDArray[np.bool_]) -> Ints:
+        """The query's set, with the smaller sets of members that have most of theirs in common with it."""
+        if not len(members):
+            return members
+        places, counts = self.sets.places(members)
+        columns = self.sets.columns[places]
+        inside = self.marks.of(members, second=True)
+        found, shared = ~apart[columns], inside[columns]
+        inside[members] = False
+        starts = np.cumsum(counts) - counts  # no set is empty: each item is in its own
+        sizes = np.add.reduceat(found.astype(np.int64), starts)
+        common = np.add.reduceat((found & shared).astype(np.int64), starts)
+        taken = np.repeat(common > SHARE_IN_COMMON * sizes, counts) & found
+        return np.unique(np.concatenate([members, columns[taken]]))
+
+
+class _Marks:
+    """Places of the gallery that are marked for a moment, without a new array each time."""
+
+    def __init__(self, n: int) -> None:
+        self.arrays = np.zeros((2, n + 1), np.bool_)  # the last for -1 to point at
+
+    def of(self, places: Ints, second: bool = False) -> NDArray[np.bool_]:
+        """An array, all false but there; whoever asks takes the marks away again."""
+        marked = self.arrays[int(second)]
+        marked[places] = True
+        return marked
 
 
 def _arrays(matrix: Any, prefix: str) -> dict[str, NDArray[Any]]:
