@@ -129,7 +129,7 @@ def test_names_say_rerank_only_where_it_is_on(config, write_npz):
         (("rerank=alpha_qe", "+rerank.transductive=true"), r"rerank.transductive: .*no such argument"),
         (
             ("rerank=k_reciprocal", "rerank.k1=5", "rerank.k2=2", "rerank.transductive=true",
-             "protocol.drop_duplicates=true"),
+             "protocol=leave_one_out", "dataset.corrupt=noise@1"),
             r"rerank.transductive=true: puts the queries into one graph",
         ),
     ],
