@@ -13,6 +13,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
 from medretrieval.index.faiss_index import require_parameters
 from medretrieval.instantiate import instantiate
+from medretrieval.rerank.base import Reranker
 from medretrieval.track.tracker import Tracker, tracker_from_config
 
 # Words for a dataset are no component; tests/test_prompts.py has them.
@@ -44,6 +45,8 @@ def test_every_file_of_every_group_composes_and_instantiates(path):
         assert instantiate(part, Encoder, group).name == (name if name not in GENERIC else part["model"])
     elif group == "tracking":
         assert isinstance(tracker_from_config(part), Tracker)
+    elif group == "rerank":
+        assert instantiate(part, Reranker, group).name == name
     else:
         assert part.name == name
     if group == "index":

@@ -19,8 +19,14 @@ MOST_IMAGES = 2
 POSITION = re.compile(r"\binside\b|\b(above|below) by ([\d.]+)")
 FAR_POSITION = 0.9
 # First word of a table's name -> what its commands read beside PneumoniaMNIST, and how long they take.
-NEEDED = {"covid": "covid_cxr", "ham": "ham10000", "retina": "retinamnist.npz", "views": "retinamnist.npz"}
-MARKS = {"ham": pytest.mark.large}
+NEEDED = {
+    "covid": "covid_cxr",
+    "ham": "ham10000",
+    "reranking": "retinamnist.npz",
+    "retina": "retinamnist.npz",
+    "views": "retinamnist.npz",
+}
+MARKS = {"ham": pytest.mark.large, "reranking": pytest.mark.large}
 MOST_WITHOUT_P = 4  # numbers in a line without p, where a table has one
 
 

@@ -1,7 +1,8 @@
 """The schema of the configuration, and where its YAML files are; `checks` has what its types cannot say.
 
 Defaults stand in conf/*.yaml: a field without a value in YAML is MISSING, or unset in an index.
-`dataset`, `encoder` and `tracking` stay open: their keys are the constructor arguments of a `_target_`.
+`dataset`, `encoder`, `rerank` and `tracking` stay open: their keys are the constructor arguments of a
+`_target_`.
 """
 
 import logging
@@ -246,6 +247,7 @@ class Config:
     tracking: Any = MISSING
     # The value of "none" stands here, so that older manifests have it.
     adapt: Any = field(default_factory=lambda: dict(UNSET))
+    rerank: Any = None  # here, so that older manifests have it: none
     paths: PathsConfig = MISSING
     prompts: PromptsConfig | None = None
     seed: int = MISSING
@@ -293,6 +295,11 @@ class PresetSearchPath(SearchPathPlugin):
 def slugged(name: str) -> str:
     """A name as part of a file name: what is no letter, digit, dot, - or _ becomes -."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
+def slug_of_rerank(name: str) -> str:
+    """The end of a folder's name: the re-ranking method; nothing where there is none."""
+    return "" if name == "none" else f"_{slugged(name)}"
 
 
 def prompt_use(source: str) -> str:
@@ -346,6 +353,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("encoder_nodes", encoder_nodes, replace=True)
     OmegaConf.register_new_resolver("join", joined, replace=True)
     OmegaConf.register_new_resolver("slug", slugged, replace=True)
+    OmegaConf.register_new_resolver("slug_of_rerank", slug_of_rerank, replace=True)
     OmegaConf.register_new_resolver("prompt_use", prompt_use, replace=True)
 
 

@@ -23,6 +23,7 @@ from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.ranking import require_companions
 from medretrieval.protocol.relevance import Relevance
 from medretrieval.protocol.task import RetrievalTask
+from medretrieval.rerank.opening import require_rerank
 
 Identify = Callable[[Encoder, Cache], Mapping[str, Any]]
 
@@ -116,6 +117,7 @@ def load_task(settings: Config, cache: Cache | None) -> tuple[Dataset, Retrieval
     require_depths(task, settings.evaluation)
     require_parameters(settings.index, len(gallery))
     objective_name(settings.evaluation, task)
+    require_rerank(settings, task)
     if not (task.n_relevant > 0).any():
         why = "leave out less" if active(protocol) else "the two share no class"
         raise UserError(

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from medretrieval.adapt.stage import Adapted, adapt
@@ -21,13 +19,14 @@ from medretrieval.checks import check
 from medretrieval.config import Config, EvaluationConfig, expand
 from medretrieval.embed.sides import Sides, embed_sides
 from medretrieval.errors import UserError
-from medretrieval.evaluate.evaluate import Evaluation, evaluate, objective_name, with_score
+from medretrieval.evaluate.evaluate import Evaluation, Ints, Search, evaluate, objective_name, with_score
 from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.evidence.ann_loss import measure
 from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import Audit, kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.evidence.stages.adaptation import adaptation_evidence
+from medretrieval.evidence.stages.rerank_gain import Reranked, rerank_gain, without_intervals
 from medretrieval.evidence.zero_shot import text_evidence
 from medretrieval.explain import stage as explaining
 from medretrieval.figures.draw import Drawn, draw
@@ -40,6 +39,10 @@ from medretrieval.index.speed import speed
 from medretrieval.load import load
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.task import RetrievalTask
+from medretrieval.rerank.base import NoReranking, Opened
+from medretrieval.rerank.opening import changed_sides, nodes_of, ready, reranker_of
+from medretrieval.rerank.search import as_search
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.identity import find_finished, fingerprint_of, mark_finished, slug
 from medretrieval.runs.manifest import manifest
@@ -117,7 +120,8 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
         sides = stages.embed()
         searched = stages.index(sides)
         evaluation = stages.evaluate(searched.index, sides)
-        outcome = stages.judge(sides, searched, evaluation)
+        reranked = stages.rerank(sides, searched, evaluation)
+        outcome = stages.judge(sides, searched, evaluation, reranked)
         report = report_of(settings, inputs, outcome, notes_of(settings, inputs, outcome), fingerprint)
         drawn = stages.draw(outcome, report.title)
         report = replace(report, timings_s=clock.up_to_now())
@@ -208,18 +212,47 @@ class Stages:
         Raises:
             UserError: the ranking is too short for the score that the command returns.
         """
-        config, task, queries = self.settings.evaluation, self.inputs.task, sides.query.vectors
+        return self._scored(index, self._search(index, sides, None))
+
+    def rerank(self, sides: Sides, searched: Searched, plain: Evaluation) -> Reranked | None:
+        """The same run with re-ranking beside what it is without; None where the configuration has none.
+
+        Raises:
+            UserError: as `evaluate`, and an index that gives the method too few results.
+        """
+        method, cache = reranker_of(self.settings), self.cache
+        if isinstance(method, NoReranking):
+            return None
+        indexed = sides
+        with self.clock("rerank"):
+            if method.changes_gallery:
+                indexed = changed_sides(method, sides, self.settings.metric, cache)
+        if method.changes_gallery:
+            searched = self.index(indexed)
+        with self.clock("rerank"):
+            made = ready(method, nodes_of(method, sides), searched.index, cache)
+        evaluation = self._scored(searched.index, self._search(searched.index, sides, made.opened))
+        return Reranked(method, made, evaluation, plain, searched.index, searched.tuned, indexed)
+
+    def _search(
+        self, index: VectorIndex, sides: Sides, opened: Opened | None, task: RetrievalTask | None = None
+    ) -> Search:
+        """How queries are asked: the index alone, or through re-ranking."""
+        queries, task = sides.query.vectors, task or self.inputs.task
+        if opened is not None:
+            return as_search(opened, queries, task.exclusions)
+        return lambda rows, k: index.search(queries[rows], k)
+
+    def _scored(self, index: VectorIndex, search: Search) -> Evaluation:
+        config, task = self.settings.evaluation, self.inputs.task
         depth = search_depth(index, task.max_depth, _scored_depths(config), _wanted_depth(config))
-
-        def search(rows: slice, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            return index.search(queries[rows], k)
-
         evaluation = evaluate(search, task, depth, config)
         if depth < (deep := min(MAP_DEPTH, task.max_depth)):  # a graph that is searched less wide than that
             with searched_as_wide_as(index.index, deep):
                 wide = evaluate(search, task, deep, config)
             evaluation = with_score(evaluation, wide, f"map_at_{MAP_DEPTH}")
-        self.clock.seconds |= {"search": evaluation.search_s, "score": evaluation.score_s}
+        for stage, seconds in (("search", evaluation.search_s), ("score", evaluation.score_s)):
+            self.clock.seconds[stage] = self.clock.seconds.get(stage, 0.0) + seconds
         objective = objective_name(config, task)
         if objective not in evaluation.scores:
             raise UserError(
@@ -229,20 +262,29 @@ class Stages:
             )
         return evaluation
 
-    def judge(self, sides: Sides, searched: Searched, evaluation: Evaluation) -> RunOutputs:
+    def judge(
+        self, sides: Sides, searched: Searched, evaluation: Evaluation, reranked: Reranked | None
+    ) -> RunOutputs:
         """Everything beside the scores: their evidence, what the index costs and loses, look-alikes, maps."""
-        settings, task, index = self.settings, self.inputs.task, searched.index
-        query = sides.query.vectors
+        settings, task, plain = self.settings, self.inputs.task, evaluation
+        indexed, gain = sides, None
+        results: Ints | None = plain.ranking.ids
+        if reranked is not None:
+            searched, evaluation = Searched(reranked.index, reranked.tuned), reranked.evaluation
+            indexed, results = reranked.indexed, None if reranked.method.changes_gallery else results
+        index, query = searched.index, sides.query.vectors
         with self.clock("statistics"):
-            trust = self._evidence(index, query, evaluation)
+            trust = self._evidence(sides, index, evaluation, reranked)
+            if reranked is not None:
+                gain = rerank_gain(settings, task, reranked, trust)
             of_values = self._subgroups(evaluation, trust)
             parts = None  # only the pictures want it
             if settings.figures.enabled:
                 parts = breakdown(settings, self.inputs, evaluation, trust)
         with self.clock("ann_check"):
-            loss = measure(settings, task, index, sides, evaluation.ranking.ids)
+            loss = measure(settings, task, index, indexed, results)
             rate = speed(index, query, len(task.gallery), max(settings.evaluation.ks))
-            words = text_evidence(settings, task, index, sides, loss.recall if loss else None)
+            words = text_evidence(settings, task, index, indexed, loss.recall if loss else None)
         leaks = explained = None
         if settings.audit.enabled and task.queries.split is not None:
             with self.clock("audit"):
@@ -267,6 +309,8 @@ class Stages:
             breakdown=parts,
             subgroups=of_values,
             adaptation=worth,
+            rerank=gain,
+            plain=plain,
         )
 
     def _audit(self, sides: Sides) -> Audit:
@@ -276,16 +320,21 @@ class Stages:
             sides = embed_sides(clean, self.cache)
         return kept_audit(clean.task, sides.query, sides.gallery, self.settings.audit, self.cache)
 
-    def _evidence(self, index: VectorIndex, queries: NDArray[np.float32], evaluation: Evaluation) -> Evidence:
+    def _evidence(
+        self, sides: Sides, index: VectorIndex, evaluation: Evaluation, reranked: Reranked | None
+    ) -> Evidence:
         settings, inputs = self.settings, self.inputs
         members = members_of(columns_of(settings.evaluation, inputs.task))
-        found = evidence(settings, inputs, evaluation, self.cache, members)
+        trust = evidence(settings, inputs, evaluation, self.cache, members)
+        if reranked is not None and reranked.method.transductive:
+            trust = without_intervals(trust)
         if not active(settings.protocol):
-            return found
+            return trust
         plain = plain_task(settings.protocol, inputs.task)
         depth = min(evaluation.counts["depth"], plain.max_depth)
-        without = evaluate(lambda rows, k: index.search(queries[rows], k), plain, depth, settings.evaluation)
-        return with_exclusions(settings, found, evaluation, without, inputs.task)
+        opened = None if reranked is None else reranked.ready.opened
+        without = evaluate(self._search(index, sides, opened, plain), plain, depth, settings.evaluation)
+        return with_exclusions(settings, trust, evaluation, without, inputs.task)
 
     def _subgroups(self, evaluation: Evaluation, trust: Evidence) -> Subgroups | None:
         settings, task = self.settings, self.inputs.task

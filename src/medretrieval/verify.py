@@ -25,8 +25,7 @@ from medretrieval.runs.reopen import (
     config_of_any_format,
     require_links,
     saved_config,
-    saved_index,
-    saved_vectors,
+    saved_search,
 )
 from medretrieval.runs.report import RunReport, read_report, scores_of_any_format
 
@@ -154,9 +153,8 @@ def _about_ranking(
 
 
 def _search_again(folder: Path, settings: Config, report: RunReport, task: RetrievalTask) -> Evaluation:
-    vectors, searched = saved_vectors(folder, "query"), saved_index(folder, settings, report)
-    depth = report.counts.depth
-    return evaluate(lambda rows, k: searched.search(vectors[rows], k), task, depth, settings.evaluation)
+    search = saved_search(folder, settings, report, task.exclusions)
+    return evaluate(search, task, report.counts.depth, settings.evaluation)
 
 
 def _difference(what: str, saved: float, found: float) -> list[str]:

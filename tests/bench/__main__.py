@@ -9,7 +9,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from tests.bench import embedding, files, growth, memory, runs, scoring, search
+from tests.bench import embedding, files, growth, memory, reranking, runs, scoring, search
 from tests.bench.measure import HEADER, Row
 
 from medretrieval.runs.manifest import processor, threads
@@ -34,6 +34,9 @@ def rows_of(folder: Path, quick: bool) -> list[list[str]]:
     queries, gallery, nlist = (10_000, 50_000, 256) if quick else (100_000, 1_000_000, 1024)
     ivf = ("index=ivf", f"index.nlist={nlist}", "index.nprobe=8")
     cells.append(memory.cells(queries, gallery, 512, *ivf))
+    size = 10_000 if quick else 100_000
+    probed = ("index=ivf", "index.nlist=256" if quick else "index.nlist=1024", "index.nprobe=8")
+    cells += [reranking.cells(method, size, 512, *probed) for method in reranking.METHODS]
     return cells
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyarrow import compute, parquet
-from tests.numbers import own_images
+from tests.numbers import own_images, reranking
 
 from medretrieval import compose, run
 from medretrieval.commands.many_runs.compare import VERB as COMPARE
@@ -217,6 +217,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     "mahbod2025": mahbod,
     "near duplicates": near_duplicates,
     **own_images.TABLES,
+    **reranking.TABLES,
     "robustness": robustness,
     "views": views,
 }

@@ -63,7 +63,7 @@ class Cache:
         """The entry for `parts`; made by `make` where it is not there yet.
 
         Args:
-            kind: "embeddings", "indexes", "baselines", "maps", "corrupted" or "identities".
+            kind: "embeddings", "indexes", "baselines", "maps", "corrupted", "neighbors" or "identities".
             parts: everything that determines the bytes, as JSON values.
             make: fills the folder it is handed and returns facts about it (JSON values).
             group: the folder of entries that belong together.

@@ -22,9 +22,8 @@ from medretrieval.runs.reopen import (
     require_links,
     saved_config,
     saved_images,
-    saved_index,
     saved_ranking,
-    saved_vectors,
+    saved_search,
 )
 from medretrieval.runs.report import RunReport, read_report
 
@@ -129,12 +128,9 @@ class SavedTask:
             UserError: embeddings or index are gone or damaged.
         """
         require_links(self.folder)
-        vectors, index = (
-            saved_vectors(self.folder, "query"),
-            saved_index(self.folder, self.settings, self.report),
-        )
+        search = saved_search(self.folder, self.settings, self.report, task.exclusions)
         config = dataclasses.replace(self.settings.evaluation, save_depth=None)
-        return evaluate(lambda rows, k: index.search(vectors[rows], k), task, depth, config)
+        return evaluate(search, task, depth, config)
 
 
 def _classes(settings: Config, labels: Labels) -> tuple[str, ...]:

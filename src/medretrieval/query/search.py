@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.ranking import NONE, Ranking, class_name, findings
 from medretrieval.query.novelty import Novelty, novelty
+from medretrieval.rerank.base import Opened
+from medretrieval.rerank.opening import require_serves_text, reranker_of
+from medretrieval.rerank.search import as_search, nothing_left_out
 from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.reopen import (
     INDEX,
@@ -30,6 +34,7 @@ from medretrieval.runs.reopen import (
     saved_encoder,
     saved_index,
     saved_ranking,
+    saved_reranking,
     saved_vectors,
 )
 from medretrieval.runs.report import RunReport, read_report
@@ -185,10 +190,26 @@ class SearchableRun:
         """
         return saved_encoder(self.folder, self.settings, self.cache)
 
+    @cached_property
+    def reranking(self) -> Opened | None:
+        """The run's re-ranking; None where it has none.
+
+        Raises:
+            UserError: it is transductive, and a new query was not among the run's.
+        """
+        if reranker_of(self.settings).transductive:
+            raise UserError(
+                f"{self.folder}: its queries were re-ranked in one graph with each other "
+                "(rerank.transductive=true), which a new query is no part of; ask a run with "
+                "rerank.transductive=false"
+            )
+        return saved_reranking(self.folder, self.settings, self.index)
+
     def answer(self, queries: Sequence[Query], encoder: Encoder, k: int) -> list[Answer]:
         """Embed queries, all pictures or all sentences, in one go, and search the run's index.
 
-        The index says which images are near; how near, and in what order, the saved embeddings say.
+        The index says which images are near; how near, and in what order, the saved embeddings say. A run
+        with re-ranking answers with its re-ranking.
 
         Args:
             queries: at least one.
@@ -199,6 +220,8 @@ class SearchableRun:
             UserError: what the encoder refuses, or vectors that cannot be compared.
         """
         self.require_k(k)
+        if queries[0].image is None:
+            require_serves_text(reranker_of(self.settings))
         vectors, gallery = (
             _embed(queries, encoder, self.index.index.d, self.settings.metric),
             saved_vectors(self.folder, "gallery"),
@@ -217,6 +240,10 @@ class SearchableRun:
         self, vectors: NDArray[np.float32], gallery: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions int64 [q, k], -1 where the index found no more, and distances float64 [q, k]."""
+        if self.reranking is not None:
+            reranked = as_search(self.reranking, vectors, nothing_left_out(len(gallery)))
+            found, apart = reranked(slice(0, len(vectors)), k)
+            return found, apart.astype(np.float64)
         ids, _ = self.index.search(vectors, min(k + SPARE, len(gallery)))
         distances = pair_distances(vectors, gallery, ids, self.settings.metric)
         order = np.lexsort((ids, distances), axis=1)[:, :k]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.cache.entry import canonical_sha256
-from medretrieval.config import Config, is_set, slugged
+from medretrieval.config import Config, is_set, slug_of_rerank, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.card import without_cards
@@ -16,6 +16,7 @@ from medretrieval.errors import UserError
 from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
+from medretrieval.rerank.base import NONE
 from medretrieval.runs.folder import FORMAT, write_json
 from medretrieval.runs.report import read_report
 
@@ -26,6 +27,8 @@ def fingerprint_of(settings: Config, inputs: Inputs) -> str:
     for key in ("paths", "tracking", "force", "verbose"):
         del config[key]
     config["encoder"] = without_cards(config["encoder"])
+    if rerank_of(settings) is None:  # said in one of two ways
+        del config["rerank"]
     for key in ("root", "groups", "group_rule", "table", "labels", "cache"):
         config["dataset"].pop(key, None)
     fitted: dict[str, Any] = {} if center is None else {"center": center.images_sha256}
@@ -63,7 +66,8 @@ def slug(settings: Config) -> str:
         settings.protocol.name,
     )
     stages = [settings.adapt["name"]] if is_set(settings.adapt) else []
-    return "_".join(slugged(str(part)) for part in (*parts, *stages))
+    said = slug_of_rerank(settings.rerank["name"]) if rerank_of(settings) else ""
+    return "_".join(slugged(str(part)) for part in (*parts, *stages)) + said
 
 
 def title(settings: Config, encoder: Encoder) -> str:
@@ -83,7 +87,16 @@ def title(settings: Config, encoder: Encoder) -> str:
     return (
         f"{settings.dataset['name']} · {encoder.name}{marked} · {settings.index.name} · "
         f"{settings.metric.name} · {protocol.name} ({who}{itself})"
+        + (f" · rerank {method}" if (method := rerank_of(settings)) else "")
     )
+
+
+def rerank_of(settings: Config) -> str | None:
+    """The re-ranking method in words, with "(transductive)" where it is; None for none."""
+    node = settings.rerank
+    if node is None or node.get("name") == NONE:
+        return None
+    return f"{node.get('name')}{' (transductive)' if node.get('transductive') else ''}"
 
 
 def corruption_of(settings: Config) -> str | None:

@@ -14,6 +14,7 @@ from medretrieval.evidence.breakdown import Breakdown
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence, per_class
 from medretrieval.evidence.stages.adaptation import AdaptationEvidence, Compared
+from medretrieval.evidence.stages.rerank_gain import RerankGain
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.index.autotune import Tuned
@@ -38,6 +39,7 @@ from medretrieval.runs.report_data import (
     AdaptReport,
     BesideReport,
     GapReport,
+    RerankReport,
     ShapeReport,
     StageGain,
     SubgroupReport,
@@ -87,6 +89,8 @@ class RunOutputs:
         breakdown: what the pictures show, None where figures.enabled is false.
         subgroups: scores by the values of metadata, None where none are asked for.
         adaptation: what the adaptation is worth, None where there is none or sentences ask.
+        rerank: what re-ranking costs and changes, None where there is none.
+        plain: the scores without re-ranking; `evaluation` itself where there is none.
     """
 
     query: Embeddings
@@ -103,6 +107,8 @@ class RunOutputs:
     breakdown: Breakdown | None
     subgroups: Subgroups | None
     adaptation: AdaptationEvidence | None
+    rerank: RerankGain | None
+    plain: Evaluation
 
 
 def report_of(
@@ -145,6 +151,7 @@ def report_of(
         encoder=_encoder(inputs, outputs),
         index=_index(settings.index.name, outputs.index),
         speed=_speed(outputs.speed),
+        rerank=_rerank(outputs.rerank),
         ann_loss=_ann_loss(outputs.ann_loss),
         autotune=_autotune(outputs.tuned),
         adapt=_adapt(outputs.adaptation),
@@ -262,6 +269,14 @@ def _index(name: str, index: VectorIndex) -> IndexReport:
 
 def _speed(rate: Speed) -> SpeedReport:
     return SpeedReport(**{**dataclasses.asdict(rate), "latency_ms": Latency(**rate.latency_ms)})
+
+
+def _rerank(gain: RerankGain | None) -> RerankReport | None:
+    if gain is None:
+        return None
+    plain = {"parameters": dict(gain.parameters), "without": dict(gain.without)}
+    changes = {name: Difference(*change) for name, change in gain.changes.items()}
+    return RerankReport(**(vars(gain) | plain | {"changes": changes}))
 
 
 def _ann_loss(loss: AnnLoss | None) -> AnnReport | None:

@@ -14,13 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 from medretrieval.adapt.stage import restored
 from medretrieval.cache import entry
 from medretrieval.cache.store import Cache
-from medretrieval.config import Config, renamed
+from medretrieval.config import Config, expand, renamed
 from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError, first_line
+from medretrieval.evaluate.evaluate import Search
 from medretrieval.index.faiss_index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
 from medretrieval.instantiate import instantiate
+from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Ranking
+from medretrieval.rerank.base import NoReranking, Opened
+from medretrieval.rerank.opening import Vectors, nodes_between, ready, reranker_of
+from medretrieval.rerank.search import as_search
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.report import RunReport
@@ -205,6 +210,46 @@ def saved_index(folder: Path, settings: Config, report: RunReport) -> VectorInde
     set_parameters(index, report.index.search, "index.search")
     spec = IndexSpec(report.index.factory, report.index.build, report.index.search, {})
     return VectorIndex(index, spec, settings.metric, folder / INDEX, 0.0, True, is_exhaustive(index))
+
+
+def saved_search(folder: Path, settings: Config, report: RunReport, out: Exclusions) -> Search:
+    """How a run's own queries were searched: its index, and its re-ranking where it has one.
+
+    Args:
+        folder: the run's folder.
+        settings: its configuration.
+        report: its own.
+        out: what is left out of the results.
+
+    Raises:
+        UserError: embeddings or index are damaged.
+    """
+    index, vectors = saved_index(folder, settings, report), saved_vectors(folder, "query")
+    if (opened := saved_reranking(folder, settings, index)) is not None:
+        return as_search(opened, vectors, out)
+    return lambda rows, k: index.search(vectors[rows], k)
+
+
+def saved_reranking(folder: Path, settings: Config, index: VectorIndex) -> Opened | None:
+    """A run's re-ranking over its saved gallery; None where it has none.
+
+    Args:
+        folder: the run's folder.
+        settings: its configuration.
+        index: its own.
+
+    Raises:
+        UserError: embeddings are damaged.
+    """
+    method = reranker_of(settings)
+    if isinstance(method, NoReranking):
+        return None
+    sides = ("query", "gallery") if method.transductive else ("gallery", "gallery")
+    query, gallery = (
+        Vectors.of(saved_vectors(folder, role), folder / f"embeddings_{role}.npy") for role in sides
+    )
+    cache = Cache(expand(settings.paths.cache))
+    return ready(method, nodes_between(method, query, gallery), index, cache).opened
 
 
 def saved_encoder(folder: Path, settings: Config, cache: Cache) -> tuple[Encoder, list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medretrieval.errors import UserError
 from medretrieval.runs.folder import SCORES, as_json, read_json, read_typed
-from medretrieval.runs.report_data import AdaptReport, StageGain, SubgroupsReport
+from medretrieval.runs.report_data import AdaptReport, RerankReport, StageGain, SubgroupsReport
 from medretrieval.runs.report_parts import (
     AnnReport,
     AuditReport,
@@ -221,6 +221,7 @@ class RunReport:
         encoder: the encoder and its embeddings.
         index: the index.
         speed: how fast the index answers.
+        rerank: what re-ranking the index's results costs and changes; null where rerank=none.
         ann_loss: what an approximate index loses; null for exact search.
         autotune: how search parameters were chosen; null where index.autotune is not set.
         adapt: the adaptation; null for adapt=none, and where sentences ask.
@@ -259,6 +260,7 @@ class RunReport:
     encoder: EncoderReport
     index: IndexReport
     speed: SpeedReport
+    rerank: RerankReport | None
     ann_loss: AnnReport | None
     autotune: AutotuneReport | None
     adapt: AdaptReport | None

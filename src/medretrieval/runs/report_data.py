@@ -1,4 +1,4 @@
-"""The parts of scores.json about what the images are known by and what is fitted on train, as types.
+"""The parts of scores.json about metadata of the images and about adaptation and re-ranking, as types.
 
 Frozen dataclasses without behavior; `report` holds the whole. docs/results-format.md is made from their
 docstrings.
@@ -185,3 +185,34 @@ class AdaptReport:
     out_of_fold: BesideReport | None
     pixels: BesideReport | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class RerankReport:
+    """A re-ranking method, what it costs, and what it changes.
+
+    Attributes:
+        name: of the method.
+        parameters: of the method, by the names of its file in conf/rerank/.
+        transductive: whether a query's results depend on the other queries; then no score has an interval.
+        seconds_per_query: of searching and re-ranking, in the batches of the run.
+        lists_s: seconds that making the gallery's neighbor lists, and what is made of them, took.
+        lists_bytes: bytes that these take.
+        without: the objective and map_at_100 of the same run without re-ranking.
+        changes: score -> with re-ranking minus without, paired over the queries; empty where transductive,
+            and where fewer than two queries or groups tell.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    transductive: bool
+    seconds_per_query: float
+    lists_s: float
+    lists_bytes: int
+    without: dict[str, float]
+    changes: dict[str, Difference]
+
+    @property
+    def said(self) -> str:
+        """The method's name, and whether it is transductive."""
+        return self.name + (" (transductive)" if self.transductive else "")

@@ -10,6 +10,7 @@ from medretrieval.evaluate.query_results import label_type
 from medretrieval.evaluate.score_table import MAP_DEPTH, SCORES, Needs, is_headline, less_is_better
 from medretrieval.evidence.duplicate_audit import Audit
 from medretrieval.evidence.evidence import Evidence
+from medretrieval.evidence.stages.rerank_gain import RerankGain
 from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.images.perceptual_hash import HASH_SIDE_PIXELS
@@ -65,6 +66,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_sentences(settings, task, outputs.text_evidence)
         + _about_captions(task)
         + _about_maps(outputs.explanations)
+        + _about_rerank(outputs.rerank)
     )
 
 
@@ -89,6 +91,19 @@ def _about_overlap(inputs: Inputs) -> list[str]:
         return []
     seen = [c.overlap for c in encoder.cards() if c.overlaps(dataset.name, isinstance(dataset, MedMNIST))]
     return [f"{encoder.name} may have been trained on images of {dataset.name}: {words}" for words in seen]
+
+
+def _about_rerank(gain: RerankGain | None) -> list[str]:
+    """What re-ranked distances are, and queries that depend on each other."""
+    if gain is None:
+        return []
+    said = f"The results are re-ranked ({gain.name}): distances are the method's (docs/reranking.md)"
+    if not gain.transductive:
+        return [f"{said}."]
+    return [
+        f"{said}, and a query's results depend on the other queries (rerank.transductive=true), so that no "
+        "score has an interval."
+    ]
 
 
 def _about_depth_of_results(task: RetrievalTask, outputs: RunOutputs) -> list[str]:

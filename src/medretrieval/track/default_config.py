@@ -18,7 +18,7 @@ from medretrieval.config import (
     root,
 )
 
-GROUPS = ("dataset", "encoder", "index", "metric", "protocol")
+GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "rerank")
 SCHEMAS: dict[str, type[Any]] = {
     "evaluation": EvaluationConfig, "index": IndexConfig, "metric": MetricConfig, "protocol": ProtocolConfig,
 }  # fmt: skip
@@ -40,7 +40,7 @@ def default_config(config: dict[str, Any]) -> dict[str, Any]:
     chosen["evaluation"] = _of_schema("evaluation") | chosen["evaluation"]
     tree = chosen | followed
     for group in GROUPS:
-        if (file := _file_of(group, config[group])) is not None:
+        if config.get(group) and (file := _file_of(group, config[group])) is not None:
             tree[group] = _of_schema(group) | _merged(file) | {"name": config[group]["name"]}
     resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=False)
     return cast(dict[str, Any], resolved) | {key: chosen[key] for key in ("seed", "device")}

@@ -13,7 +13,7 @@ from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
 from medretrieval.runs.folder import TRACKING as TRACKING
 from medretrieval.runs.folder import write_json
-from medretrieval.runs.identity import corruption_of
+from medretrieval.runs.identity import corruption_of, rerank_of
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.default_config import GROUPS, default_config, plain
 from medretrieval.track.tracker import KIND_TAG, SWEEP_TAG, RunDescription, Tracker, class_name
@@ -56,6 +56,9 @@ def describe_run(settings: Config, sweep: str | None) -> RunDescription:
     if is_set(settings.adapt):
         tags["adapt"] = str(settings.adapt["name"])
         names.append(tags["adapt"])
+    if (method := rerank_of(settings)) is not None:
+        names.append(method)
+        tags["rerank"] = method
     if (corrupt := corruption_of(settings)) is not None:
         names.append(corrupt)
     return RunDescription(" ".join(names), tags, _params(settings, tags))
@@ -69,6 +72,8 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
     config = dataclasses.asdict(settings)
     config["encoder"] = without_cards(config["encoder"])
     defaults = leaves(default_config(config))
+    if settings.rerank is None:
+        del config["rerank"]
     for group in NOT_COMPARED:
         del config[group]
     changed = {
@@ -84,7 +89,10 @@ def _params(settings: Config, tags: dict[str, str]) -> dict[str, str]:
         changed |= {"prompts": PromptSource.captions.value, "prompts.hit": settings.prompts.hit.value}
         if settings.prompts.max_words is not None:
             changed["prompts.max_words"] = str(settings.prompts.max_words)
-    return {group: tags[group] for group in GROUPS} | changed
+    chosen = {group: tags[group] for group in GROUPS if group in tags}
+    if settings.rerank is not None and "rerank" in tags:
+        chosen["rerank"] = str(settings.rerank["name"])
+    return chosen | changed
 
 
 def dataset_inputs(settings: Config, inputs: Inputs) -> dict[str, dict[str, str]]:

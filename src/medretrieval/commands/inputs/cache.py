@@ -214,6 +214,9 @@ ORIGINS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "indexes": lambda made, _: (
         f"{made['factory']} · {made['metric']['name']} · embeddings {made['embeddings'][:SHORT_KEY]}"
     ),
+    "neighbors": lambda made, _: (
+        f"{made['k']} a vector, {made.get('method', 'lists')} · embeddings {made['vectors'][0][:SHORT_KEY]}"
+    ),
     "baselines": lambda made, _: (
         f"{_encoder(made['encoder'])} · {made['protocol']['name']} · {made['metric']['name']}"
     ),

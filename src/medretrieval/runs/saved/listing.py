@@ -18,7 +18,11 @@ from medretrieval.runs import folder as run_folder
 RUNS, SWEEPS = "runs", "sweeps"
 SWEEP_PLAN = "sweep.json"  # in a sweep's folder: what it is going to run
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
-AXES = ("dataset", "encoder", "index", "metric", "protocol")
+NEEDED_AXES = ("dataset", "encoder", "index", "metric", "protocol")
+AXES = (
+    *NEEDED_AXES,
+    "rerank",
+)  # which earlier runs have not, nor those whose results are as the index gave them
 
 
 class State(StrEnum):
@@ -64,7 +68,7 @@ class Facts:
     """What a run's files say of it; what they do not say is empty.
 
     Attributes:
-        axes: "dataset", "encoder", "index", "metric" and "protocol", each with its name.
+        axes: "dataset", "encoder", "index", "metric", "protocol" and "rerank", each with its name.
         score: name of the objective; None without results.
         value: of the objective; None without results.
         run_id: of the run in MLflow; None where it is not there.
@@ -145,7 +149,7 @@ def is_ours(run: SavedRun) -> bool:
     if run.state is State.FINISHED:
         scores, manifest = _json(run.folder / run_folder.SCORES), _json(run.folder / run_folder.MANIFEST)
         return "scores" in scores and "config" in manifest
-    return all(isinstance(_config(run.folder).get(axis), dict) for axis in AXES)
+    return all(isinstance(_config(run.folder).get(axis), dict) for axis in NEEDED_AXES)
 
 
 def runs_below(top: Path, sweep: Path | None) -> Iterator[SavedRun]:
@@ -197,7 +201,7 @@ def _axes(content: Mapping[str, Any]) -> dict[str, str]:
     for axis in AXES:
         said = content.get(axis)
         said = said.get("name") if isinstance(said, dict) else said
-        found[axis] = said if isinstance(said, str) else ""
+        found[axis] = said if isinstance(said, str) and (axis, said) != ("rerank", "none") else ""
     return found
 
 

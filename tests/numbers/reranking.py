@@ -1,0 +1,42 @@
+"""The table of docs/reranking.md: each method against none, with its own file's parameters."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from medretrieval.runs.report import RunReport
+from medretrieval.runs.tables import markdown
+
+METHODS = ("alpha_qe", "augmentation", "k_reciprocal", "diffusion")
+DATASETS, PROTOCOLS = ("pneumoniamnist",), ("leave_one_out", "query_gallery")
+ENCODERS = ("efficientnet_lite0",)
+SCORES = ("precision_at_5", "map_at_100")
+PLAIN = ("audit.enabled=false", "evaluation.baseline=none")  # which the table does not show
+
+
+class Finished(Protocol):
+    """Finished runs (`tests.numbers.tables.Runs`)."""
+
+    def of(self, *overrides: str) -> tuple[RunReport, Path]: ...
+
+
+def reranking(runs: Finished) -> str:
+    """Scores without re-ranking, and the changes that each method brings."""
+    rows = []
+    for dataset in DATASETS:
+        for protocol in PROTOCOLS:
+            for encoder in ENCODERS:
+                words = (f"dataset={dataset}", f"encoder={encoder}", f"protocol={protocol}")
+                for method in METHODS:
+                    gain = runs.of(*words, f"rerank={method}", *PLAIN)[0].rerank
+                    assert gain is not None
+                    cells = [f"{gain.without[name]:.4f}" for name in SCORES]
+                    for name in SCORES:
+                        change = gain.changes[name]
+                        cells.append(f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})")
+                    rows.append([dataset, protocol, encoder, method, *cells])
+    header = ["dataset", "protocol", "encoder", "rerank", *SCORES, *(f"change of {name}" for name in SCORES)]
+    return markdown(header, rows)
+
+
+TABLES: dict[str, Callable[[Finished], str]] = {"reranking": reranking}
