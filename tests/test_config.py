@@ -6,8 +6,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medretrieval import compose
+from medretrieval.adapt.base import Adaptation
 from medretrieval.checks import check
-from medretrieval.config import root
+from medretrieval.config import is_set, root
 from medretrieval.datasets.base import Dataset
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
@@ -27,6 +28,7 @@ GENERIC = {
 }
 OWN = {  # files of the user's own: where they are
     "onnx": ["encoder.checkpoint=model.onnx"],
+    "saved": ["adapt.file=adaptation.safetensors"],
     "folder": ["dataset.root=."],
     "csv": ["dataset.table=images.csv"],
     "dicom": ["dataset.root=.", "dataset.label_tag=BodyPartExamined"],
@@ -42,11 +44,17 @@ def test_every_file_of_every_group_composes_and_instantiates(path):
     if group == "dataset":
         assert instantiate(part, Dataset, group).name == name
     elif group == "encoder":
-        assert instantiate(part, Encoder, group).name == (name if name not in GENERIC else part["model"])
+        called = {"fusion": "fusion_pixels+efficientnet_lite0"} | {one: part.get("model") for one in GENERIC}
+        assert instantiate(part, Encoder, group).name == called.get(name, name)
     elif group == "tracking":
         assert isinstance(tracker_from_config(part), Tracker)
     elif group == "rerank":
         assert instantiate(part, Reranker, group).name == name
+    elif group == "adapt":
+        assert is_set(part) == (name != "none")
+        assert part["name"] == name
+        if is_set(part) and name != "saved":  # which opens its file; tests/adapt/test_stage.py does
+            assert instantiate(part, Adaptation, group).name == name
     else:
         assert part.name == name
     if group == "index":

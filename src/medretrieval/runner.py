@@ -26,7 +26,7 @@ from medretrieval.evidence.breakdown import breakdown
 from medretrieval.evidence.duplicate_audit import Audit, kept_audit, write_pairs
 from medretrieval.evidence.evidence import Evidence, evidence, plain_task, with_exclusions
 from medretrieval.evidence.stages.adaptation import adaptation_evidence
-from medretrieval.evidence.stages.rerank_gain import Reranked, rerank_gain, without_intervals
+from medretrieval.evidence.stages.rerank_gain import Reranked, has_intervals, rerank_gain, without_intervals
 from medretrieval.evidence.zero_shot import text_evidence
 from medretrieval.explain import stage as explaining
 from medretrieval.figures.draw import Drawn, draw
@@ -276,7 +276,7 @@ class Stages:
         with self.clock("statistics"):
             trust = self._evidence(sides, index, evaluation, reranked)
             if reranked is not None:
-                gain = rerank_gain(settings, task, reranked, trust)
+                gain = rerank_gain(settings, task, reranked)
             of_values = self._subgroups(evaluation, trust)
             parts = None  # only the pictures want it
             if settings.figures.enabled:
@@ -326,7 +326,7 @@ class Stages:
         settings, inputs = self.settings, self.inputs
         members = members_of(columns_of(settings.evaluation, inputs.task))
         trust = evidence(settings, inputs, evaluation, self.cache, members)
-        if reranked is not None and reranked.method.transductive:
+        if reranked is not None and not has_intervals(settings, inputs.task, reranked.method):
             trust = without_intervals(trust)
         if not active(settings.protocol):
             return trust

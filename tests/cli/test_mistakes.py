@@ -12,7 +12,7 @@ def line_of(done):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("indx=flat", "indx: no such key; did you mean index? choose from: audit,"),
+        ("indx=flat", "indx: no such key; did you mean index? choose from: adapt,"),
         ("index=hsnw", "index=hsnw: there is no such index; did you mean hnsw? choose from: flat,"),
         (
             "metric=cosin",
@@ -33,8 +33,8 @@ def line_of(done):
             "evaluation.kss: no such key; did you mean evaluation.ks? choose from: baseline,",
         ),
         ("encoder.sied=3", "encoder.sied: no such key; did you mean encoder.side? "),
-        ("nprobe=4", "nprobe: no such key; did you mean index.nprobe? choose from: audit,"),
-        ("zebra=4", "zebra: no such key; choose from: audit,"),
+        ("nprobe=4", "nprobe: no such key; did you mean index.nprobe? choose from: adapt,"),
+        ("zebra=4", "zebra: no such key; choose from: adapt,"),
         (
             "evaluation.baseline=pixel",
             "evaluation.baseline=pixel: not one of its values; did you mean pixels? choose from: none,",
@@ -48,7 +48,7 @@ def line_of(done):
             "evaluation.objective=precison_at_5: no score that can be the objective; did you mean precision",
         ),
         ("+index.nprob=4", "index.nprob: no such key; did you mean index.nprobe? "),
-        ("+extra=4", "extra: no such key; choose from: audit,"),
+        ("+extra=4", "extra: no such key; choose from: adapt,"),
     ],
 )
 def test_a_misspelt_word_is_answered_with_what_was_meant(word, said, command, write_npz):

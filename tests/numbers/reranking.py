@@ -28,12 +28,14 @@ def reranking(runs: Finished) -> str:
             for encoder in ENCODERS:
                 words = (f"dataset={dataset}", f"encoder={encoder}", f"protocol={protocol}")
                 for method in METHODS:
-                    gain = runs.of(*words, f"rerank={method}", *PLAIN)[0].rerank
+                    report = runs.of(*words, f"rerank={method}", *PLAIN)[0]
+                    gain = report.rerank
                     assert gain is not None
                     cells = [f"{gain.without[name]:.4f}" for name in SCORES]
                     for name in SCORES:
-                        change = gain.changes[name]
-                        cells.append(f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})")
+                        change = gain.changes.get(name)
+                        ends = f" ({change.low:+.4f} to {change.high:+.4f})" if change else ""
+                        cells.append(f"{report.scores[name] - gain.without[name]:+.4f}{ends}")
                     rows.append([dataset, protocol, encoder, method, *cells])
     header = ["dataset", "protocol", "encoder", "rerank", *SCORES, *(f"change of {name}" for name in SCORES)]
     return markdown(header, rows)

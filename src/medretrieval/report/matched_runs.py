@@ -25,6 +25,13 @@ def require_comparable(runs: list[Run], score: str) -> None:
     Raises:
         UserError: saying in what they differ.
     """
+    for run in runs:
+        if run.report.rerank is not None and run.report.rerank.transductive:
+            raise UserError(
+                f"compare: the queries of {run.source} depend on each other (rerank.transductive=true), "
+                "so no test "
+                "of a difference is valid; leave it out, or run it with rerank.transductive=false"
+            )
     _require_same(runs, "the dataset", [run.report.dataset for run in runs])
     _require_same(runs, "dataset.corrupt", [run.report.corrupt or "null" for run in runs])
     # Centering changes the vectors, as an encoder does, not who queries whom.

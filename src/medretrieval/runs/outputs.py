@@ -335,6 +335,10 @@ def _stages(settings: Config, objective: str, outputs: RunOutputs) -> list[Stage
     if loss is not None and objective in loss.changes:
         lost = Difference(*loss.changes[objective])
         rows.append(StageGain("index", settings.index.name, objective, None, None, lost))
+    if (moved := outputs.rerank) is not None and objective in moved.without:
+        change = Difference(*moved.changes[objective]) if objective in moved.changes else None
+        scores = moved.without[objective], outputs.evaluation.scores[objective]
+        rows.append(StageGain("rerank", moved.name, objective, *scores, change))
     return rows
 
 

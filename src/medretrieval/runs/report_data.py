@@ -92,7 +92,8 @@ class StageGain:
         without: the score without the stage: of the encoder's own vectors, by exact search, or without
             re-ranking; null where it was measured on a sample of the queries alone.
         with_it: the score with it; null likewise.
-        change: the second minus the first, paired over the queries; null where too few of them tell.
+        change: the second minus the first, paired over the queries; null where too few of them tell, or where
+            no interval would mean what it says.
     """
 
     stage: str
@@ -194,13 +195,14 @@ class RerankReport:
     Attributes:
         name: of the method.
         parameters: of the method, by the names of its file in conf/rerank/.
-        transductive: whether a query's results depend on the other queries; then no score has an interval.
+        transductive: whether a query's results depend on the other queries. Then no score has an interval,
+            nor where the queries are the gallery: halves of the images were not simulated with re-ranking.
         seconds_per_query: of searching and re-ranking, in the batches of the run.
         lists_s: seconds that making the gallery's neighbor lists, and what is made of them, took.
         lists_bytes: bytes that these take.
         without: the objective and map_at_100 of the same run without re-ranking.
-        changes: score -> with re-ranking minus without, paired over the queries; empty where transductive,
-            and where fewer than two queries or groups tell.
+        changes: score -> with re-ranking minus without, paired over the queries; empty where no score has an
+            interval, and where fewer than two queries or groups tell.
     """
 
     name: str

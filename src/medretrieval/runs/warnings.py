@@ -66,7 +66,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_sentences(settings, task, outputs.text_evidence)
         + _about_captions(task)
         + _about_maps(outputs.explanations)
-        + _about_rerank(outputs.rerank)
+        + _about_rerank(settings, task, outputs.rerank)
     )
 
 
@@ -93,11 +93,15 @@ def _about_overlap(inputs: Inputs) -> list[str]:
     return [f"{encoder.name} may have been trained on images of {dataset.name}: {words}" for words in seen]
 
 
-def _about_rerank(gain: RerankGain | None) -> list[str]:
+def _about_rerank(settings: Config, task: RetrievalTask, gain: RerankGain | None) -> list[str]:
     """What re-ranked distances are, and queries that depend on each other."""
     if gain is None:
         return []
     said = f"The results are re-ranked ({gain.name}): distances are the method's (docs/reranking.md)"
+    if not gain.transductive and task.in_halves(settings.evaluation.resample):
+        return [
+            f"{said}. No score has an interval: those of halves of the images were not tried with re-ranking."
+        ]
     if not gain.transductive:
         return [f"{said}."]
     return [

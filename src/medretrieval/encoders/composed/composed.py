@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
+from medretrieval.encoders.card import Card
 from medretrieval.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -44,6 +45,16 @@ class ComposedEncoder(Encoder, ABC):
     def encode(self, images: NDArray[np.uint8]) -> Floats:
         """Embed a batch by every part, and combine."""
         return self.combine([part.encode(images) for part in self.parts])
+
+    def cards(self) -> tuple[Card, ...]:
+        """Its own and those of the parts, each once."""
+        found = [*super().cards(), *(card for part in self.parts for card in part.cards())]
+        return tuple(dict.fromkeys(found))
+
+    def here(self) -> tuple[bool, str]:
+        """As Encoder.here, of all parts."""
+        missing = [said for there, said in (part.here() for part in self.parts) if not there]
+        return not missing, "; ".join(missing) or "; ".join(dict.fromkeys(p.here()[1] for p in self.parts))
 
     def unseen(self, height: int, width: int) -> float | None:
         """The least of the parts': what all of them cut off; None where one does not tell."""

@@ -15,7 +15,6 @@ from medretrieval.index.faiss_index import VectorIndex
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.rerank.base import Reranker
 from medretrieval.rerank.opening import Ready
-from medretrieval.uncertainty.half_samples import halves_of
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class RerankGain:
         lists_s: seconds that the gallery's lists, and what is made of them, took when they were made.
         lists_bytes: their bytes.
         without: the objective and map_at_100 of the same run without re-ranking.
-        changes: score -> (with minus without, low, high), paired over the queries; of a transductive method
-            none, whose queries are not independent, nor where fewer than two queries or groups tell.
+        changes: score -> (with minus without, low, high), paired over the queries; none where no interval
+            would mean what it says (`has_intervals`), nor where fewer than two queries or groups tell.
     """
 
     name: str
@@ -67,30 +66,37 @@ class Reranked:
     indexed: Sides
 
 
+def has_intervals(settings: Config, task: RetrievalTask, method: Reranker) -> bool:
+    """Whether intervals of a re-ranked run mean what they say.
+
+    No interval here allows for queries that depend on each other, as those of a transductive method do. And
+    halves of the images would want a re-ranking of their own in each half, which nothing has simulated.
+    """
+    return not method.transductive and not task.in_halves(settings.evaluation.resample)
+
+
 def without_intervals(evidence: Evidence) -> Evidence:
-    """Evidence of a transductive run: no interval here allows for queries that depend on each other."""
+    """Evidence of a re-ranked run whose intervals would not mean what they say (`has_intervals`)."""
     return dataclasses.replace(evidence, intervals={}, difference=None, halves=None)
 
 
-def rerank_gain(settings: Config, task: RetrievalTask, found: Reranked, evidence: Evidence) -> RerankGain:
+def rerank_gain(settings: Config, task: RetrievalTask, found: Reranked) -> RerankGain:
     """What a run's re-ranking costs and changes.
 
     Args:
         settings: the run's configuration.
         task: who queries whom.
         found: the scores of both sides.
-        evidence: of the run with re-ranking, for its scores in halves of the images.
     """
     method, ours, plain = found.method, found.evaluation, found.plain
     names = [objective_name(settings.evaluation, task), f"map_at_{MAP_DEPTH}"]
     names = [name for name in dict.fromkeys(names) if name in ours.scores and name in plain.scores]
     changes = {}
-    if not method.transductive:
-        halves = evidence.halves, halves_of(task, plain, settings.evaluation)
+    if has_intervals(settings, task, method):
         for name in names:
             column = name.removeprefix(MACRO)
             sides = ours.per_query[column], plain.per_query[column]
-            if (change := paired(settings, task, name, sides, halves)) is not None:
+            if (change := paired(settings, task, name, sides, (None, None))) is not None:
                 changes[name] = change
     return RerankGain(
         name=method.name,
