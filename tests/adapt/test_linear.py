@@ -7,11 +7,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from medretrieval.adapt.base import FitData
 from medretrieval.adapt.linear import LDA, PCA, Center, Whiten, WithinClass, covariance
+from medretrieval.config import FaissMetric, MetricConfig
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
 
 CLASSES = ("a", "b", "c")
+COSINE = MetricConfig("cosine", FaissMetric.inner_product, True)
 
 
 def data_of(n=300, d=6, seed=0, labels=None):
@@ -122,5 +124,12 @@ def constant():
 def test_a_class_that_train_lacks_is_refused_by_name():
     split = Split("train", np.zeros((4, 1, 1), np.uint8), np.array([0, 0, 2, 2]))
     with pytest.raises(UserError, match="'b' has no image in split train"):
-        LDA("lda", 0.1, 0, 0).require(PixelEncoder("pixels", 1, False, 8), split, CLASSES)
-    Whiten("whiten", 0.1, 0, 0).require(PixelEncoder("pixels", 1, False, 8), split, CLASSES)
+        LDA("lda", 0.1, 0, 0).require(split, CLASSES, COSINE)
+    Whiten("whiten", 0.1, 0, 0).require(split, CLASSES, COSINE)
+
+
+def test_one_number_is_not_compared_by_its_sign_alone():
+    split = Split("train", np.zeros((4, 1, 1), np.uint8), np.array([0, 0, 1, 1]))
+    with pytest.raises(UserError, match="nothing but the sign; use metric=l2"):
+        LDA("lda", 0.1, 0, 0).require(split, CLASSES[:2], COSINE)
+    LDA("lda", 0.1, 0, 0).require(split, CLASSES[:2], MetricConfig("l2", FaissMetric.l2, False))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyarrow import compute, parquet
-from tests.numbers import own_images, reranking
+from tests.numbers import adaptation, own_images, reranking
 
 from medretrieval import compose, run
 from medretrieval.commands.many_runs.compare import VERB as COMPARE
@@ -218,6 +218,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     "near duplicates": near_duplicates,
     **own_images.TABLES,
     **reranking.TABLES,
+    **adaptation.TABLES,
     "robustness": robustness,
     "views": views,
 }

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.config import MetricConfig
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.composed.composed import ComposedEncoder, Tensors
@@ -142,8 +143,13 @@ class Adaptation(ABC):
         of = {"share": self.share, "share_of": self.share_of}
         return {"class": name, "options": self.options, "seed": self.seed} | of
 
-    def require(self, encoder: Encoder, train: Split, classes: tuple[str, ...]) -> None:
-        """Refuse before any work what cannot be fitted.
+    def require(self, train: Split, classes: tuple[str, ...], metric: MetricConfig) -> None:
+        """Refuse before any work what cannot be fitted, or compared.
+
+        Args:
+            train: what it is fitted on.
+            classes: names of the labels.
+            metric: that compares the adapted vectors.
 
         Raises:
             UserError: labels are used, and images have several findings or a class has no image in train.

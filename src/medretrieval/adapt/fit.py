@@ -103,7 +103,7 @@ class Fitting:
         if adaptation.share == 1:
             return whole
         part = whole.of_rows(share_of_train(self.train, adaptation))
-        adaptation.require(inputs.encoder, part.split, inputs.dataset.classes)
+        adaptation.require(part.split, inputs.dataset.classes, self.settings.metric)
         return part
 
     def score_on_val(self, adaptation: Adaptation, tensors: Tensors, validation: Validation) -> float:

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.adapt.base import Adaptation, Choice, FitData, VectorAdaptation
+from medretrieval.config import MetricConfig
+from medretrieval.datasets.base import Split
 from medretrieval.encoders.composed.composed import Tensors
 from medretrieval.errors import UserError
 
@@ -136,6 +138,20 @@ class LDA(WithinClass):
         refits: fits on other samples of train, for the spread.
         seed: of these samples.
     """
+
+    def require(self, train: Split, classes: tuple[str, ...], metric: MetricConfig) -> None:
+        """As Adaptation.require.
+
+        Raises:
+            UserError: two classes make one number of each image, of which the metric sees the sign alone.
+        """
+        super().require(train, classes, metric)
+        if len(classes) == 2 and metric.normalize:
+            raise UserError(
+                f"adapt={self.name} and metric={metric.name}: with two classes each image becomes one "
+                "number, of "
+                f"which metric={metric.name} compares nothing but the sign; use metric=l2"
+            )
 
     def matrix(self, data: FitData, mean: Doubles, choice: Choice) -> Doubles:
         """The class means' principal directions in the space that is white within classes."""

@@ -68,7 +68,7 @@ def adapt(settings: Config, inputs: Inputs, cache: Cache) -> Adapted:
         return Adapted(before, before, None, files)
     adaptation = adaptation_of(settings)
     assert inputs.train_split is not None
-    adaptation.require(before.encoder, inputs.train_split, inputs.dataset.classes)
+    adaptation.require(inputs.train_split, inputs.dataset.classes, settings.metric)
     if isinstance(adaptation, SavedAdaptation):
         _require_unseen(adaptation, before)
     fitted = fit_and_choose(Fitting(settings, before, cache), adaptation)
