@@ -297,8 +297,8 @@ def slugged(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
-def slug_of_rerank(name: str) -> str:
-    """The end of a folder's name: the re-ranking method; nothing where there is none."""
+def slug_of_stage(name: str) -> str:
+    """A part of a folder's name: an adaptation, a re-ranking method; nothing where there is none."""
     return "" if name == "none" else f"_{slugged(name)}"
 
 
@@ -353,7 +353,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("encoder_nodes", encoder_nodes, replace=True)
     OmegaConf.register_new_resolver("join", joined, replace=True)
     OmegaConf.register_new_resolver("slug", slugged, replace=True)
-    OmegaConf.register_new_resolver("slug_of_rerank", slug_of_rerank, replace=True)
+    OmegaConf.register_new_resolver("slug_of_stage", slug_of_stage, replace=True)
     OmegaConf.register_new_resolver("prompt_use", prompt_use, replace=True)
 
 

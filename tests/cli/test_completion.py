@@ -34,7 +34,8 @@ def test_after_keys_no_verb_is_offered():
 
 
 @pytest.mark.parametrize(
-    "group", ["dataset", "encoder", "index", "metric", "protocol", "rerank", "tracking", "experiments"]
+    "group",
+    ["dataset", "encoder", "index", "metric", "protocol", "adapt", "rerank", "tracking", "experiments"],
 )
 def test_every_choice_of_a_group_is_offered(group):
     offered = completions(f"medretrieval -m {group}=")

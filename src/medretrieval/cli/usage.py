@@ -15,7 +15,7 @@ OPTIONS = (
     "--config-path", "-cp",
     "--config-name", "-cn", "--experimental-rerun", "--dry-run", COMPLETION,
 )  # fmt: skip
-GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "rerank", "tracking")
+GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "adapt", "rerank", "tracking")
 HELP = """medretrieval: which encoder, index and distance retrieve the right medical images?
 
 A run (Hydra):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.cache.entry import canonical_sha256
-from medretrieval.config import Config, is_set, slug_of_rerank, slugged
+from medretrieval.config import Config, is_set, slug_of_stage, slugged
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.card import without_cards
@@ -65,9 +65,9 @@ def slug(settings: Config) -> str:
         settings.metric.name,
         settings.protocol.name,
     )
-    stages = [settings.adapt["name"]] if is_set(settings.adapt) else []
-    said = slug_of_rerank(settings.rerank["name"]) if rerank_of(settings) else ""
-    return "_".join(slugged(str(part)) for part in (*parts, *stages)) + said
+    adapted = slug_of_stage(settings.adapt["name"])
+    reranked = slug_of_stage(settings.rerank["name"]) if rerank_of(settings) else ""
+    return "_".join(slugged(str(part)) for part in parts) + adapted + reranked
 
 
 def title(settings: Config, encoder: Encoder) -> str:

@@ -220,6 +220,7 @@ AXES: dict[str, Callable[[RunReport], str]] = {
     "search": lambda r: r.index.search,
     "metric": lambda r: r.metric,
     "protocol": lambda r: _protocol(r.protocol),
+    "adapt": lambda r: "" if r.adapt is None else r.adapt.name,
     "rerank": lambda r: "" if r.rerank is None else r.rerank.said,
 }
 

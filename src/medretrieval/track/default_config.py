@@ -18,7 +18,7 @@ from medretrieval.config import (
     root,
 )
 
-GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "rerank")
+GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "adapt", "rerank")
 SCHEMAS: dict[str, type[Any]] = {
     "evaluation": EvaluationConfig, "index": IndexConfig, "metric": MetricConfig, "protocol": ProtocolConfig,
 }  # fmt: skip

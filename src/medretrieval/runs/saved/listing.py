@@ -21,8 +21,9 @@ HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 NEEDED_AXES = ("dataset", "encoder", "index", "metric", "protocol")
 AXES = (
     *NEEDED_AXES,
+    "adapt",
     "rerank",
-)  # which earlier runs have not, nor those whose results are as the index gave them
+)  # the last two are "" for earlier runs, and where nothing is adapted or re-ranked
 
 
 class State(StrEnum):
@@ -68,7 +69,7 @@ class Facts:
     """What a run's files say of it; what they do not say is empty.
 
     Attributes:
-        axes: "dataset", "encoder", "index", "metric", "protocol" and "rerank", each with its name.
+        axes: "dataset", "encoder", "index", "metric", "protocol", "adapt" and "rerank", each with its name.
         score: name of the objective; None without results.
         value: of the objective; None without results.
         run_id: of the run in MLflow; None where it is not there.
@@ -201,7 +202,7 @@ def _axes(content: Mapping[str, Any]) -> dict[str, str]:
     for axis in AXES:
         said = content.get(axis)
         said = said.get("name") if isinstance(said, dict) else said
-        found[axis] = said if isinstance(said, str) and (axis, said) != ("rerank", "none") else ""
+        found[axis] = said if isinstance(said, str) and said != "none" else ""
     return found
 
 

@@ -15,7 +15,7 @@ def stage_table(report: RunReport) -> tuple[list[str], list[list[str]]]:
 
 
 def _stage(row: StageGain) -> list[str]:
-    values = ["a sample" if value is None else f"{value:.4f}" for value in (row.without, row.with_it)]
+    values = ["-" if value is None else f"{value:.4f}" for value in (row.without, row.with_it)]
     if row.change is None and row.without is not None and row.with_it is not None:
         return [row.stage, row.choice, *values, f"{row.with_it - row.without:+.4f} (no interval)"]
     return [row.stage, row.choice, *values, said_change(row.change)]
