@@ -34,8 +34,7 @@ class Summary:
         time: seconds since 1970 when it ended, of a sweep when its last run did.
         state: whether it has results; of a sweep, finished where all its runs have, else that of the others.
         axes: "dataset", "encoder", "index", "metric", "protocol", "adapt" and "rerank", each with the
-            names that
-            occur.
+            names that occur.
         score: name of the objective; None without results.
         value: of the objective, of a sweep that of its best run; None without results, or where its runs are
             ranked by several objectives.
