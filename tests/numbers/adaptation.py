@@ -32,7 +32,7 @@ def adaptation(runs: Finished) -> str:
     rows = []
     for dataset in DATASETS:
         for protocol in PROTOCOLS:
-            for encoder in ENCODERS:
+            for encoder in ENCODERS if dataset == "pneumoniamnist" else ENCODERS[:2]:
                 words = (PRESET, f"dataset={dataset}", f"protocol={protocol}", f"encoder={encoder}")
                 own = runs.of(*words, "adapt=none")[0]
                 rows.append([dataset, protocol, encoder, "none", f"{own.scores[SCORE]:.4f}", "", "", "", ""])

@@ -72,8 +72,8 @@ def _entry(summary: "Summary") -> dict[str, Any]:
 
     kind ("run" or "sweep"), name, folder, ended (UTC, ISO 8601), state, axes (dataset, encoder, index,
     metric, protocol, adapt and rerank, each a list of names), score (name and value of the objective, of a
-    sweep that of its best run; or null), runs (of a sweep: how many in each state, or not started; else null),
-    run_id (in MLflow, or null) and reason (of a failure, or where a skipped run has its results).
+    sweep that of its best run; or null), runs (of a sweep: how many in each state, or not started; else
+    null), run_id (in MLflow, or null) and reason (of a failure, or where a skipped run has its results).
     """
     from datetime import UTC, datetime
 
