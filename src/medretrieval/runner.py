@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -109,7 +109,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
             tracker.skip(about, finished)
             return _skip(finished, folder, said=sweep is None)
         explaining.require(settings, inputs.encoder)
-        with clock("adapt"):
+        with clock("adapt") if inputs.train_split is not None else nullcontext():
             adapted = adapt(settings, inputs, cache)
         folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
@@ -289,7 +289,7 @@ class Stages:
         if settings.audit.enabled and task.queries.split is not None:
             with self.clock("audit"):
                 leaks = self._audit(sides)
-        with self.clock("adapt"):
+        with self.clock("adapt") if self.adapted.fitted is not None else nullcontext():
             worth = adaptation_evidence(settings, self.adapted, sides, self.cache)
         if settings.explain.enabled:
             with self.clock("explain"):

@@ -47,6 +47,8 @@ def test_runs_and_sweeps_are_listed_the_newest_first_with_what_their_files_say(l
         "index": ["flat"],
         "metric": ["cosine"],
         "protocol": ["query_gallery"],
+        "adapt": [],
+        "rerank": [],
     }
     assert (alone["folder"], alone["ended"]) == (str(outputs / "runs" / ALONE), "1970-01-12T13:46:40+00:00")
     # What did not finish is known by the configuration that Hydra wrote.

@@ -22,6 +22,7 @@ CONFIGS = {path.stem: path for path in sorted((root() / "conf" / "encoder").glob
 GENERIC = {  # files for any model of a library, and one of its models
     "timm": "test_resnet", "open_clip": "test_resnet", "transformers": "a/b", "transformers_clip": "a/b",
 }  # fmt: skip
+OWN = {"onnx": ["encoder.checkpoint=model.onnx"]}  # files of the user's own: where they are
 pytestmark = pytest.mark.usefixtures("tiny_clip")
 
 
@@ -401,7 +402,7 @@ def test_a_timm_model_without_weights_on_the_hub_is_refused():
 @pytest.fixture
 def composed(config):
     def build(name):
-        model = [f"encoder.model={GENERIC[name]}"] if name in GENERIC else []
+        model = [f"encoder.model={GENERIC[name]}"] if name in GENERIC else OWN.get(name, [])
         return instantiate(check(config(f"encoder={name}", *model)).encoder, Encoder, "encoder")
 
     return build
@@ -410,7 +411,7 @@ def composed(config):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_builds_the_encoder_it_is_named_after(composed, name):
     encoder = composed(name)
-    assert encoder.name == GENERIC.get(name, name)
+    assert encoder.name == (GENERIC | {"fusion": "fusion_pixels+efficientnet_lite0"}).get(name, name)
     assert encoder.random_weights is (name == "open_clip")
 
 
@@ -433,6 +434,7 @@ from medretrieval.instantiate import instantiate
 generic = json.loads(sys.argv[1])
 for name in sys.argv[2:]:
     model = [f"encoder.model={generic[name]}"] if name in generic else []
+    model += ["encoder.checkpoint=model.onnx"] if name == "onnx" else []
     encoder = instantiate(check(compose(f"encoder={name}", *model)).encoder, Encoder, "encoder")
     try:
         assert encoder.signature()

@@ -10,7 +10,7 @@ from medretrieval.query import novelty
 
 # Kind of entry -> the constant as the module that makes the key knows it.
 FORMATS = {
-    "baselines": "medretrieval.evidence.pixel_baseline.SCORING_FORMAT",
+    "baselines": "medretrieval.evidence.stages.exact_line.SCORING_FORMAT",
     "audits": "medretrieval.evidence.duplicate_audit.AUDIT_FORMAT",
     "maps": "medretrieval.figures.embedding_map.MAP_FORMAT",
     "fidelities": "medretrieval.embed.images.FIDELITY_FORMAT",

@@ -24,8 +24,9 @@ def changed(*overrides):
 )
 def test_what_a_file_says_is_no_parameter(choice):
     """Of every file of every group."""
-    models = ("timm", "open_clip")
+    models = ("timm", "open_clip", "transformers", "transformers_clip")
     needed = ["encoder.model=resnet18"] if choice.removeprefix("encoder=") in models else []
+    needed += ["encoder.checkpoint=model.onnx"] if choice == "encoder=onnx" else []
     found = described(choice, *needed)
     assert found.params.keys() - {"encoder.view"} == set(GROUPS)
     more = ["exclude_same_group"] if choice == "protocol=leave_one_group_out" else []

@@ -32,6 +32,7 @@ NO_PARAMETERS = {
     "dataset.label_type",
     "encoder.batch_size",
     "encoder.device",
+    "encoder.nodes",
     "index.build",
     "index.search",
 }
