@@ -12,6 +12,7 @@ SAMPLES = 200
 LUCK = 3 * 100 * (0.05 * 0.95 / SAMPLES) ** 0.5  # points
 
 
+@pytest.mark.large
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "world",
