@@ -118,9 +118,16 @@ def test_verify_again_and_query_use_what_was_fitted(hard, config):
 def test_what_was_fitted_serves_other_runs(hard, config):
     file = run(config(*ADAPT)).folder / "adaptation.safetensors"
     first = read_report(file.parent)
-    saved = run(config(*RUN, "adapt=saved", f"adapt.file={file}")).report
-    assert saved.scores == first.scores
-    assert saved.adapt.name == "saved"
+    done = run(config(*RUN, "adapt=saved", f"adapt.file={file}"))
+    assert done.report.scores == first.scores
+    assert done.report.adapt.name == "saved"
+    # It says where it comes from, and serves without the first run's folder.
+    copy = done.folder / "adaptation.safetensors"
+    assert read_tensors(copy)[1] == read_tensors(file)[1]
+    file.unlink()
+    encoder, changed = SearchableRun.open(done.folder).encoder()
+    assert changed == []
+    assert encoder.encode(np.zeros((1, 28, 28), np.uint8)).shape == (1, 49)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,10 @@ class Adaptation(ABC):
             digest: SHA-256 of it, part of the new encoder's identity.
         """
 
+    def origin(self, about: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the file of a fit says of itself; of one that was saved before, what that file says."""
+        return about
+
     def without_labels(self) -> "Adaptation | None":
         """What the same does without labels, beside which shuffled labels are held; None: no adaptation."""
         return None

@@ -192,7 +192,7 @@ def fit_and_choose(fitting: Fitting, adaptation: Adaptation) -> Fitted:
             if best is None or score > best[0]:
                 best = score, choice, tensors
         assert best is not None
-        write_tensors(folder / FILE, best[2], about_fit(fitting, adaptation, best[1]))
+        write_tensors(folder / FILE, best[2], adaptation.origin(about_fit(fitting, adaptation, best[1])))
         return {"choice": best[1], "tried": tried, "seconds": time.perf_counter() - start}
 
     entry = fitting.cache.get_or_make(KIND, fitting.parts(adaptation), make)

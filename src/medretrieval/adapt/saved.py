@@ -65,6 +65,10 @@ class SavedAdaptation(Adaptation):
                 "encoder with the same options, or fit anew"
             )
 
+    def origin(self, about: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the saved file says: it was fitted to other images than this run's train, perhaps."""
+        return self.about
+
     def fit(self, data: FitData, choice: Choice, seed: int) -> Tensors:
         """What the file holds."""
         return self.tensors

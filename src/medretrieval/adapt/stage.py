@@ -45,11 +45,6 @@ class Adapted:
     fitted: Fitted | None
     files: Mapping[str, Path]
 
-    @property
-    def fitting(self) -> Inputs:
-        """What the adaptation was fitted to."""
-        return self.before
-
 
 def adapt(settings: Config, inputs: Inputs, cache: Cache) -> Adapted:
     """Fit on train what a run's encoder and adaptation want to have fitted.

@@ -61,7 +61,7 @@ def notes_of(settings: Config, inputs: Inputs, outputs: RunOutputs) -> list[str]
         + _about_ks(settings, task)
         + _about_audit(settings, outputs.audit, len(task.queries))
         + _about_left_out(settings, outputs.evidence)
-        + adaptation_notes(settings, outputs.adaptation, outputs.index)
+        + adaptation_notes(outputs.adaptation, outputs.index)
         + _about_files(inputs.dataset.facts())
         + _about_sentences(settings, task, outputs.text_evidence)
         + _about_captions(task)

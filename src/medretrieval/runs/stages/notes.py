@@ -1,11 +1,10 @@
 """What a reader of an adapted run's scores might overlook."""
 
-from medretrieval.config import Config
 from medretrieval.evidence.stages.adaptation import AdaptationEvidence, Change
 from medretrieval.index.faiss_index import VectorIndex
 
 
-def adaptation_notes(settings: Config, found: AdaptationEvidence | None, index: VectorIndex) -> list[str]:
+def adaptation_notes(found: AdaptationEvidence | None, index: VectorIndex) -> list[str]:
     """Sentences about an adaptation; none where there is none."""
     if found is None:
         return []
@@ -14,21 +13,19 @@ def adaptation_notes(settings: Config, found: AdaptationEvidence | None, index: 
     if adaptation.uses_labels:
         notes.append(
             f"adapt={adaptation.name} uses the labels of train: compare with results that use labels too, "
-            "not "
-            "with those of encoders as they are."
+            "not with those of encoders as they are."
         )
     notes += _gain(found.gain.change)
     if index.index.d == 1:
         notes.append(
             "The adapted vectors have one dimension: the ranking is a sorting by one number, and map "
-            "rises with "
-            "it by construction. It is a classifier's output more than a search for alike images."
+            "rises with it by construction. It is a classifier's output more than a search for alike images."
         )
     if found.out_of_fold is not None and (change := found.out_of_fold.change) is not None:
         notes.append(
             "The gallery is train, to whose images the adaptation was fitted. With each gallery vector "
-            "changed "
-            f"by a fit that has not seen it, the score is {found.out_of_fold.with_it:.4f} ({change[0]:+.4f})."
+            f"changed by a fit that has not seen it, the score is {found.out_of_fold.with_it:.4f} "
+            f"({change[0]:+.4f})."
         )
     return notes + _shuffled(found)
 
@@ -49,6 +46,5 @@ def _shuffled(found: AdaptationEvidence) -> list[str]:
     low, high = found.shuffled.change[1:]
     return [
         f"Fitted to shuffled labels the adaptation still gains ({low:+.4f} to {high:+.4f}): that part of "
-        "its gain "
-        "does not come from the labels."
+        "its gain does not come from the labels."
     ]
