@@ -113,15 +113,16 @@ class LinearHead(VectorAdaptation):
         """
         import torch
 
-        torch.manual_seed(seed)
         device = _device(self.training.device)
         mean = np.mean(data.vectors, axis=0, dtype=np.float64).astype(np.float32)
         centered = data.vectors - mean
         scale = np.sqrt(np.mean(np.square(centered), dtype=np.float64)).astype(np.float32).reshape(1)
         if not scale[0] > 0:
             raise UserError("adapt: the vectors of split train do not differ; nothing can be fitted to them")
-        head = self.head(data.vectors.shape[1], choice).to(device)
-        criterion = _criterion(choice, len(data.classes)).to(device)
+        with torch.random.fork_rng(devices=[]):  # what draws from torch later draws the same without a head
+            torch.manual_seed(seed)
+            head = self.head(data.vectors.shape[1], choice).to(device)
+            criterion = _criterion(choice, len(data.classes)).to(device)
         before = {"mean": mean, "scale": scale}
         run = _Run(
             head,

@@ -158,7 +158,7 @@ class AdaptReport:
         uses_labels: whether it reads the labels of train.
         choice: option -> the value that was used.
         tried: every choice, and its score on val.
-        val_score: the objective on val of what was chosen; null where it was chosen in an earlier run.
+        val_score: the objective on val of what was chosen.
         val_gap: `val_score` minus the objective of this run's queries: how far choosing on val is optimistic.
         before: the gallery's vectors before it.
         after: the gallery's vectors after it.
