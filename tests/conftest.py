@@ -1,5 +1,6 @@
 """Fixtures: where the real data is, files in the real formats, configurations that write only to tmp_path."""
 
+import functools
 import logging
 import os
 import subprocess
@@ -15,6 +16,8 @@ from omegaconf import DictConfig
 from medretrieval import cli, compose, run
 from medretrieval.cache.store import Cache
 from medretrieval.cli import VERBS
+from medretrieval.track.mlflow import database as database_file
+from medretrieval.track.mlflow.database import make_database
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Read before any fixture: `_own_places` puts an empty folder into the variable for the time of each test.
@@ -77,23 +80,26 @@ def painted(labels: NDArray[np.int64], size: int = 28, spread: int = 4, seed: in
     return (20 + 40 * labels[:, None, None] + noise).astype(np.uint8)
 
 
+def write_breastmnist(
+    folder: Path, name: str = "breastmnist", n: int = 12, **arrays: NDArray[np.generic] | None
+) -> Path:
+    """Write a file like BreastMNIST's (2 classes, gray) into a folder; arrays can be replaced."""
+    content: dict[str, NDArray[np.generic] | None] = {}
+    for seed, split in enumerate(("train", "val", "test")):
+        labels = np.arange(n, dtype=np.int64) % 2
+        content[f"{split}_images"] = painted(labels, seed=seed)
+        content[f"{split}_labels"] = labels[:, None].astype(np.uint8)
+    content |= arrays
+    path = folder / f"{name}.npz"
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **{key: value for key, value in content.items() if value is not None})
+    return path
+
+
 @pytest.fixture
 def write_npz(tmp_path: Path) -> Callable[..., Path]:
-    """Write a file like BreastMNIST's (2 classes, gray) into the data folder; arrays can be replaced."""
-
-    def write(name: str = "breastmnist", n: int = 12, **arrays: NDArray[np.generic] | None) -> Path:
-        content: dict[str, NDArray[np.generic] | None] = {}
-        for seed, split in enumerate(("train", "val", "test")):
-            labels = np.arange(n, dtype=np.int64) % 2
-            content[f"{split}_images"] = painted(labels, seed=seed)
-            content[f"{split}_labels"] = labels[:, None].astype(np.uint8)
-        content |= arrays
-        path = tmp_path / "data" / f"{name}.npz"
-        path.parent.mkdir(exist_ok=True)
-        np.savez(path, **{key: value for key, value in content.items() if value is not None})
-        return path
-
-    return write
+    """`write_breastmnist` into the test's data folder."""
+    return functools.partial(write_breastmnist, tmp_path / "data")
 
 
 @pytest.fixture
@@ -161,11 +167,19 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """MLflow's tables, made once; making them takes seconds."""
-    from mlflow import MlflowClient
-
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    make_database(path)
     return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _made_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New MLflow stores of this process are copies of the first one."""
+
+    def copy(path: Path) -> None:
+        path.write_bytes(request.getfixturevalue("empty_database"))
+
+    monkeypatch.setattr(database_file, "make_database", copy)
 
 
 @pytest.fixture

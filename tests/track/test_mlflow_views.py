@@ -2,6 +2,7 @@ import json
 
 import pytest
 from mlflow import MlflowClient
+from tests.conftest import write_breastmnist
 from tests.mlflow_store import all_runs, closed_port
 from tests.track.test_mlflow_tracker import PIXELS
 
@@ -23,15 +24,25 @@ def reports(finished_sweep):
     return [read_report(place) for place in places]
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, empty_database):
+    """The URI of a store with runs of three tasks and a comparison, made once."""
+    place = tmp_path_factory.mktemp("views")
+    (place / "mlflow.db").write_bytes(empty_database)
+    uri = f"sqlite:///{place / 'mlflow.db'}"
+    write_breastmnist(place / "data", n=12)
+    own = (f"dataset.root={place / 'data'}",)
+    places = (f"paths.outputs={place / 'outputs'}", f"paths.cache={place / 'cache'}", f"tracking.uri={uri}")
+    for task in [own, (*own, "index=ivf"), (*own, "protocol=leave_one_out"), PHANTOM]:
+        run(compose(*PIXELS, *task, *places))
+    mlflow_at(uri).log_entry(Entry("compare", "two runs", {"compared": "a b"}, {}))
+    return uri
+
+
 @pytest.fixture
-def experiment(database, tmp_path, write_npz):
-    """A store with runs of three tasks, a sweep's table and a comparison: its client and its experiment."""
-    write_npz(n=12)
-    tasks = [(), ("index=ivf",), ("protocol=leave_one_out",), PHANTOM]
-    for task in tasks:
-        run(compose(*PIXELS, *task, f"paths.outputs={tmp_path / 'outputs'}", f"tracking.uri={database}"))
-    mlflow_at(database).log_entry(Entry("compare", "two runs", {"compared": "a b"}, {}))
-    client, runs = all_runs(database)
+def experiment(filled):
+    """Its client and its experiment."""
+    client, runs = all_runs(filled)
     return client, client.get_experiment(runs[0].info.experiment_id)
 
 
@@ -120,10 +131,10 @@ def test_what_a_user_wrote_is_left_alone(database):
     assert client.get_experiment(other).tags["mlflow.note.content"].startswith(HEADING)
 
 
-def test_make_ui_prints_where_the_runs_are(experiment, database, capsys):
+def test_make_ui_prints_where_the_runs_are(experiment, filled, capsys):
     client, found = experiment
     client.create_experiment("of another program")
-    assert open_ui.main(["--backend-store-uri", database, "--port", "5123", "--workers", "1"]) == 0
+    assert open_ui.main(["--backend-store-uri", filled, "--port", "5123", "--workers", "1"]) == 0
     table, charts = capsys.readouterr().out.splitlines()
     place = "http://127.0.0.1:5123/"
     assert table == f"medretrieval: {place}{address(found.experiment_id, 'runs')}"
@@ -131,8 +142,8 @@ def test_make_ui_prints_where_the_runs_are(experiment, database, capsys):
     assert "&compareRunsMode=CHART" in charts
 
 
-def test_make_ui_takes_the_store_of_the_environment(experiment, database, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+def test_make_ui_takes_the_store_of_the_environment(experiment, filled, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", filled)
     open_ui.main([])
     assert "http://127.0.0.1:5000/#/experiments/" in capsys.readouterr().out
 

@@ -30,6 +30,10 @@ class Vote:
     probabilities: Floats
     predicted: Labels
 
+    def of_rows(self, rows: slice) -> "Vote":
+        """That of some of the queries."""
+        return Vote(self.probabilities[rows], self.predicted[rows])
+
     def right(self, labels: Labels) -> Floats:
         """1 where the predicted class is the query's, else 0 (float64 [q])."""
         return (self.predicted == labels).astype(np.float64)

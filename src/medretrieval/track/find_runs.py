@@ -111,7 +111,7 @@ def find_one(run_id: str, uri: str, aside: Path) -> Path:
 
 
 def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) -> list[tuple[Path, str]]:
-    from medretrieval.track.mlflow.store import sqlite_file
+    from medretrieval.track.mlflow.database import sqlite_file
     from medretrieval.track.mlflow_tracker import FOLDER_TAG
     from medretrieval.track.tracker import SWEEP_TAG
 

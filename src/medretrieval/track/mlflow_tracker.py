@@ -23,6 +23,7 @@ from medretrieval.runs.folder import (
     SCORES,
 )
 from medretrieval.runs.report import numbers, read_report
+from medretrieval.track.mlflow.database import prepare_database, sqlite_file
 from medretrieval.track.mlflow.entries import log_entry_run, log_sweep_run
 from medretrieval.track.mlflow.notes import run_note
 from medretrieval.track.mlflow.shared_map import FILE as MAP_FILE
@@ -33,7 +34,6 @@ from medretrieval.track.mlflow.store import (
     connect,
     create_run,
     log_params,
-    sqlite_file,
 )
 from medretrieval.track.mlflow.views import keep_views, run_views
 from medretrieval.track.run_description import TRACKING, read_tracking, write_tracking
@@ -84,7 +84,7 @@ class MLflowTracker(Tracker):
         """Make the SQLite database and the experiment: parallel jobs on a new database would break it."""
         if sqlite_file(self.uri) is not None:
             with unless_away(self.where, "each job tries again"):
-                connect(self.uri, self.experiment)
+                self._connect()
 
     def start(self, about: RunDescription) -> None:
         """Create the run with its tags and parameters, so that it can be seen while it works."""
@@ -123,7 +123,7 @@ class MLflowTracker(Tracker):
             run_id = logged_run(finished, self.uri) or self.log_finished(finished, about)
             sweep = about.tags.get(SWEEP_TAG)
             if sweep is not None:
-                client, _ = connect(self.uri, self.experiment)
+                client, _ = self._connect()
                 old = client.get_run(run_id).data.tags.get(SWEEP_TAG, "")
                 if sweep not in old.split():
                     client.set_tag(run_id, SWEEP_TAG, f"{old} {sweep}".strip())
@@ -131,12 +131,12 @@ class MLflowTracker(Tracker):
     def log_sweep(self, sweep: Sweep) -> None:
         """Log a run of the sweep's own with its table and pictures."""
         with unless_away(self.where, "the sweep's table is not there"):
-            log_sweep_run(*connect(self.uri, self.experiment), sweep)
+            log_sweep_run(*self._connect(), sweep)
 
     def log_entry(self, entry: Entry) -> str | None:
         """Log a comparison or a report to a run of its own, a sweep's report to the sweep's."""
         with unless_away(self.where, f"what {entry.kind} made is not logged there"):
-            run_id = log_entry_run(*connect(self.uri, self.experiment), entry)
+            run_id = log_entry_run(*self._connect(), entry)
             return f"{self.where}: run {run_id}"
         return None
 
@@ -158,7 +158,7 @@ class MLflowTracker(Tracker):
         if about is None or (folder / TRACKING).exists():
             note = read_tracking(folder)
             about = RunDescription(**note["about"])
-        client, experiment_id = connect(self.uri, self.experiment)
+        client, experiment_id = self._connect()
         # A run that was started there and could not be finished.
         self.run_id = note["run_id"] if note.get("uri") == self.uri else None
         if self.run_id is None:
@@ -167,10 +167,31 @@ class MLflowTracker(Tracker):
         self._note(folder, about, logged=True)
         return self.run_id
 
+    def _connect(self) -> tuple["MlflowClient", str]:
+        """A client and the experiment's id; of a store that was left half-made, with the runs it missed."""
+        database = sqlite_file(self.uri)
+        remade = database is not None and prepare_database(database)
+        connection = connect(self.uri, self.experiment)
+        if database is not None and remade:
+            self._log_missed(database.parent)
+        return connection
+
+    def _log_missed(self, outputs: Path) -> None:
+        """Log the finished runs in a folder that were meant for this store and are not in it."""
+        for path in sorted(outputs.rglob(TRACKING)):
+            folder = path.parent
+            with unless_away(self.where, f"log it later with: medretrieval log {folder}"):
+                note = read_tracking(folder)
+                if (folder / SCORES).exists() and note.get("uri") == self.uri and not note["logged"]:
+                    tracker = MLflowTracker(
+                        self.uri, note["experiment"], note["log_index"], system_metrics=False
+                    )
+                    log.info("%s: logged as run %s at %s", folder, tracker.log_finished(folder), self.uri)
+
     def _create(self, about: RunDescription, consequence: str) -> None:
         self._tried = True
         with unless_away(self.where, consequence) as attempt:
-            self._client, experiment_id = connect(self.uri, self.experiment)
+            self._client, experiment_id = self._connect()
             self.run_id = create_run(self._client, experiment_id, about.name, about.tags)
             log_params(self._client, self.run_id, about.params)
         if attempt.failed:

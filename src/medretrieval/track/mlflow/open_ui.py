@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from medretrieval.errors import first_line
 from medretrieval.track.find_runs import default_uri
-from medretrieval.track.mlflow.store import sqlite_file
+from medretrieval.track.mlflow.database import sqlite_file
 from medretrieval.track.mlflow.views import ALL_RUNS, VIEW_TAG, address
 
 if TYPE_CHECKING:

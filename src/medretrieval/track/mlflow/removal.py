@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.errors import UserError, first_line
 from medretrieval.runs.folder import TRACKING, read_json
-from medretrieval.track.mlflow.store import sqlite_file
+from medretrieval.track.mlflow.database import sqlite_file
 from medretrieval.track.mlflow_tracker import FOLDER_TAG
 from medretrieval.track.tracker import SWEEP_TAG
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from medretrieval.errors import UserError
 from medretrieval.runs.folder import AUDIT_PICTURE, FIGURES, RANKING
+from medretrieval.track.mlflow.database import lock_of, sqlite_file
 from medretrieval.track.tracker import unless_away
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SQLITE = "sqlite:///"
 MAX_TAG_LENGTH = 5000  # characters that older versions of MLflow take
 MAX_PARAM_LENGTH = 6000
 NOTE_TAG = "mlflow.note.content"
 
 
 def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
-    """A client and the experiment's id; the SQLite database is made by one process at a time.
+    """A client and the experiment's id, of a store that is there (`database.prepare_database`).
 
     Files of a new experiment in a SQLite store lie beside the database, in mlartifacts/<experiment>.
 
@@ -33,24 +33,16 @@ def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    from filelock import FileLock
     from mlflow import MlflowClient
 
     database = sqlite_file(uri)
     if database is None:
         client = MlflowClient(tracking_uri=uri)
         return client, _experiment_id(client, experiment, None)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    # MLflow would try a place that it cannot write to for most of a minute.
-    with FileLock(database.with_name(f".{database.name}.lock")):
+    with lock_of(database):
         client = MlflowClient(tracking_uri=uri)
         location = (database.parent / "mlartifacts" / experiment).absolute().as_uri()
         return client, _experiment_id(client, experiment, location)
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite tracking store, None for any other store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
