@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import embed, identify
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.composed.composed import JoinedEncoder, Tensors
+from medretrieval.encoders.composed.composed import ComposedEncoder, JoinedEncoder, Tensors
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
 from medretrieval.protocol.inputs import Inputs
@@ -79,11 +79,15 @@ class Fitting:
         settings: the run's configuration.
         inputs: of the encoder before the adaptation, with train and val.
         cache: where fits are kept.
+        kept: vectors of an encoder's parts, of train and val, that candidates have asked for.
     """
 
     settings: Config
     inputs: Inputs
     cache: Cache
+    kept: dict[tuple[int, str], tuple[Encoder, NDArray[np.float32]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def train(self) -> Split:
@@ -117,12 +121,19 @@ class Fitting:
         """A candidate's vectors, which are not kept: those of its parts come from the cache."""
         assert split is not None
         size = self.inputs.dataset.size
-        if parts := getattr(candidate, "parts", ()):
-            sides = [
-                embed(part, identify(part, self.cache), split, size, self.cache).vectors for part in parts
-            ]
-            return np.asarray(candidate.combine(sides))  # type: ignore[attr-defined]
+        if isinstance(candidate, ComposedEncoder):
+            return np.asarray(
+                candidate.combine([self._of_part(part, split, size) for part in candidate.parts])
+            )
         return np.concatenate(list(candidate.stream(split.images)))
+
+    def _of_part(self, part: Encoder, split: Split, size: int) -> NDArray[np.float32]:
+        """Asked for once: a training looks at val dozens of times, and weights are hashed to name vectors."""
+        key = (id(part), split.name)
+        if key not in self.kept:
+            vectors = embed(part, identify(part, self.cache), split, size, self.cache).vectors
+            self.kept[key] = (part, vectors)
+        return self.kept[key][1]
 
     def parts(self, adaptation: Adaptation) -> dict[str, Any]:
         """What determines a fit, as JSON values."""

@@ -1,6 +1,7 @@
 """The task on val that hyper-parameters are chosen by: the run's own, with val in the place of test."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from medretrieval.config import Config
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import evaluate, objective_name
-from medretrieval.evaluate.score_table import MAP_DEPTH
+from medretrieval.evaluate.score_table import MAP_DEPTH, Needs, find
 from medretrieval.index.exact_search import exact_search
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
@@ -73,14 +74,8 @@ class Validation:
             UserError: the ranking is too short for the objective.
         """
         task, metric = self.task, self.settings.metric
-        whole = len(task.queries) * task.max_depth <= MAX_WHOLE_CELLS
-        config = dataclasses.replace(
-            self.settings.evaluation,
-            ks=[min(k, task.max_depth) for k in self.settings.evaluation.ks],
-            save_depth=1,
-        )
-        config.ks = sorted(set(config.ks))
-        depth = task.max_depth if whole else min(task.max_depth, max(*config.ks, config.vote_k, MAP_DEPTH))
+        config = dataclasses.replace(self.settings.evaluation, ks=self._ks(), save_depth=1)
+        depth = self._depth(max(*config.ks, config.vote_k))
         found = evaluate(lambda rows, k: exact_search(queries[rows], gallery, metric, k), task, depth, config)
         if self.objective not in found.scores:
             raise UserError(
@@ -89,3 +84,19 @@ class Validation:
                 "choose adapt's settings by it; name a score at a smaller depth"
             )
         return found.scores[self.objective]
+
+    def _ks(self) -> list[int]:
+        """The depths that are scored: that of the objective, where it has one."""
+        ks = sorted({min(k, self.task.max_depth) for k in self.settings.evaluation.ks})
+        named = re.search(r"_at_(\d+)", self.objective)
+        return [int(named[1])] if named and int(named[1]) in ks else ks
+
+    def _depth(self, least: int) -> int:
+        """How deep candidates are searched: as deep as the objective looks, where memory allows."""
+        most, entry = self.task.max_depth, find(self.objective)
+        assert entry is not None  # `objective_name` has found it
+        if entry.needs in (Needs.FIRST_K, Needs.VOTERS):
+            return min(most, least)
+        if entry.needs is not Needs.FIRST_100 and len(self.task.queries) * most <= MAX_WHOLE_CELLS:
+            return most
+        return min(most, max(least, MAP_DEPTH))

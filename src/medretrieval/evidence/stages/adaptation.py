@@ -5,6 +5,7 @@ them is kept in the cache, beside the adaptation itself.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,7 @@ class _Lines:
     fitted: Fitted
     cache: Cache
 
-    @property
+    @cached_property
     def fitting(self) -> Fitting:
         return Fitting(self.settings, self.adapted.before, self.cache)
 
