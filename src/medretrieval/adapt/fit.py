@@ -250,10 +250,11 @@ def join(inputs: Inputs, cache: Cache) -> tuple[Inputs, Path | None]:
         "join": dict(inputs.identity),
         "embeddings": [side.key for side in sides],
         "captions": _captions_sha256(train),
+        "groups": groups_sha256(train.groups),
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
-        fitted = encoder.fit([side.vectors for side in sides], train.captions)
+        fitted = encoder.fit([side.vectors for side in sides], train.captions, train.groups)
         write_tensors(folder / FILE, fitted, {"joins": encoder.name})
         return {}
 

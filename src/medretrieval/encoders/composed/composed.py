@@ -74,12 +74,18 @@ class JoinedEncoder(ComposedEncoder):
     digest: str | None = None
 
     @abstractmethod
-    def fit(self, vectors: Sequence[Floats], captions: Sequence[str] | None) -> Tensors:
+    def fit(
+        self,
+        vectors: Sequence[Floats],
+        captions: Sequence[str] | None,
+        groups: NDArray[np.str_] | None = None,
+    ) -> Tensors:
         """What joins the parts.
 
         Args:
             vectors: of the train images, float32 [n, d] of each part.
             captions: of the train images, "" for an image without; None where the dataset has none.
+            groups: of the train images (patients, lesions), str [n]; None where the dataset has none.
 
         Raises:
             UserError: nothing can be fitted to these.

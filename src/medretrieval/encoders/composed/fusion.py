@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.composed.composed import Floats, JoinedEncoder, Tensors
@@ -68,7 +69,12 @@ class FusionEncoder(JoinedEncoder):
         """The parts' identities, how they are fused, and what was fitted."""
         return self._settings() | {"parts": [part.identity() for part in self.parts]}
 
-    def fit(self, vectors: Sequence[Floats], captions: Sequence[str] | None) -> Tensors:
+    def fit(
+        self,
+        vectors: Sequence[Floats],
+        captions: Sequence[str] | None,
+        groups: NDArray[np.str_] | None = None,
+    ) -> Tensors:
         """Mean and scale of each part on train ("0.mean" float32 [d], "0.scale" float32 [], ...).
 
         Raises:
