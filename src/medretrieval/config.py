@@ -18,7 +18,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from medretrieval.errors import UserError, choices
 
@@ -335,16 +334,16 @@ def _encoder_node(key: str, part: str, root: DictConfig) -> dict[str, Any]:
         cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
     except MissingConfigException as error:
         raise UserError(f"{key}={part}: no such encoder; {choices(error.options or [])}") from error
+    said: dict[str, Any] = OmegaConf.to_container(cfg.encoder)  # type: ignore[assignment]  # a group is a mapping
+    if missing := [name for name, value in said.items() if value == "???"]:
+        raise UserError(
+            f"{key}={part}: this encoder needs encoder.{missing[0]}, so its name alone does not say it; "
+            "make a file of your own with it (--config-dir) and name that"
+        )
     same = {"device": root.device, "seed": root.seed, "paths": OmegaConf.to_container(root.paths)}
     for name, value in same.items():
         OmegaConf.update(cfg, name, value)
-    try:
-        return OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-    except MissingMandatoryValue as error:
-        raise UserError(
-            f"{key}={part}: this encoder needs {error.full_key}, so its name alone does not say it; "
-            "make a file of your own with it (--config-dir) and name that"
-        ) from error
+    return OmegaConf.to_container(cfg.encoder, resolve=True)  # type: ignore[return-value]
 
 
 def joined(names: Sequence[str]) -> str:

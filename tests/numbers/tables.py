@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyarrow import compute, parquet
-from tests.numbers import adaptation, own_images, reranking
+from tests.numbers import adaptation, dual, own_images, reranking
 
 from medretrieval import compose, run
 from medretrieval.commands.many_runs.compare import VERB as COMPARE
@@ -219,6 +219,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     **own_images.TABLES,
     **reranking.TABLES,
     **adaptation.TABLES,
+    **dual.TABLES,
     "robustness": robustness,
     "views": views,
 }

@@ -1,14 +1,13 @@
 """An image encoder and a sentence encoder with a space in common, fitted on the captions of train."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.composed.composed import Floats, JoinedEncoder, Tensors
+from medretrieval.encoders.composed.composed import Described, Floats, JoinedEncoder, Tensors, TextTower
 from medretrieval.encoders.composed.projections import IMAGE, TEXT, Ints, Pairs, Training, fit_projections
 from medretrieval.encoders.composed.sentences import SentenceEncoder
 from medretrieval.errors import UserError, choices
@@ -73,25 +72,20 @@ class DualEncoder(JoinedEncoder):
         self.training = Training(
             dim, temperature, epochs, folds, learning_rate, weight_decay, pair_batch, seed
         )
-        self.sentences = SentenceEncoder(name, sentences)
+        self.text_tower: SentenceEncoder = SentenceEncoder(name, sentences)
 
     def here(self) -> tuple[bool, str]:
         """As Encoder.here, of both towers."""
-        both = (super().here(), self.sentences.here())
+        both = (super().here(), self.text_tower.here())
         missing = [said for there, said in both if not there]
         return not missing, "; ".join(missing) or "; ".join(dict.fromkeys(said for _, said in both))
 
-    def signature(self) -> dict[str, Any]:
-        """The image encoder's signature, the sentence encoder's, the training, what was fitted."""
-        own = self._settings() | {"sentences": self.sentences.signature()}
-        return own | {"parts": [part.signature() for part in self.parts]}
+    def identity_of(self, of: Callable[[Encoder | TextTower], dict[str, Any]]) -> dict[str, Any]:
+        """As ComposedEncoder.identity_of, with the sentence encoder."""
+        return super().identity_of(of) | {"sentences": of(self.text_tower)}
 
-    def identity(self) -> dict[str, Any]:
-        """The image encoder's identity, the sentence encoder's files, the training, what was fitted."""
-        own = self._settings() | {"sentences": self.sentences.identity()}
-        return own | {"parts": [part.identity() for part in self.parts]}
-
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """The training, and what was fitted."""
         return {
             "kind": "dual",
             "control": self.control,
@@ -99,18 +93,13 @@ class DualEncoder(JoinedEncoder):
             "fitted": self.digest,
         }
 
-    def fit(
-        self,
-        vectors: Sequence[Floats],
-        captions: Sequence[str] | None,
-        groups: NDArray[np.str_] | None = None,
-    ) -> Tensors:
+    def fit(self, vectors: Sequence[Floats], described: Described) -> Tensors:
         """Both projections, as `fit_projections` gives them.
 
         Raises:
             UserError: a dataset without captions, too few on train, or what `fit_projections` refuses.
         """
-        said = tuple(caption.strip() for caption in captions or ())
+        said, groups = tuple(caption.strip() for caption in described.captions or ()), described.groups
         rows = np.flatnonzero([bool(text) for text in said])
         if len(rows) < MIN_PAIRS:
             found = f"{len(rows)} images" if len(rows) else "no image"
@@ -120,10 +109,11 @@ class DualEncoder(JoinedEncoder):
             )
         numbers = np.arange(len(said)) if groups is None else np.unique(groups, return_inverse=True)[1]
         own = numbers[rows].astype(np.int64)
-        taken = rows if self.control == PAIRED else rows[dealt_out(own, self.training.seed)]
-        texts, same = np.unique([said[row] for row in taken], return_inverse=True)
-        encoded = self.sentences.encode(texts.tolist())[same]
-        sides = {IMAGE: np.ascontiguousarray(vectors[0][rows]), TEXT: encoded}
+        texts, same = np.unique([said[row] for row in rows], return_inverse=True)
+        if self.control == SHUFFLED:
+            same = same[dealt_out(own, self.training.seed)]
+        encode = described.encode or self.text_tower.encode
+        sides = {IMAGE: np.asarray(vectors[0])[rows], TEXT: np.asarray(encode(texts.tolist()))[same]}
         fitted = fit_projections(Pairs(sides, same.astype(np.int64), own), self.training)
         if int(fitted["losses"].argmin()) + 1 == self.training.epochs > 1:
             log.warning(
@@ -142,7 +132,11 @@ class DualEncoder(JoinedEncoder):
 
         One that is longer than the sentence encoder reads is cut (`SentenceEncoder`).
         """
-        return self._project(TEXT, self.sentences.encode(texts))
+        return self.combine_text(self.text_tower.encode(texts))
+
+    def combine_text(self, vectors: Floats) -> Floats:
+        """As `encode_text`, from the sentence encoder's vectors (float32 [n, d])."""
+        return self._project(TEXT, vectors)
 
     def _project(self, side: str, vectors: Floats) -> Floats:
         fitted = self.require_fitted()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 IMAGE, TEXT = SIDES = ("image", "text")
+LEAST_LENGTH = 1e-5  # of a direction, as a share of the longest, below which it is rounding
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ def fit_projections(pairs: Pairs, training: Training) -> dict[str, NDArray[Any]]
 
     Radford et al. 2021, arXiv:2103.00020, section 2.3; van den Oord et al. 2018, arXiv:1807.03748. Each side
     is centered on its mean and divided by the root of its mean squared length, then mapped and scaled to
-    length 1. Pairs with the same words are not each other's negatives. The number of passes is that with the
-    least loss on folds of train (whole groups), over which the maps are fitted once each; then they are
+    length 1. The maps are of the directions in which the pairs vary; what lies outside of these is ignored.
+    Pairs with the same words are not each other's negatives. The number of passes is that with the least loss
+    on folds of train (whole groups), for each of which the maps are fitted to the other folds; then they are
     fitted to all pairs. With the same seed, library and number of threads the result is the same.
 
     Args:
@@ -106,8 +108,8 @@ def fit_projections(pairs: Pairs, training: Training) -> dict[str, NDArray[Any]]
         raise UserError(
             f"encoder.folds={training.folds}: split train has {count} groups with a caption; at most {count}"
         )
-    shifts = {side: _shift(vectors, side) for side, vectors in pairs.vectors.items()}
-    ready = {side: (pairs.vectors[side] - mean) / scale for side, (mean, scale) in shifts.items()}
+    axes = {side: _axes(vectors, side) for side, vectors in pairs.vectors.items()}
+    ready = {side: (pairs.vectors[side] - mean) @ along for side, (mean, along) in axes.items()}
     centered = Pairs(ready, pairs.same, pairs.groups)
     rows = np.arange(len(pairs))
     losses = np.zeros(training.epochs)
@@ -116,8 +118,8 @@ def fit_projections(pairs: Pairs, training: Training) -> dict[str, NDArray[Any]]
         losses += _train(centered, kept, training, training.epochs, left_out)[1] * len(left_out) / len(rows)
     maps, _ = _train(centered, rows, training, int(losses.argmin()) + 1, None)
     fitted: dict[str, NDArray[Any]] = {"losses": losses.astype(np.float32)}
-    for side, (mean, scale) in shifts.items():
-        fitted |= {f"{side}.mean": mean, f"{side}.matrix": (maps[side] / scale).astype(np.float32)}
+    for side, (mean, along) in axes.items():
+        fitted |= {f"{side}.mean": mean, f"{side}.matrix": np.ascontiguousarray(along @ maps[side])}
     return fitted
 
 
@@ -131,14 +133,22 @@ def folds_of(groups: Ints, folds: int, seed: int) -> list[Ints]:
     return [np.flatnonzero(np.isin(groups, names[number::folds])) for number in range(folds)]
 
 
-def _shift(vectors: Floats, side: str) -> tuple[Floats, np.float32]:
-    """The mean, and the root of the mean squared length of what is left."""
+def _axes(vectors: Floats, side: str) -> tuple[Floats, Floats]:
+    """The mean [d], and the directions in which the vectors vary, by their scale [d, directions]."""
     mean = np.mean(vectors, axis=0, dtype=np.float64)
-    scale = np.sqrt(np.mean(np.square(vectors - mean).sum(axis=1)))
+    centered = vectors - mean
+    scale = float(np.sqrt(np.mean(np.square(centered).sum(axis=1))))
     if not scale > 0:
         what = "images" if side == IMAGE else "captions"
         raise UserError(f"encoder: all {what} of split train have the same vector, so nothing can be fitted")
-    return mean.astype(np.float32), np.float32(scale)
+    if len(centered) < centered.shape[1]:
+        _, lengths, rows = np.linalg.svd(centered, full_matrices=False)
+        along = rows.T
+    else:  # as many directions as numbers at most, however many pairs
+        squares, along = np.linalg.eigh(centered.T @ centered)
+        lengths = np.sqrt(np.maximum(squares, 0))
+    kept = along[:, lengths > LEAST_LENGTH * lengths.max()]
+    return np.asarray(mean, np.float32), np.asarray(kept / scale, np.float32)
 
 
 def _train(
