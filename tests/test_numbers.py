@@ -21,6 +21,7 @@ FAR_POSITION = 0.9
 # First word of a table's name -> what its commands read beside PneumoniaMNIST, and how long they take.
 NEEDED = {
     "covid": "covid_cxr",
+    "dual": "covid_cxr",
     "ham": "ham10000",
     "reranking": "retinamnist.npz",
     "retina": "retinamnist.npz",

@@ -58,3 +58,47 @@ def clip_state(folder):
     import open_clip
 
     return open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
+
+
+def write_sentence_model(folder, words, context=12, **changes):
+    """A BERT of 16 numbers with random weights in the layout of sentence-transformers; returns the folder.
+
+    Args:
+        folder: where it goes.
+        words: that it knows.
+        context: the most tokens it reads.
+        changes: file name -> bytes in its place, or None to leave it out.
+    """
+    import torch
+    from safetensors.torch import save
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    known = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(words))])}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.enable_truncation(5)  # as the published file has it: not the length that the model reads
+    tokenizer.enable_padding(length=5)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(known), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in steps]
+    files = {
+        "config.json": config.to_json_string(use_diff=False).encode(),
+        "model.safetensors": save(BertModel(config).state_dict()),
+        "modules.json": json.dumps(modules).encode(),
+        "sentence_bert_config.json": json.dumps({"max_seq_length": context}).encode(),
+        "1_Pooling/config.json": json.dumps({"pooling_mode_mean_tokens": True}).encode(),
+        "tokenizer.json": tokenizer.to_str().encode(),
+    } | changes
+    for name, content in files.items():
+        if content is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    return folder

@@ -60,3 +60,22 @@ class Patients(ChestPhantom):
                 "site": np.array(["north", "south"])[site],
             },
         )
+
+
+class Retold(ChestPhantom):
+    """Phantoms of patients with two images each, whose captions are changed.
+
+    Attributes:
+        of: the split whose captions are changed; the others keep theirs.
+        said: what all its captions say then.
+    """
+
+    def __init__(self, *, of="", said="", **settings):
+        super().__init__(**settings)
+        self.of, self.said = of, said
+
+    def load(self, split):
+        plain = super().load(split)
+        captions = (self.said,) * len(plain) if split == self.of else plain.captions
+        groups = np.array([f"{split}{i // 2}" for i in range(len(plain))])
+        return dataclasses.replace(plain, captions=captions, groups=groups)

@@ -18,7 +18,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from medretrieval.errors import UserError, choices
 
@@ -316,31 +315,35 @@ def encoder_nodes(parts: Sequence[str], *, _root_: DictConfig) -> list[dict[str,
     Raises:
         UserError: no such encoder, or one that its name alone does not say.
     """
+    return [_encoder_node("encoder.parts", part, _root_) for part in parts]
+
+
+def encoder_node(image: str, *, _root_: DictConfig) -> dict[str, Any]:
+    """As `encoder_nodes`, of the one encoder that encoder.image names."""
+    return _encoder_node("encoder.image", image, _root_)
+
+
+def _encoder_node(key: str, part: str, root: DictConfig) -> dict[str, Any]:
+    """The configuration of the encoder that a key of another one names."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import MissingConfigException
 
-    nodes = []
-    for part in parts:
-        name = f"encoder={part}"
-        try:
-            cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
-        except MissingConfigException as error:
-            raise UserError(
-                f"encoder.parts={part}: no such encoder; {choices(error.options or [])}"
-            ) from error
-        same = {"device": _root_.device, "seed": _root_.seed, "paths": OmegaConf.to_container(_root_.paths)}
-        for key, value in same.items():
-            OmegaConf.update(cfg, key, value)
-        try:
-            nodes.append(OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
-        except MissingMandatoryValue as error:
-            raise UserError(
-                f"encoder.parts={part}: this encoder needs {error.full_key}, so its name alone does not "
-                "say it; "
-                "make a file of your own with it (--config-dir) and name that"
-            ) from error
-    return nodes  # type: ignore[return-value]  # a group is a mapping
+    name = f"encoder={part}"
+    try:
+        cfg = hydra.compose("config", [name]) if GlobalHydra().is_initialized() else compose(name)
+    except MissingConfigException as error:
+        raise UserError(f"{key}={part}: no such encoder; {choices(error.options or [])}") from error
+    said: dict[str, Any] = OmegaConf.to_container(cfg.encoder)  # type: ignore[assignment]  # a group is a mapping
+    if missing := [name for name, value in said.items() if value == "???"]:
+        raise UserError(
+            f"{key}={part}: this encoder needs encoder.{missing[0]}, so its name alone does not say it; "
+            "make a file of your own with it (--config-dir) and name that"
+        )
+    same = {"device": root.device, "seed": root.seed, "paths": OmegaConf.to_container(root.paths)}
+    for name, value in same.items():
+        OmegaConf.update(cfg, name, value)
+    return OmegaConf.to_container(cfg.encoder, resolve=True)  # type: ignore[return-value]
 
 
 def joined(names: Sequence[str]) -> str:
@@ -351,6 +354,7 @@ def joined(names: Sequence[str]) -> str:
 def register_resolvers() -> None:
     """Make the functions that the files in conf/ call known to OmegaConf."""
     OmegaConf.register_new_resolver("encoder_nodes", encoder_nodes, replace=True)
+    OmegaConf.register_new_resolver("encoder_node", encoder_node, replace=True)
     OmegaConf.register_new_resolver("join", joined, replace=True)
     OmegaConf.register_new_resolver("slug", slugged, replace=True)
     OmegaConf.register_new_resolver("slug_of_stage", slug_of_stage, replace=True)

@@ -6,6 +6,7 @@ import pytest
 from medretrieval import run
 from medretrieval.cache.store import Cache
 from medretrieval.encoders.baselines import PixelEncoder, RandomEncoder
+from medretrieval.encoders.composed.composed import Described
 from medretrieval.encoders.composed.fusion import FusionEncoder
 from medretrieval.errors import UserError
 from medretrieval.query.search import Query, SearchableRun
@@ -39,7 +40,7 @@ def parts_of(n, seed=0):
 
 def test_each_part_has_the_same_share_of_distances_on_train():
     encoder, train = fusion(), parts_of(200)
-    ready = encoder.with_fitted(encoder.fit(train, None), "x")
+    ready = encoder.with_fitted(encoder.fit(train, Described()), "x")
     out = ready.combine(train)
     squares = [np.square(out[:, :16]).sum(axis=1).mean(), np.square(out[:, 16:]).sum(axis=1).mean()]
     np.testing.assert_allclose(squares, [0.5, 0.5], rtol=1e-4)
@@ -47,13 +48,13 @@ def test_each_part_has_the_same_share_of_distances_on_train():
 
 def test_weights_are_shares_of_squared_distances():
     encoder, train = fusion(weights=[3, 1]), parts_of(200)
-    out = encoder.with_fitted(encoder.fit(train, None), "x").combine(train)
+    out = encoder.with_fitted(encoder.fit(train, Described()), "x").combine(train)
     assert np.square(out[:, :16]).sum() / np.square(out).sum() == pytest.approx(0.75, rel=1e-4)
 
 
 def test_late_fusion_is_the_weighted_mean_of_the_parts_cosine_distances():
     encoder, train, test = fusion([1, 4], "distances"), parts_of(100), parts_of(30, seed=1)
-    fitted = encoder.fit(train, None)
+    fitted = encoder.fit(train, Described())
     out = encoder.with_fitted(fitted, "x").combine(test)
     whole = 1 - out @ out.T / np.outer(*2 * [np.linalg.norm(out, axis=1)])
     expected = 0
@@ -113,7 +114,7 @@ def test_bad_input_is_one_line(write_npz, config, overrides, said):
 
 def test_parts_that_do_not_vary_are_refused():
     with pytest.raises(UserError, match="pixels gives all train images the same vector"):
-        fusion().fit([np.ones((9, 16), np.float32), parts_of(9)[1]], None)
+        fusion().fit([np.ones((9, 16), np.float32), parts_of(9)[1]], Described())
 
 
 def test_an_encoder_that_is_not_fitted_says_so(tmp_path):

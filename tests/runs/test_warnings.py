@@ -38,7 +38,7 @@ def test_an_encoder_that_may_have_seen_the_data_is_told(config, write_npz):
     seen = "encoder.card.overlap=It has seen the sources of MedMNIST."
     told = [n for n in notes(config, "evaluation.ks=[1]", seen) if "trained on" in n]
     assert told == [
-        "random may have been trained on images of breastmnist: It has seen the sources of MedMNIST."
+        "random may have been trained on data of breastmnist: It has seen the sources of MedMNIST."
     ]
 
 

@@ -237,16 +237,9 @@ class AdaptedEncoder(ComposedEncoder):
         super().__init__(encoder.name, (encoder,), encoder.batch_size)
         self.adaptation, self.fitted, self.digest = adaptation, fitted, digest
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """The adaptation's class, and what was fitted."""
         return {"kind": "adapted", "adaptation": self.adaptation.signature()["class"], "fitted": self.digest}
-
-    def signature(self) -> dict[str, Any]:
-        """The encoder's signature, and what was fitted."""
-        return self._settings() | {"parts": [part.signature() for part in self.parts]}
-
-    def identity(self) -> dict[str, Any]:
-        """The encoder's identity, and what was fitted."""
-        return self._settings() | {"parts": [part.identity() for part in self.parts]}
 
     def combine(self, vectors: Sequence[Floats]) -> Floats:
         """Adapt the encoder's vectors."""

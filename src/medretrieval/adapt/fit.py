@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from medretrieval.config import Config
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.images import embed, identify
+from medretrieval.embed.text import embed_texts
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.composed.composed import ComposedEncoder, JoinedEncoder, Tensors
+from medretrieval.encoders.composed.composed import ComposedEncoder, Described, JoinedEncoder, Tensors
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import file_sha256
 from medretrieval.protocol.inputs import Inputs
@@ -261,16 +262,26 @@ def join(inputs: Inputs, cache: Cache) -> tuple[Inputs, Path | None]:
         "join": dict(inputs.identity),
         "embeddings": [side.key for side in sides],
         "captions": _captions_sha256(train),
+        "groups": groups_sha256(train.groups),
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
-        fitted = encoder.fit([side.vectors for side in sides], train.captions)
+        described = Described(train.captions, train.groups, _encoder_of_texts(encoder, cache))
+        fitted = encoder.fit([side.vectors for side in sides], described)
         write_tensors(folder / FILE, fitted, {"joins": encoder.name})
         return {}
 
     path = cache.get_or_make(KIND, parts, make).folder / FILE
     ready = encoder.with_fitted(read_tensors(path)[0], file_sha256(path))
     return inputs.with_encoder(ready, identify(ready, cache)), path
+
+
+def _encoder_of_texts(
+    encoder: JoinedEncoder, cache: Cache
+) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
+    """Sentences by the encoder's text tower, kept in the cache."""
+    tower = encoder.text_tower
+    return None if tower is None else lambda texts: embed_texts(tower, texts, encoder.name, cache).vectors
 
 
 def about_fit(fitting: Fitting, adaptation: Adaptation, choice: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from medretrieval.cache.shards import RowKind, Shards, as_bytes, write_header
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.composed.composed import ComposedEncoder
+from medretrieval.encoders.composed.composed import ComposedEncoder, TextTower
 from medretrieval.encoders.runtime.fidelity import FIDELITY_FORMAT
 from medretrieval.errors import UserError
 from medretrieval.vectors import require_vectors
@@ -56,10 +56,12 @@ class Embeddings:
     unseen: float | None = 0.0
 
 
-def identify(encoder: Encoder, cache: Cache) -> dict[str, Any]:
-    """The encoder's identity, remembered by its signature so that the model need not be loaded for it."""
+def identify(encoder: Encoder | TextTower, cache: Cache) -> dict[str, Any]:
+    """The identity, remembered by the signature so that the model need not be loaded for it."""
 
     def make(folder: Path) -> Mapping[str, Any]:
+        if isinstance(encoder, ComposedEncoder):  # of its parts it may be known
+            return encoder.identity_of(lambda part: identify(part, cache))
         return encoder.identity()
 
     signature = {"signature": encoder.signature()}

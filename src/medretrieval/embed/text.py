@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from medretrieval.cache.shards import write_header
 from medretrieval.cache.store import Cache
 from medretrieval.datasets.base import Split
-from medretrieval.embed.images import Embeddings, embed
+from medretrieval.embed.images import Embeddings, embed, identify
+from medretrieval.encoders.composed.composed import JoinedEncoder, TextTower
 from medretrieval.errors import UserError
 from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.inputs import Inputs
@@ -109,16 +110,41 @@ def mean_direction(vectors: Vectors) -> NDArray[np.float64]:
     return np.asarray(total / len(vectors))
 
 
-def _sentences(inputs: Inputs, texts: Sequence[str], cache: Cache) -> Embeddings:
-    def make() -> Vectors:
-        encoder = inputs.encoder
-        vectors = encoder.encode_text(texts)
-        return require_vectors(
-            vectors, (len(texts), None), encoder.name, "sentence", lambda row: repr(texts[row])
-        )
+def embed_texts(tower: TextTower, texts: Sequence[str], name: str, cache: Cache) -> Embeddings:
+    """Sentences by a text tower alone, before anything that is fitted.
 
+    Args:
+        tower: embeds them.
+        texts: the sentences.
+        name: of the encoder it belongs to, for messages.
+        cache: where the vectors are kept.
+
+    Raises:
+        UserError: what the tower refuses, or vectors that are not finite, or too few.
+    """
+    parts = {"encoder": identify(tower, cache), "texts": list(texts)}
+    return _kept("texts", parts, lambda: _required(tower.encode(texts), texts, name), None, cache)
+
+
+def _sentences(inputs: Inputs, texts: Sequence[str], cache: Cache) -> Embeddings:
+    encoder = inputs.encoder
+    if isinstance(encoder, JoinedEncoder) and encoder.text_tower is not None:
+        source = embed_texts(encoder.text_tower, texts, encoder.name, cache)
+        parts: dict[str, Any] = {"encoder": inputs.identity, "texts": source.key}
+
+        def combine() -> Vectors:
+            return _required(encoder.combine_text(source.vectors), texts, encoder.name)
+
+        return _kept("queries", parts, combine, source, cache)
     parts = {"encoder": inputs.identity, "texts": list(texts)}
-    return _kept("texts", parts, make, None, cache)
+    return _kept(
+        "texts", parts, lambda: _required(encoder.encode_text(texts), texts, encoder.name), None, cache
+    )
+
+
+def _required(vectors: Vectors, texts: Sequence[str], name: str) -> Vectors:
+    """Vectors of sentences, after a look at them."""
+    return require_vectors(vectors, (len(texts), None), name, "sentence", lambda row: repr(texts[row]))
 
 
 def _kept(

@@ -92,9 +92,12 @@ class EncoderReport:
     @property
     def computed_by(self) -> str | None:
         """Runtime and precision, such as "torch fp32"; None for an encoder that has no choice of them."""
-        if "runtime" not in self.identity:
+        identity = self.identity
+        if len(parts := identity.get("parts", ())) == 1:  # made of one other
+            identity = parts[0]
+        if "runtime" not in identity:
             return None
-        return f"{self.identity['runtime']} {self.identity['precision']}"
+        return f"{identity['runtime']} {identity['precision']}"
 
 
 @dataclass(frozen=True)

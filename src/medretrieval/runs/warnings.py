@@ -90,7 +90,7 @@ def _about_overlap(inputs: Inputs) -> list[str]:
     if encoder.random_weights:
         return []
     seen = [c.overlap for c in encoder.cards() if c.overlaps(dataset.name, isinstance(dataset, MedMNIST))]
-    return [f"{encoder.name} may have been trained on images of {dataset.name}: {words}" for words in seen]
+    return [f"{encoder.name} may have been trained on data of {dataset.name}: {words}" for words in seen]
 
 
 def _about_rerank(settings: Config, task: RetrievalTask, gain: RerankGain | None) -> list[str]:

@@ -1,8 +1,9 @@
 """Encoders made of others: their vectors come from those of the parts, which the cache keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,35 @@ from medretrieval.errors import UserError
 
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[Any]]
+
+
+class TextTower(Protocol):
+    """What embeds sentences for an encoder made of others; its vectors are kept as those of the parts are."""
+
+    def signature(self) -> dict[str, Any]:
+        """As Encoder.signature."""
+
+    def identity(self) -> dict[str, Any]:
+        """As Encoder.identity."""
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Embed sentences (float32 [n, d])."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What else than vectors is known of the train images.
+
+    Attributes:
+        captions: of each, "" for an image without; None where the dataset has none.
+        groups: of each (patient, lesion), str [n]; None where the dataset has none.
+        encode: sentences by the encoder's text tower, float32 [n, d], from the cache where they are there;
+            None for an encoder without.
+    """
+
+    captions: Sequence[str] | None = None
+    groups: NDArray[np.str_] | None = None
+    encode: Callable[[Sequence[str]], Floats] | None = None
 
 
 class ComposedEncoder(Encoder, ABC):
@@ -30,6 +60,26 @@ class ComposedEncoder(Encoder, ABC):
         self.random_weights = any(part.random_weights for part in self.parts)
         views = {part.view for part in self.parts if part.view is not None}
         self.view = views.pop() if len(views) == 1 else None
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What makes its vectors beside its parts, as JSON values; cheap."""
+
+    def identity_of(self, of: Callable[["Encoder | TextTower"], dict[str, Any]]) -> dict[str, Any]:
+        """Its identity from those of what it is made of.
+
+        Args:
+            of: gives the identity (or signature) of a part; that of `embed.identify` loads no model again.
+        """
+        return self.settings() | {"parts": [of(part) for part in self.parts]}
+
+    def signature(self) -> dict[str, Any]:
+        """The parts' signatures, and what makes its vectors of theirs."""
+        return self.identity_of(lambda part: part.signature())
+
+    def identity(self) -> dict[str, Any]:
+        """The parts' identities, and what makes its vectors of theirs."""
+        return self.identity_of(lambda part: part.identity())
 
     @abstractmethod
     def combine(self, vectors: Sequence[Floats]) -> Floats:
@@ -68,22 +118,32 @@ class JoinedEncoder(ComposedEncoder):
     Attributes:
         fitted: name -> array, what `fit` gave; None before.
         digest: of `fitted`, part of the identity; None before.
+        text_tower: what embeds sentences, where it has one.
     """
 
     fitted: Tensors | None = None
     digest: str | None = None
+    text_tower: TextTower | None = None
 
     @abstractmethod
-    def fit(self, vectors: Sequence[Floats], captions: Sequence[str] | None) -> Tensors:
+    def fit(self, vectors: Sequence[Floats], described: Described) -> Tensors:
         """What joins the parts.
 
         Args:
             vectors: of the train images, float32 [n, d] of each part.
-            captions: of the train images, "" for an image without; None where the dataset has none.
+            described: their captions and groups.
 
         Raises:
             UserError: nothing can be fitted to these.
         """
+
+    def combine_text(self, vectors: Floats) -> Floats:
+        """The vectors of sentences from those that the text tower gives of them (float32 [n, dimension]).
+
+        Raises:
+            UserError: no text tower.
+        """
+        return self.encode_text(())
 
     def with_fitted(self, fitted: Tensors, digest: str) -> Self:
         """The same encoder, ready to embed."""

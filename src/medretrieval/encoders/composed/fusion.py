@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from medretrieval.encoders.base import Encoder
-from medretrieval.encoders.composed.composed import Floats, JoinedEncoder, Tensors
+from medretrieval.encoders.composed.composed import Described, Floats, JoinedEncoder, Tensors
 from medretrieval.errors import UserError, choices
 from medretrieval.instantiate import instantiate
 from medretrieval.vectors import l2_normalize
@@ -57,18 +57,11 @@ class FusionEncoder(JoinedEncoder):
         self.weights = [weight / sum(shares) for weight in shares]
         self.by = by
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """How the parts are fused, and what was fitted."""
         return {"kind": "fusion", "by": self.by, "weights": self.weights, "fitted": self.digest}
 
-    def signature(self) -> dict[str, Any]:
-        """The parts' signatures, how they are fused, and what was fitted."""
-        return self._settings() | {"parts": [part.signature() for part in self.parts]}
-
-    def identity(self) -> dict[str, Any]:
-        """The parts' identities, how they are fused, and what was fitted."""
-        return self._settings() | {"parts": [part.identity() for part in self.parts]}
-
-    def fit(self, vectors: Sequence[Floats], captions: Sequence[str] | None) -> Tensors:
+    def fit(self, vectors: Sequence[Floats], described: Described) -> Tensors:
         """Mean and scale of each part on train ("0.mean" float32 [d], "0.scale" float32 [], ...).
 
         Raises:
