@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.adapt.test_heads import PLAIN, data_of
 
 from medretrieval import run
 from medretrieval.adapt import training
 from medretrieval.adapt.checkpoint import Checkpoint, State
 from medretrieval.adapt.heads import LinearHead
 from medretrieval.adapt.losses import LOSSES
-from tests.adapt.test_heads import PLAIN, data_of
 
 
 class Killed(Exception):

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tests.conftest import NO_PICTURES
 
 from medretrieval import run
 from medretrieval.adapt import training
@@ -21,7 +22,6 @@ from medretrieval.errors import UserError
 from medretrieval.query.search import SearchableRun
 from medretrieval.runs.report import read_report
 from medretrieval.verify import verify
-from tests.conftest import NO_PICTURES
 
 PLAIN = {
     "name": "tuned", "loss": "cross_entropy", "blocks": 1, "learning_rate": 0.01, "weight_decay": 0.01,
@@ -108,7 +108,9 @@ def test_only_the_last_blocks_change_and_the_encoder_itself_stays_as_it_is():
     whole = copy.deepcopy(encoder.loaded.module)
     whole.load_state_dict({name: torch.from_numpy(value) for name, value in fitted.items()}, strict=False)
     other = encoder_of(RESNET)
-    other.__dict__["loaded"] = type(encoder.loaded)(**(vars(encoder.loaded) | {"module": whole, "features": whole}))
+    other.__dict__["loaded"] = type(encoder.loaded)(
+        **(vars(encoder.loaded) | {"module": whole, "features": whole})
+    )
     np.testing.assert_allclose(vectors, other.encode(data.split.images), atol=1e-5)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
 
@@ -176,7 +178,7 @@ def test_lora_is_refused_where_there_is_no_such_layer():
 def test_what_cannot_be_tuned_is_one_line():
     with pytest.raises(UserError, match="encoder=pixels: has no blocks"):
         Front(PixelEncoder("pixels", 1, False, 8), 1)
-    with pytest.raises(UserError, match="adapt.blocks=9: this model has 4 blocks"):
+    with pytest.raises(UserError, match=r"adapt\.blocks=9: this model has 4 blocks"):
         _ = Front(encoder_of(RESNET), 9).tower
     with pytest.raises(UserError, match="cannot be trained one by one"):
         tower_of(torch.nn.Linear(2, 2), "encoder=x")
@@ -197,7 +199,8 @@ def test_the_identity_names_the_encoder_and_what_was_fitted_and_no_device():
 
 
 RUN = (
-    "dataset=breastmnist", "encoder=timm", "encoder.name=tiny", "encoder.model=resnet18", "encoder.pretrained=null",
+    "dataset=breastmnist", "encoder=timm", "encoder.name=tiny", "encoder.model=resnet18",
+    "encoder.pretrained=null",
     "+encoder.model_args={channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}", "encoder.runtime=torch",
     "encoder.device=cpu", "evaluation.ks=[1,3]", "audit.enabled=false", NO_PICTURES,
 )  # fmt: skip

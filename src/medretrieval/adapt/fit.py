@@ -107,9 +107,7 @@ class Fitting:
             return self.score_on_val(adaptation, tensors, validation)
 
         vectors = embed(inputs.encoder, inputs.identity, self.train, inputs.dataset.size, self.cache).vectors
-        whole = FitData(
-            self.train, vectors, inputs.encoder, inputs.dataset.classes, judge, embed=embedded
-        )
+        whole = FitData(self.train, vectors, inputs.encoder, inputs.dataset.classes, judge, embed=embedded)
         if adaptation.share == 1:
             return whole
         part = whole.of_rows(share_of_train(self.train, adaptation))

@@ -123,7 +123,12 @@ def train(trainee: Trainee, schedule: Schedule, what: str) -> Tensors:
     )
     progress = _restored(trainee, optimizer, schedule.checkpoint) or _Progress(trainee.tensors())
     with tqdm(
-        total=how.epochs, initial=progress.epoch, desc=f"train {what}", unit="epoch", leave=False, disable=None
+        total=how.epochs,
+        initial=progress.epoch,
+        desc=f"train {what}",
+        unit="epoch",
+        leave=False,
+        disable=None,
     ) as bar:
         while not progress.done:
             trainee.epoch(optimizer)

@@ -86,7 +86,9 @@ class Tuning(Adaptation):
         numbers = int(np.prod(front.shape))
         n = len(data.split) if data.rows is None else int(data.rows.max()) + 1
         size = f"{n * numbers * 4 / 1e9:.2f} GB"
-        log.info("encoder=%s: %d numbers an image before the last blocks, %s in all", front.name, numbers, size)
+        log.info(
+            "encoder=%s: %d numbers an image before the last blocks, %s in all", front.name, numbers, size
+        )
         return data.embed(front)
 
     def adapted(self, encoder: Encoder, fitted: Tensors, digest: str) -> Encoder:
@@ -174,7 +176,9 @@ class LabelTuning(Tuning):
             data.split.labels.astype(np.int64),
             front.shape,
         )
-        run = _TailRun(lambda x: tower.tail(module, x, self.blocks), learned, loss, images, self, seed, device)
+        run = _TailRun(
+            lambda x: tower.tail(module, x, self.blocks), learned, loss, images, self, seed, device
+        )
         schedule = Schedule(
             self.training, choice["learning_rate"], data.judge, 1, Checkpoint(data.checkpoint(choice, seed))
         )

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 MIN_SAME_COSINE = 0.9999  # between the vectors in two parts and those of the whole
-SERVED = (
-    "timm's VisionTransformer, EfficientNet, ResNet and ConvNeXt, open_clip's VisionTransformer and ModifiedResNet"
-)
+SERVED = "timm's VisionTransformer, EfficientNet, ResNet and ConvNeXt, open_clip's VisionTransformer and ModifiedResNet"
 
 
 @dataclass(frozen=True)
@@ -242,7 +240,11 @@ def _of_open_clip() -> tuple[tuple[type, Family], ...]:
 
 
 def require_same(
-    tower: Tower, whole: Callable[["torch.Tensor"], "torch.Tensor"], pixels: "torch.Tensor", last: int, what: str
+    tower: Tower,
+    whole: Callable[["torch.Tensor"], "torch.Tensor"],
+    pixels: "torch.Tensor",
+    last: int,
+    what: str,
 ) -> None:
     """Refuse a model whose parts, one after the other, are not the whole.
 
