@@ -6,7 +6,8 @@ import torch
 
 from medretrieval import run
 from medretrieval.adapt.base import FitData
-from medretrieval.adapt.heads import PROXIES, LinearHead, MlpHead, batches
+from medretrieval.adapt.heads import LinearHead, MlpHead
+from medretrieval.adapt.losses import LOSSES, PROXIES, batches
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.baselines import PixelEncoder
 from medretrieval.errors import UserError
@@ -50,7 +51,7 @@ def made(kind=LinearHead, **options):
     return kind(**(PLAIN | ({"hidden": 16} if kind is MlpHead else {}) | options))
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "supcon", "proxy_anchor"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("kind", [LinearHead, MlpHead])
 def test_a_head_learns_what_separates_the_classes_and_holds_on_new_vectors(kind, loss):
     if loss != "cross_entropy":

@@ -4,11 +4,13 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.cache.entry import canonical_sha256
 from medretrieval.config import MetricConfig
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.base import Encoder
@@ -30,6 +32,9 @@ class FitData:
         encoder: gives them.
         classes: names of the labels.
         judge: the configured objective on val of a candidate, the larger the better.
+        embed: what another encoder gives of the whole of train, float32 [N, m], kept in the cache.
+        rows: positions of the images in the whole of train, int64 [n]; None for all.
+        state_folder: where trainings keep their state until the fit is done; None keeps none.
     """
 
     split: Split
@@ -37,6 +42,16 @@ class FitData:
     encoder: Encoder
     classes: tuple[str, ...]
     judge: Callable[[Tensors], float]
+    embed: Callable[[Encoder], Floats] | None = None
+    rows: NDArray[np.int64] | None = None
+    state_folder: Path | None = None
+
+    def checkpoint(self, choice: Choice, seed: int) -> Path | None:
+        """The file of the state of one training (`checkpoint.Checkpoint`)."""
+        if self.state_folder is None:
+            return None
+        key = canonical_sha256({"choice": dict(choice), "seed": seed})
+        return self.state_folder / f"{key[:16]}.safetensors"
 
     def of_rows(self, rows: NDArray[np.int64]) -> "FitData":
         """Of some of the images (positions, int64 [r])."""
@@ -52,7 +67,8 @@ class FitData:
             metadata=None,
             clean=None,
         )
-        return replace(self, split=part, vectors=np.asarray(self.vectors[take]))
+        rows = take if self.rows is None else self.rows[take]
+        return replace(self, split=part, vectors=np.asarray(self.vectors[take]), rows=rows)
 
     def with_labels(self, labels: NDArray[Any]) -> "FitData":
         """The same images with other labels."""

@@ -1,8 +1,10 @@
 """Fit an adaptation on train, choose its settings on val, and keep what was fitted."""
 
+import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from medretrieval.adapt.base import GROUPS, Adaptation, FitData
 from medretrieval.adapt.validation import Validation
-from medretrieval.cache.entry import canonical_sha256
+from medretrieval.cache.entry import TRAINING_SUFFIX, canonical_sha256
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
 from medretrieval.datasets.base import Split
@@ -98,13 +100,19 @@ class Fitting:
 
     def data(self, adaptation: Adaptation) -> FitData:
         """Train, and val as its judge."""
+
+        def embedded(encoder: Encoder) -> NDArray[np.float32]:
+            return embed(
+                encoder, identify(encoder, self.cache), self.train, inputs.dataset.size, self.cache
+            ).vectors
+
         inputs, validation = self.inputs, Validation.from_inputs(self.settings, self.inputs)
 
         def judge(tensors: Tensors) -> float:
             return self.score_on_val(adaptation, tensors, validation)
 
         vectors = embed(inputs.encoder, inputs.identity, self.train, inputs.dataset.size, self.cache).vectors
-        whole = FitData(self.train, vectors, inputs.encoder, inputs.dataset.classes, judge)
+        whole = FitData(self.train, vectors, inputs.encoder, inputs.dataset.classes, judge, embed=embedded)
         if adaptation.share == 1:
             return whole
         part = whole.of_rows(share_of_train(self.train, adaptation))
@@ -187,14 +195,16 @@ def fit_and_choose(fitting: Fitting, adaptation: Adaptation) -> Fitted:
     Raises:
         UserError: what the adaptation refuses, or a val split that is too small.
     """
-    choices = adaptation.choices()
+    choices, parts = adaptation.choices(), fitting.parts(adaptation)
+    state = _state_folder(fitting.cache, parts)
 
     def make(folder: Path) -> Mapping[str, Any]:
         import time
 
         from tqdm import tqdm
 
-        start, data = time.perf_counter(), fitting.data(adaptation)
+        start = time.perf_counter()
+        data = dataclasses.replace(fitting.data(adaptation), state_folder=state)
         best: tuple[float, dict[str, Any], Tensors] | None = None
         tried = []
         for choice in tqdm(choices, desc=f"fit {adaptation.name} on train", leave=False, disable=None):
@@ -207,7 +217,8 @@ def fit_and_choose(fitting: Fitting, adaptation: Adaptation) -> Fitted:
         write_tensors(folder / FILE, best[2], adaptation.origin(about_fit(fitting, adaptation, best[1])))
         return {"choice": best[1], "tried": tried, "seconds": time.perf_counter() - start}
 
-    entry = fitting.cache.get_or_make(KIND, fitting.parts(adaptation), make)
+    entry = fitting.cache.get_or_make(KIND, parts, make)
+    shutil.rmtree(state, ignore_errors=True)
     facts, path = entry.facts, entry.folder / FILE
     tried = tuple(Tried(one["choice"], one["score"]) for one in facts["tried"])
     tensors = read_tensors(path)[0]
@@ -231,14 +242,23 @@ def fit_variant(
     if not adaptation.judged:  # what val says of it has no part in it
         for key in ("gallery", "metric", "objective", "vote_k"):
             del parts[key]
+    state = _state_folder(fitting.cache, parts)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        write_tensors(folder / FILE, adaptation.fit(data, choice, seed), {"variant": name})
+        resumable = dataclasses.replace(data, state_folder=state)
+        write_tensors(folder / FILE, adaptation.fit(resumable, choice, seed), {"variant": name})
         return {}
 
     entry = fitting.cache.get_or_make(KIND, parts, make)
+    shutil.rmtree(state, ignore_errors=True)
     path = entry.folder / FILE
     return Fitted(adaptation, choice, read_tensors(path)[0], path, file_sha256(path), (), 0.0)
+
+
+def _state_folder(cache: Cache, parts: Mapping[str, Any]) -> Path:
+    """Where the trainings of a fit keep their state, under the lock of the fit's entry."""
+    place = cache.place(KIND, parts)
+    return place.with_name(place.name + TRAINING_SUFFIX)
 
 
 def join(inputs: Inputs, cache: Cache) -> tuple[Inputs, Path | None]:

@@ -23,6 +23,7 @@ FORMAT_VERSION = 2  # raised when the same key would name other bytes
 ENTRY_FILE = "entry.json"
 CHECKSUMS_FILE = "checksums.json"
 SHARDS_SUFFIX = ".shards"
+TRAINING_SUFFIX = ".training"  # the state of a training that is not finished
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # may come amid the work
 SETTLED_AGE_S = (
     1.0  # younger files are hashed again: a change within a clock tick leaves the same time behind

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.cache import entry
-from medretrieval.cache.entry import SHARDS_SUFFIX
+from medretrieval.cache.entry import SHARDS_SUFFIX, TRAINING_SUFFIX
 from medretrieval.cache.lock import LOCK_SUFFIX, OWNER_SUFFIX, locked_if_free
 
 HASH_MEMORIES = "file_hashes"  # the folder of what is remembered of files
@@ -83,9 +83,8 @@ def contents(root: Path) -> list[Kept]:
         if name is None:
             continue
         place, suffix = path.with_name(name["key"]), name["suffix"] or ""
-        if suffix not in ("", SHARDS_SUFFIX, LOCK_SUFFIX, OWNER_SUFFIX) and not suffix.startswith(
-            (".partial-", ".damaged-")
-        ):
+        known = ("", SHARDS_SUFFIX, TRAINING_SUFFIX, LOCK_SUFFIX, OWNER_SUFFIX)
+        if suffix not in known and not suffix.startswith((".partial-", ".damaged-")):
             continue
         leftover = suffix not in ("", SHARDS_SUFFIX) or (suffix == SHARDS_SUFFIX and place.exists())
         size, used = _measure(path)
