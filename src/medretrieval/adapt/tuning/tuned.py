@@ -1,4 +1,4 @@
-"""The encoder after tuning: its front as before, kept in the cache, and its last blocks with other weights."""
+"""The encoder after tuning: its front as before, in the cache, and its last blocks with other weights."""
 
 import copy
 import functools
