@@ -115,8 +115,26 @@ def test_verify_again_and_query_use_what_was_fitted(hard, config):
     )
 
 
-def test_what_was_fitted_serves_other_runs(hard, config):
-    file = run(config(*ADAPT)).folder / "adaptation.safetensors"
+@pytest.mark.parametrize(
+    ("words", "width"),
+    [
+        (ADAPT, 49),
+        (
+            (
+                *RUN,
+                "adapt=mlp_head",
+                "adapt.dim=5",
+                "adapt.learning_rate=0.01",
+                "adapt.epochs=2",
+                "adapt.refits=0",
+            ),
+            5,
+        ),
+    ],
+    ids=["within_class", "mlp_head"],
+)
+def test_what_was_fitted_serves_other_runs(hard, config, words, width):
+    file = run(config(*words)).folder / "adaptation.safetensors"
     first = read_report(file.parent)
     done = run(config(*RUN, "adapt=saved", f"adapt.file={file}"))
     assert done.report.scores == first.scores
@@ -127,7 +145,7 @@ def test_what_was_fitted_serves_other_runs(hard, config):
     file.unlink()
     encoder, changed = SearchableRun.open(done.folder).encoder()
     assert changed == []
-    assert encoder.encode(np.zeros((1, 28, 28), np.uint8)).shape == (1, 49)
+    assert encoder.encode(np.zeros((1, 28, 28), np.uint8)).shape == (1, width)
 
 
 @pytest.mark.parametrize(
