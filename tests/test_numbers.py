@@ -22,7 +22,7 @@ FAR_POSITION = 0.9
 NEEDED = {
     "covid": "covid_cxr",
     "ham": "ham10000",
-    "reranking": "retinamnist.npz",
+    "reranking": "pneumoniamnist.npz",
     "retina": "retinamnist.npz",
     "views": "retinamnist.npz",
     "adaptation": "retinamnist.npz",

@@ -38,9 +38,7 @@ def line_of(number: int, samples: int, seed: int) -> list[str]:
     said, world = LINES[number]
     found = gained(world, samples, seed)
     shares = [rates_of(one) for one in found.values()]
-    alarms = (
-        [f"{100 - shares[0][1]:.1f}"] if world.apart == 0 else []
-    )  # the truth of the first score
+    alarms = [f"{100 - shares[0][1]:.1f}"] if world.apart == 0 else []  # the truth of the first score
     stage = world.words[0].partition("=")[2]
     cells = ([f"{truth:+.3f}" for truth, _ in shares], [f"{rate:.1f}" for _, rate in shares], alarms)
     return [world.protocol, said, stage, ", ".join(found), *(", ".join(c) for c in cells)]
