@@ -23,7 +23,7 @@ NEEDED = {
     "covid": "covid_cxr",
     "dual": "covid_cxr",
     "ham": "ham10000",
-    "reranking": "retinamnist.npz",
+    "reranking": "pneumoniamnist.npz",
     "retina": "retinamnist.npz",
     "views": "retinamnist.npz",
     "adaptation": "retinamnist.npz",

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from tests.coverage import subgroup_table
+from tests.coverage import stage_table, subgroup_table
 from tests.coverage.power import POWER_HEADER, WORLDS, power_line
 from tests.coverage.table import HEADER, MANY, ONE_SET, TWO_SETS, line_of
 
@@ -21,12 +21,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "trust.md"
 MARKERS = {
     "intervals": ("<!-- coverage: made by `make coverage` -->", "<!-- end of coverage -->"),
     "subgroups": ("<!-- coverage of subgroups: made by `make coverage` -->", "<!-- end of subgroups -->"),
+    "stages": ("<!-- coverage of stages: made by `make coverage` -->", "<!-- end of stages -->"),
     "power": ("<!-- power: made by `make coverage` -->", "<!-- end of power -->"),
 }
 # Part -> what makes a line of its table, the header, the lines, and the share that it tells, in percent.
 TABLES = {
     "intervals": (line_of, HEADER, [*ONE_SET, *TWO_SETS, *MANY], 95),
     "subgroups": (subgroup_table.line_of, subgroup_table.HEADER, range(len(subgroup_table.LINES)), 95),
+    "stages": (stage_table.line_of, stage_table.HEADER, range(len(stage_table.LINES)), 95),
     "power": (power_line, POWER_HEADER, WORLDS, 80),
 }
 

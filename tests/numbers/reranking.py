@@ -41,4 +41,19 @@ def reranking(runs: Finished) -> str:
     return markdown(header, rows)
 
 
-TABLES: dict[str, Callable[[Finished], str]] = {"reranking": reranking}
+def on_adapted(runs: Finished) -> str:
+    """The change that each method brings on raw and on adapted vectors, the gallery held fixed."""
+    rows = []
+    for encoder in ("pixels", "efficientnet_lite0"):
+        words = ("dataset=pneumoniamnist", f"encoder={encoder}", "protocol=query_gallery", *PLAIN)
+        for adapt in (("adapt=none",), ("adapt=within_class", "adapt.refits=0")):
+            gains = [runs.of(*words, *adapt, f"rerank={method}")[0].rerank for method in METHODS]
+            for score in SCORES:
+                changes = [gain.changes[score] for gain in gains if gain is not None]
+                cells = [f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})" for one in changes]
+                without = next(gain.without[score] for gain in gains if gain is not None)
+                rows.append([encoder, adapt[0].partition("=")[2], score, f"{without:.4f}", *cells])
+    return markdown(["encoder", "adapt", "score", "without", *METHODS], rows)
+
+
+TABLES: dict[str, Callable[[Finished], str]] = {"reranking": reranking, "reranking adapted": on_adapted}

@@ -2,11 +2,14 @@
 
 import pytest
 from tests.coverage.simulate import World, answers, any_alarm, rates, simulate
+from tests.coverage.stage_table import LINES as STAGES
+from tests.coverage.stage_table import rates_of
+from tests.coverage.stage_worlds import gained
 from tests.coverage.subgroup_table import LINES
 from tests.coverage.subgroup_worlds import Cohort, of_index, of_subgroups
 from tests.coverage.table import MANY, ONE_SET, TWO_SETS
 
-from medretrieval.config import Resample
+from medretrieval.config import Resample, root
 
 SAMPLES = 200
 LUCK = 3 * 100 * (0.05 * 0.95 / SAMPLES) ** 0.5  # points
@@ -87,3 +90,25 @@ def test_every_procedure_of_subgroups_is_simulated():
         (of_index, False, lambda w: w.images > 1),
     ):
         assert any(one is procedure and bool(w.gallery) == held and wanted(w) for one, w in worlds)
+
+
+@pytest.mark.large
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 4, 7])
+def test_changes_of_stages_cover_as_they_say(number):
+    found = gained(STAGES[number][1], SAMPLES, seed=1)
+    for name, samples in found.items():
+        assert rates_of(samples)[1] > 95 - LUCK, name
+
+
+def test_every_stage_is_simulated():
+    worlds = [world for _, world in STAGES]
+    rerankings = {path.stem for path in (root() / "conf" / "rerank").glob("*.yaml")} - {"none"}
+    assert {f"rerank={name}" for name in rerankings} <= {w.words[0] for w in worlds if w.gallery}
+    for wanted in (
+        lambda w: w.gallery and w.group > 1,
+        lambda w: not w.gallery and w.group > 1,
+        lambda w: w.gallery and w.apart == 0,
+        lambda w: not w.gallery and w.apart == 0,
+    ):
+        assert any(w.words[0] == "adapt=within_class" and wanted(w) for w in worlds)

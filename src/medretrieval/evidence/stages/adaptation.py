@@ -125,6 +125,15 @@ def adaptation_evidence(
     )
 
 
+def compared(settings: Config, task: RetrievalTask, without: Line, with_it: Line) -> Compared:
+    """The objective of two lines of one task, and their paired difference."""
+    name = objective_name(settings.evaluation, task)
+    base = name.removeprefix(MACRO)
+    values = with_it.per_query[base], without.per_query[base]
+    change = paired(settings, task, name, values, (with_it.halves, without.halves))
+    return Compared(without.scores[name], with_it.scores[name], change)
+
+
 @dataclass(frozen=True)
 class _Lines:
     """The lines of one run."""
@@ -168,16 +177,7 @@ class _Lines:
         return exact_line(self.settings, self.task, key, vectors, self.cache)
 
     def compared(self, without: Line, with_it: Line) -> Compared:
-        name = self.objective
-        base = name.removeprefix(MACRO)
-        change = paired(
-            self.settings,
-            self.task,
-            name,
-            (with_it.per_query[base], without.per_query[base]),
-            (with_it.halves, without.halves),
-        )
-        return Compared(without.scores[name], with_it.scores[name], change)
+        return compared(self.settings, self.task, without, with_it)
 
     def refits(self) -> tuple[float, ...]:
         """The objective after fits on bootstrap samples of train (of its groups), or from other seeds."""

@@ -13,7 +13,7 @@ from medretrieval.cache.store import Cache
 from medretrieval.config import Config
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.embed.sides import Sides
-from medretrieval.evaluate.evaluate import SCORING_FORMAT, evaluate
+from medretrieval.evaluate.evaluate import SCORING_FORMAT, Search, evaluate
 from medretrieval.evaluate.score_table import MAP_DEPTH
 from medretrieval.index.exact_search import exact_search
 from medretrieval.protocol.task import RetrievalTask
@@ -58,24 +58,32 @@ def exact_line(
         vectors: gives those of queries and gallery, float32 [q, d] and [n, d].
         cache: where the scores are kept.
     """
-    depth = min(task.max_depth, max(*settings.evaluation.ks, settings.evaluation.vote_k, MAP_DEPTH))
-    config = dataclasses.replace(settings.evaluation, save_depth=1)
     parts = task_parts(settings, task) | {
-        "depth": depth,
+        "depth": depth_of(settings, task),
         "vectors": dict(key),
         "metric": asdict(settings.metric),
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
         query, gallery = vectors()
-        found = evaluate(
-            lambda rows, k: exact_search(query[rows], gallery, settings.metric, k), task, depth, config
-        )
-        write_line(folder, found.per_query, halves_of(task, found, config))
-        return {"scores": found.scores}
+        line = scored(settings, task, lambda rows, k: exact_search(query[rows], gallery, settings.metric, k))
+        write_line(folder, line.per_query, line.halves)
+        return {"scores": line.scores}
 
     entry = cache.get_or_make(KIND, parts, make)
     return read_line(entry.folder, entry.facts["scores"])
+
+
+def depth_of(settings: Config, task: RetrievalTask) -> int:
+    """Results of each query that a line looks at."""
+    return min(task.max_depth, max(*settings.evaluation.ks, settings.evaluation.vote_k, MAP_DEPTH))
+
+
+def scored(settings: Config, task: RetrievalTask, search: Search) -> Line:
+    """The line of a search, made now and not kept."""
+    config = dataclasses.replace(settings.evaluation, save_depth=1)
+    found = evaluate(search, task, depth_of(settings, task), config)
+    return Line(found.scores, found.per_query, halves_of(task, found, config))
 
 
 def task_parts(settings: Config, task: RetrievalTask) -> dict[str, Any]:

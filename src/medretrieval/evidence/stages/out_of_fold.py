@@ -5,20 +5,15 @@ queries'. So each fold of the gallery gets a fit on the other folds. Every fit h
 is compared with the items of a fold in the space of that fold's fit, and the results are merged by distance.
 """
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.adapt.base import VectorAdaptation
 from medretrieval.adapt.fit import Fitted, Fitting, fit_variant
 from medretrieval.embed.sides import Sides
-from medretrieval.evaluate.evaluate import evaluate
-from medretrieval.evaluate.score_table import MAP_DEPTH
-from medretrieval.evidence.stages.exact_line import Line
+from medretrieval.evidence.stages.exact_line import Line, scored
 from medretrieval.index.distance import order_ties
 from medretrieval.index.exact_search import exact_search
-from medretrieval.uncertainty.half_samples import halves_of
 
 FOLDS = 5
 Ints = NDArray[np.int64]
@@ -66,10 +61,7 @@ def out_of_fold(fitting: Fitting, fitted: Fitted, before: Sides) -> Line | None:
         order = np.argsort(all_distances, axis=1, kind="stable")[:, :k]
         return order_ties(np.take_along_axis(all_ids, order, 1), np.take_along_axis(all_distances, order, 1))
 
-    depth = min(task.max_depth, max(*settings.evaluation.ks, settings.evaluation.vote_k, MAP_DEPTH))
-    config = dataclasses.replace(settings.evaluation, save_depth=1)
-    found = evaluate(search, task, depth, config)
-    return Line(found.scores, found.per_query, halves_of(task, found, config))
+    return scored(settings, task, search)
 
 
 def folds_of(fitting: Fitting, seed: int) -> Ints:
