@@ -76,6 +76,20 @@ def test_a_run_is_in_mlflow_with_scores_params_tags_inputs_and_artifacts(tracked
     }  # fmt: skip
 
 
+def test_what_was_fitted_is_in_mlflow_with_the_splits_it_was_fitted_on(tracked, database, tmp_path):
+    words = ("encoder=fusion", "encoder.parts=[pixels,random]", "adapt=whiten", "adapt.refits=0")
+    folder = run(tracked(database, *words)).folder
+    client, found = only_run(database)
+    assert {i.tags[0].value: i.dataset.name for i in found.inputs.dataset_inputs} == {
+        "query": "breastmnist/test", "gallery": "breastmnist/train",
+        "fitted_on": "breastmnist/train", "chosen_on": "breastmnist/val",
+    }  # fmt: skip
+    for name in ("adaptation.safetensors", "joined.safetensors"):
+        copy = client.download_artifacts(found.info.run_id, name, str(tmp_path))
+        with open(copy, "rb") as logged:
+            assert logged.read() == (folder / name).read_bytes()
+
+
 def test_index_and_embeddings_are_logged_where_asked(tracked, database):
     run(tracked(database, "tracking.log_index=true"))
     client, found = only_run(database)

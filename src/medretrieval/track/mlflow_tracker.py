@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medretrieval.adapt.stage import ADAPTATION, JOINED
 from medretrieval.errors import UserError
 from medretrieval.runs.folder import (
     AUDIT_PAIRS,
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 FOLDER_TAG = "folder"  # where the run's files are, for verify and again
 ARTIFACTS = (SCORES, PER_QUERY, RANKING, CONFIG, MANIFEST)
+WHERE_MADE = (AUDIT_PAIRS, AUDIT_PICTURE, HALVES, PROMPTS, ADAPTATION, JOINED)  # logged where a run has them
 LARGE_ARTIFACTS = ("index.faiss", "embeddings_query.npy", "embeddings_gallery.npy")
 
 
@@ -251,7 +253,7 @@ def log_folder(
         for role, facts in about.inputs.items()
     ]
     client.log_inputs(run_id, inputs)
-    some = tuple(name for name in (AUDIT_PAIRS, AUDIT_PICTURE, HALVES, PROMPTS) if (folder / name).exists())
+    some = tuple(name for name in WHERE_MADE if (folder / name).exists())
     for name in ARTIFACTS + some + (LARGE_ARTIFACTS if log_index else ()):
         client.log_artifact(run_id, str(folder / name))
     for path in sorted((folder / FIGURES).glob("*")):
