@@ -211,11 +211,8 @@ def test_a_run_is_as_saved_and_the_same_command_embeds_nothing_again(asked, monk
     assert control.scores != first.report.scores
 
 
-def test_captions_find_their_phantoms_and_a_finished_run_answers_sentences_and_pictures(asked):
-    result = run(asked("dataset.n_train=200", "dataset.difficulty=0"))
-    assert result.report.scores["median_rank"] < 15
-    assert result.report.chance["median_rank"] == 20.5
-    folder = result.folder
+def test_a_finished_run_answers_sentences_and_pictures(asked):
+    folder = run(asked()).folder
     searchable = SearchableRun.open(folder)
     ready, changed = searchable.encoder()
     assert changed == []

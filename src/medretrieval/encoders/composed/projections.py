@@ -109,7 +109,9 @@ def fit_projections(pairs: Pairs, training: Training) -> dict[str, NDArray[Any]]
             f"encoder.folds={training.folds}: split train has {count} groups with a caption; at most {count}"
         )
     axes = {side: _axes(vectors, side) for side, vectors in pairs.vectors.items()}
-    ready = {side: (pairs.vectors[side] - mean) @ along for side, (mean, along) in axes.items()}
+    ready: dict[str, Floats] = {
+        s: np.asarray((pairs.vectors[s] - mean) @ along, np.float32) for s, (mean, along) in axes.items()
+    }
     centered = Pairs(ready, pairs.same, pairs.groups)
     rows = np.arange(len(pairs))
     losses = np.zeros(training.epochs)
