@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     import torch
 
 MIN_SAME_COSINE = 0.9999  # between the vectors in two parts and those of the whole
-SERVED = "timm's VisionTransformer, EfficientNet, ResNet and ConvNeXt, open_clip's VisionTransformer and ModifiedResNet"
+SERVED = (
+    "timm's VisionTransformer, EfficientNet, ResNet and ConvNeXt, open_clip's VisionTransformer and "
+    "ModifiedResNet"
+)
 
 
 @dataclass(frozen=True)

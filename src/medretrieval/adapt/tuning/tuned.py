@@ -1,4 +1,4 @@
-"""The encoder after tuning: its front as before, kept in the cache, and its last blocks with other weights."""
+"""The encoder after tuning: its front as before, kept in the cache, and last blocks with other weights."""
 
 import copy
 import functools
@@ -43,8 +43,8 @@ class Front(Encoder):
         super().__init__(base.name, base.batch_size)
         if not isinstance(base, TorchEncoder):
             raise UserError(
-                f"encoder={base.name}: has no blocks that can be trained; tune a model of timm or open_clip, or "
-                "use adapt=linear_head, which trains on the vectors"
+                f"encoder={base.name}: has no blocks that can be trained; tune a model of timm or open_clip, "
+                "or use adapt=linear_head, which trains on the vectors"
             )
         self.base, self.last = base, last
         self.view, self.random_weights, self.card = base.view, base.random_weights, base.card
