@@ -11,7 +11,7 @@ from medretrieval.adapt.heads import LinearHead
 from medretrieval.adapt.losses import LOSSES
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818  # in the place of a signal
     """In the place of a signal."""
 
 

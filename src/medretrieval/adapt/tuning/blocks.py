@@ -1,4 +1,4 @@
-"""Tuning of an image tower on the labels of train: its last blocks, or a low-rank update of them."""
+"""Tuning of an image tower on the labels of train: its last blocks, and what all such tuning shares."""
 
 import copy
 import itertools

@@ -67,12 +67,12 @@ class Lora(LabelTuning):
         """
         wanted: dict[str, tuple[int, ...]] = {}
         for name in self._targets(module, tower):
-            out, into = module.get_submodule(name).weight.shape
+            out, into = module.get_parameter(f"{name}.weight").shape
             wanted |= {f"{name}{A}": (self.rank, int(into)), f"{name}{B}": (int(out), self.rank)}
         require_names(fitted, wanted, f"adapt={self.name}")
         return {
             f"{name}.weight": merged(
-                module.get_submodule(name).weight.detach().cpu(),
+                module.get_parameter(f"{name}.weight").detach().cpu(),
                 fitted[f"{name}{A}"],
                 fitted[f"{name}{B}"],
                 self.alpha / self.rank,

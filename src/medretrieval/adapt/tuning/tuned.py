@@ -1,4 +1,4 @@
-"""The encoder after tuning: its front as before, in the cache, and its last blocks with other weights."""
+"""The encoder after tuning: its front as before, kept in the cache, and last blocks with other weights."""
 
 import copy
 import functools
@@ -43,9 +43,8 @@ class Front(Encoder):
         super().__init__(base.name, base.batch_size)
         if not isinstance(base, TorchEncoder):
             raise UserError(
-                f"encoder={base.name}: has no blocks that can be trained; tune a model of timm or "
-                "open_clip, or "
-                "use adapt=linear_head, which trains on the vectors"
+                f"encoder={base.name}: has no blocks that can be trained; tune a model of timm or open_clip, "
+                "or use adapt=linear_head, which trains on the vectors"
             )
         self.base, self.last = base, last
         self.view, self.random_weights, self.card = base.view, base.random_weights, base.card
@@ -153,7 +152,8 @@ class TunedEncoder(ComposedEncoder):
         self.front = front
         self.tuning, self.fitted, self.digest = tuning, fitted, digest
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """What was fitted, and how its last blocks run."""
         kind = type(self.tuning)
         return {
             "kind": "tuned",
@@ -162,14 +162,6 @@ class TunedEncoder(ComposedEncoder):
             "normalize": self.front.base.normalize,
             "last_blocks": "torch fp32",
         }
-
-    def signature(self) -> dict[str, Any]:
-        """The encoder's signature, and what was fitted."""
-        return self._settings() | {"parts": [part.signature() for part in self.parts]}
-
-    def identity(self) -> dict[str, Any]:
-        """The encoder's identity, and what was fitted."""
-        return self._settings() | {"parts": [part.identity() for part in self.parts]}
 
     @functools.cached_property
     def weights(self) -> Mapping[str, "torch.Tensor"]:
@@ -203,7 +195,7 @@ class TunedEncoder(ComposedEncoder):
         if not self.tuning.serves_text:
             raise UserError(
                 f"adapt={self.tuning.name}: changes the image tower alone, and sentences cannot be compared "
-                "with what it makes of images; use adapt=clip_captions, or set adapt=none"
+                "with what it makes of images; set adapt=none"
             )
         return self._text_side.encode_text(texts)
 
