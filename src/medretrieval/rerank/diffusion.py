@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
+from threadpoolctl import threadpool_limits
 
 from medretrieval.errors import UserError
 from medretrieval.rerank.base import (
@@ -154,10 +155,16 @@ class Diffused(Opened):
         seeds = ids[:, : options.seeds]
         starting = cosines(asked.vectors, self.gallery.vectors[seeds]) ** np.float32(options.gamma)
         local = np.full(len(self.gallery), -1, np.int32)
-        for row in range(len(ids)):
-            m = min(options.candidates, int((ids[row] >= 0).sum()))
-            reached = self._solved(local, ids[row, :m], starting[row])
-            most = reached.max(initial=0)
+        # Several threads at a system this small cost more time than they save.
+        with threadpool_limits(1, user_api="blas"):
+            solved = [
+                self._solved(
+                    local, ids[row, : min(options.candidates, int((ids[row] >= 0).sum()))], starting[row]
+                )
+                for row in range(len(ids))
+            ]
+        for row, reached in enumerate(solved):
+            m, most = len(reached), reached.max(initial=0)
             new = 1 - reached / most if most > 0 else np.ones(m)
             order = np.argsort(new, kind="stable")
             ids[row], distances[row] = behind(ids[row], distances[row], order, new[order].astype(np.float32))
