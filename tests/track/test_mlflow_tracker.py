@@ -81,8 +81,8 @@ def test_what_was_fitted_is_in_mlflow_with_the_splits_it_was_fitted_on(tracked, 
     folder = run(tracked(database, *words)).folder
     client, found = only_run(database)
     assert {i.tags[0].value: i.dataset.name for i in found.inputs.dataset_inputs} == {
-        "query": "breastmnist/test", "gallery": "breastmnist/train",
-        "fitted_on": "breastmnist/train", "chosen_on": "breastmnist/val",
+        "query": "breastmnist/test", "gallery, fitted_on": "breastmnist/train",
+        "chosen_on": "breastmnist/val",
     }  # fmt: skip
     for name in ("adaptation.safetensors", "joined.safetensors"):
         copy = client.download_artifacts(found.info.run_id, name, str(tmp_path))

@@ -4,6 +4,7 @@ Where MLflow cannot be reached, the results stay in the run's folder with all th
 (`medretrieval log <folder>`).
 """
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -248,9 +249,15 @@ def log_folder(
         note += f"\n- [Map of the embeddings]({log_map(client, experiment_id, run_id, page)})"
     tags = [RunTag(NOTE_TAG, note), RunTag(FOLDER_TAG, str(folder.absolute()))]
     client.log_batch(run_id, metrics=metrics, tags=tags)
+    roles: dict[str, list[str]] = {}  # of each dataset: MLflow keeps one that is given twice once
+    for role, facts in about.inputs.items():
+        roles.setdefault(json.dumps(facts, sort_keys=True), []).append(role)
     inputs = [
-        DatasetInput(Dataset(source_type="local", **facts), [InputTag("mlflow.data.context", role)])
-        for role, facts in about.inputs.items()
+        DatasetInput(
+            Dataset(source_type="local", **json.loads(facts)),
+            [InputTag("mlflow.data.context", ", ".join(names))],
+        )
+        for facts, names in roles.items()
     ]
     client.log_inputs(run_id, inputs)
     some = tuple(name for name in WHERE_MADE if (folder / name).exists())
