@@ -44,7 +44,9 @@ def test_every_file_of_every_group_composes_and_instantiates(path):
     if group == "dataset":
         assert instantiate(part, Dataset, group).name == name
     elif group == "encoder":
-        called = {"fusion": "fusion_pixels+efficientnet_lite0"} | {one: part.get("model") for one in GENERIC}
+        called = {"dual": "dual_efficientnet_lite0", "fusion": "fusion_pixels+efficientnet_lite0"} | {
+            one: part.get("model") for one in GENERIC
+        }
         assert instantiate(part, Encoder, group).name == called.get(name, name)
     elif group == "tracking":
         assert isinstance(tracker_from_config(part), Tracker)
