@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyarrow import compute, parquet
-from tests.numbers import adaptation, dual, learning_curves, own_images, reranking
+from tests.numbers import adaptation, dual, finetuning, learning_curves, own_images, reranking
 
 from medretrieval import compose, run
 from medretrieval.commands.many_runs.compare import VERB as COMPARE
@@ -220,6 +220,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     **reranking.TABLES,
     **adaptation.TABLES,
     **learning_curves.TABLES,
+    **finetuning.TABLES,
     **dual.TABLES,
     "robustness": robustness,
     "views": views,
