@@ -325,6 +325,32 @@ def test_counts_of_relevant_images_do_not_grow_with_the_square_of_the_gallery():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("n", "each", "noise"), [(120, 2, 1.5), (240, 3, 2.5)])
+def test_intervals_over_captions_of_patients_cover_the_mean_of_other_patients_too(n, each, noise):
+    """Patients drawn anew, whose images (`each`) and captions are alike; whole patients are drawn again."""
+    rng, d, found = np.random.default_rng(0), 8, []
+    patients = np.arange(n) // each
+    for _ in range(300):
+        shared = rng.normal(size=(n // each, d))[patients]
+        images = shared + rng.normal(size=(n, d))
+        said = images + noise * (rng.normal(size=(n // each, d))[patients] + rng.normal(size=(n, d)))
+        unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+        order = np.argsort(-said @ unit.T, axis=1)
+        own, of_patient = order == np.arange(n)[:, None], patients[order] == patients[:, None]
+        values = {
+            "recall_at_10": own[:, :10].any(axis=1) * 1.0,
+            "mrr": reciprocal_rank(own),
+            "hit_rate_at_10": of_patient[:, :10].any(axis=1) * 1.0,
+        }
+        ends = intervals(values, Resampling(1000, 0.95, 0), patients, None, np.ones(n, np.int64))
+        found.append([(values[name].mean(), *ends[name]) for name in values])
+    table = np.array(found)  # [datasets, scores, (mean, low, high)]
+    truth = table[:, :, 0].mean(axis=0)
+    covered = ((table[:, :, 1] <= truth) & (truth <= table[:, :, 2])).mean(axis=0)
+    assert (covered > 0.9).all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "noise", "sentences"), [(100, 0.7, None), (240, 1.0, None), (100, 0.5, 25)])
 def test_intervals_over_captions_cover_the_mean_of_other_images_too(n, noise, sentences):
     """Images and captions drawn anew; `sentences`: so few different captions, which images share.
