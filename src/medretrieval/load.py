@@ -84,6 +84,8 @@ def _to_fit(
         )
     loaded = {split.name: split for split in (task.queries.split, task.gallery) if split is not None}
     train = loaded.get("train") or load_split(dataset, "train")
+    if isinstance(encoder, JoinedEncoder):
+        encoder.require(train.captions)
     return train, load_split(dataset, "val") if adapts else None
 
 

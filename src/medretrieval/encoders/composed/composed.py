@@ -137,6 +137,16 @@ class JoinedEncoder(ComposedEncoder):
             UserError: nothing can be fitted to these.
         """
 
+    def require(self, captions: Sequence[str] | None) -> None:
+        """Refuse before any work a train split that nothing can be fitted to.
+
+        Args:
+            captions: of the train images, "" for an image without; None where the dataset has none.
+
+        Raises:
+            UserError: too few captions, for an encoder that is fitted to them.
+        """
+
     def combine_text(self, vectors: Floats) -> Floats:
         """The vectors of sentences from those that the text tower gives of them (float32 [n, dimension]).
 

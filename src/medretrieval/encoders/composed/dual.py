@@ -93,20 +93,29 @@ class DualEncoder(JoinedEncoder):
             "fitted": self.digest,
         }
 
+    def require(self, captions: Sequence[str] | None) -> None:
+        """Refuse a dataset without captions, or with too few on train.
+
+        Raises:
+            UserError: naming how many there are.
+        """
+        count = sum(bool(caption.strip()) for caption in captions or ())
+        if count < MIN_PAIRS:
+            found = f"{count} images" if count else "no image"
+            raise UserError(
+                f"encoder={self.name}: is fitted on captions, and split train has {found} with one; at least "
+                f"{MIN_PAIRS} are needed (dataset=csv has dataset.columns.caption=<column>)"
+            )
+
     def fit(self, vectors: Sequence[Floats], described: Described) -> Tensors:
         """Both projections, as `fit_projections` gives them.
 
         Raises:
             UserError: a dataset without captions, too few on train, or what `fit_projections` refuses.
         """
+        self.require(described.captions)
         said, groups = tuple(caption.strip() for caption in described.captions or ()), described.groups
         rows = np.flatnonzero([bool(text) for text in said])
-        if len(rows) < MIN_PAIRS:
-            found = f"{len(rows)} images" if len(rows) else "no image"
-            raise UserError(
-                f"encoder={self.name}: is fitted on captions, and split train has {found} with one; at least "
-                f"{MIN_PAIRS} are needed (dataset=csv has dataset.columns.caption=<column>)"
-            )
         numbers = np.arange(len(said)) if groups is None else np.unique(groups, return_inverse=True)[1]
         own = numbers[rows].astype(np.int64)
         texts, same = np.unique([said[row] for row in rows], return_inverse=True)
