@@ -32,8 +32,8 @@ from medretrieval.uncertainty.half_samples import half_samples
 
 K = 5
 DIMENSION = 10
-FITS = 10  # trains of a line; each is asked with as many samples
-MANY = 10_000  # queries whose mean change is taken for the true one, where train is the gallery
+FITS = 5  # trains of a line; each is asked with as many samples
+MANY = 5000  # queries whose mean change is taken for the true one, where train is the gallery
 FRESH = 100  # samples of test whose mean change is, where these are the gallery
 
 
