@@ -7,6 +7,7 @@ import torch
 from medretrieval import run
 from medretrieval.adapt.base import FitData
 from medretrieval.adapt.heads import LinearHead, MlpHead
+from medretrieval.adapt.linear import Center
 from medretrieval.adapt.losses import LOSSES, PROXIES, batches
 from medretrieval.datasets.base import Split
 from medretrieval.encoders.baselines import PixelEncoder
@@ -155,3 +156,12 @@ def test_a_run_with_a_head_says_what_a_run_with_a_closed_form_says(write_npz, co
     assert len(report.adapt.refits) == 1
     assert report.adapt.shuffled is not None
     assert report.adapt.out_of_fold is not None
+
+
+def test_shuffled_labels_are_held_against_what_a_head_does_without_labels():
+    """It subtracts the mean of train, which changes cosines whatever the labels are."""
+    other = made().without_labels()
+    assert isinstance(other, Center)
+    data = data_of(other)
+    centered = other.apply(other.fit(data, {}, 0), data.vectors)
+    assert np.allclose(centered, data.vectors - data.vectors.mean(axis=0), atol=1e-5)

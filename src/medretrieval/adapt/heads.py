@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.adapt.base import Choice, FitData, VectorAdaptation
+from medretrieval.adapt.base import Adaptation, Choice, FitData, VectorAdaptation
 from medretrieval.adapt.checkpoint import Checkpoint
+from medretrieval.adapt.linear import Center
 from medretrieval.adapt.losses import LOSSES, PROXIES, batches, criterion
 from medretrieval.adapt.training import Schedule, Trainee, Training, device_of, require_numbers, train
 from medretrieval.encoders.composed.composed import Tensors
@@ -109,6 +110,10 @@ class LinearHead(VectorAdaptation):
             Checkpoint(data.checkpoint(choice, seed)),
         )
         return before | dict(train(run, schedule, "head"))
+
+    def without_labels(self) -> Adaptation:
+        """The mean of train subtracted, as a head does first whatever the labels are."""
+        return Center("center", 0, self.seed)
 
     def head(self, dimension: int, choice: Choice) -> "torch.nn.Module":
         """The untrained head.
