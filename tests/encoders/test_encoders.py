@@ -411,7 +411,8 @@ def composed(config):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_builds_the_encoder_it_is_named_after(composed, name):
     encoder = composed(name)
-    assert encoder.name == (GENERIC | {"fusion": "fusion_pixels+efficientnet_lite0"}).get(name, name)
+    made_of = {"dual": "dual_efficientnet_lite0", "fusion": "fusion_pixels+efficientnet_lite0"}
+    assert encoder.name == (GENERIC | made_of).get(name, name)
     assert encoder.random_weights is (name == "open_clip")
 
 
