@@ -88,13 +88,18 @@ def write_sentence_model(folder, words, context=12, **changes):
         intermediate_size=16, max_position_embeddings=64, initializer_range=0.3,
     )  # fmt: skip
     steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in steps]
+    modules = [
+        {"idx": idx, "name": str(idx), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for idx, (path, kind) in enumerate(steps)
+    ]
     files = {
         "config.json": config.to_json_string(use_diff=False).encode(),
         "model.safetensors": save(BertModel(config).state_dict()),
         "modules.json": json.dumps(modules).encode(),
         "sentence_bert_config.json": json.dumps({"max_seq_length": context}).encode(),
-        "1_Pooling/config.json": json.dumps({"pooling_mode_mean_tokens": True}).encode(),
+        "1_Pooling/config.json": json.dumps(
+            {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+        ).encode(),
         "tokenizer.json": tokenizer.to_str().encode(),
     } | changes
     for name, content in files.items():
