@@ -83,14 +83,14 @@ def require_known_code(config: Any, source: Path, group: str = "") -> None:
         group: its place in a whole configuration, for messages.
 
     Raises:
-        UserError: naming the class, the file, and how to allow it; or an interpolation, which a finished
-            run's configuration has none of.
+        UserError: naming the class, the file, and how to allow it; or an interpolation that calls a
+            function, which a finished run's configuration has none of.
     """
     for key, value in _values(config, group):
-        if isinstance(value, str) and "${" in value:
+        if isinstance(value, str) and ":" in value.partition("${")[2]:  # ${oc.env:NAME}
             raise UserError(
-                f"{source}: {key} holds ${{...}}, which is looked up where it is read, and a finished run's "
-                "configuration has only values; repeat the run, or write the value there"
+                f"{source}: {key} holds ${{...:...}}, which asks the machine that reads it; a finished "
+                "run's configuration has only values; repeat the run, or write the value there"
             )
         if key.rpartition(".")[2] == TARGET and not _is_known(value):
             raise UserError(

@@ -37,6 +37,7 @@ from medretrieval.index.autotune import Tuned, tune
 from medretrieval.index.faiss_index import VectorIndex, build, search_depth, searched_as_wide_as
 from medretrieval.index.speed import speed
 from medretrieval.load import load
+from medretrieval.private import each
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
@@ -351,11 +352,11 @@ class Stages:
         sides = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
         fitted_on = {"center": inputs.center_split, "train": inputs.train_split, "val": inputs.val_split}
         sides |= {role: split for role, split in fitted_on.items() if split is not None}
-        config: Any = OmegaConf.to_container(run.cfg, resolve=True)
+        config: Any = each(OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True))
         documents = {
             run_folder.SCORES: run.report.to_text(),
             run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
-            run_folder.CONFIG: OmegaConf.to_yaml(run.cfg, resolve=True),
+            run_folder.CONFIG: OmegaConf.to_yaml(OmegaConf.create(config)),
         }
         if (prompts := inputs.task.queries.prompts) is not None:
             documents[run_folder.PROMPTS] = run_folder.as_json(prompts.document())

@@ -103,9 +103,10 @@ def test_verbs_that_read_numbers_import_nothing(say, foreign, tmp_path, database
     assert not (tmp_path / "executed").exists()
 
 
-def test_what_is_looked_up_in_the_environment_is_refused(refused, foreign):
-    name_code(foreign, lambda config: config["tracking"].update(path="${oc.env:HOME}"))
-    assert refused("verify", "run").startswith("run/manifest.json: tracking.path holds ${...}")
+@pytest.mark.parametrize("asked", ["${oc.env:HOME}", "a ${oc.decode:${oc.env:HOME}}", "${${name}:HOME}"])
+def test_what_is_looked_up_in_the_environment_is_refused(refused, foreign, asked):
+    name_code(foreign, lambda config: config["tracking"].update(path=asked))
+    assert refused("verify", "run").startswith("run/manifest.json: tracking.path holds ${...:...}")
 
 
 def test_the_users_own_configuration_and_words_allow_it(say, foreign, tmp_path):

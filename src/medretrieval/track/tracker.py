@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from medretrieval.config import root
 from medretrieval.errors import UserError, first_line
 from medretrieval.instantiate import instantiate, require_known_code
+from medretrieval.private import redacted
 from medretrieval.runs.folder import CONFIG
 from medretrieval.runs.report import RunReport
 
@@ -182,7 +183,7 @@ def recorded(tracker: Tracker, about: RunDescription) -> Iterator[None]:
         raise
     except Exception as error:
         with suppress(UserError):
-            tracker.fail(about, f"{type(error).__name__}: {error}", "FAILED")
+            tracker.fail(about, redacted(f"{type(error).__name__}: {error}"), "FAILED")
         raise
     except BaseException:
         with suppress(UserError):
