@@ -14,6 +14,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # that a server cannot be reached is said in seconds
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it asks a host of its makers where to send what is done
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it has the password, and stdout is for results
 }
 
