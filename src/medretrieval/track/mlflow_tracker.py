@@ -26,7 +26,7 @@ from medretrieval.runs.folder import (
     SCORES,
 )
 from medretrieval.runs.report import numbers, read_report
-from medretrieval.track.exchange import require_real
+from medretrieval.track.exchange import Patience, require_real
 from medretrieval.track.mlflow.database import prepare_database, sqlite_file
 from medretrieval.track.mlflow.entries import log_entry_run, log_sweep_run
 from medretrieval.track.mlflow.notes import run_note
@@ -64,6 +64,7 @@ class MLflowTracker(Tracker):
         experiment: its name; made where it is new.
         log_index: whether the index and the embeddings are logged too.
         system_metrics: whether CPU, memory and GPU are sampled while a run lasts.
+        patience: how long a server is waited for: in a run, for all that it is told together.
         run_id: of the run there, None before `start` and where MLflow could not be reached then.
     """
 
@@ -80,6 +81,7 @@ class MLflowTracker(Tracker):
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
         self._tried = False
+        self.patience = Patience(in_all=True)
         self._monitor: Any = None
 
     @property
@@ -180,7 +182,7 @@ class MLflowTracker(Tracker):
         """A client and the experiment's id; of a store that was left half-made, with the runs it missed."""
         database = sqlite_file(self.uri)
         remade = database is not None and prepare_database(database)
-        connection = connect(self.uri, self.experiment)
+        connection = connect(self.uri, self.experiment, self.patience)
         if database is not None and remade:
             self._log_missed(database.parent)
         return connection
@@ -212,8 +214,9 @@ class MLflowTracker(Tracker):
 
     def _stop_monitor(self) -> None:
         if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
+            monitor, self._monitor = self._monitor, None
+            with unless_away(self.where, "the last samples of CPU and memory are not there"):
+                self.patience.call(monitor.finish)
 
 
 def logged_run(folder: Path, uri: str) -> str | None:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from medretrieval.track.exchange import set_up
+from medretrieval.track.exchange import SQLITE, set_up
 
 log = logging.getLogger(__name__)
 
-SQLITE = "sqlite:///"
 SETTLE_SECONDS = 1.0  # a file that another process is making changes within this time
 SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's, beside a database
 

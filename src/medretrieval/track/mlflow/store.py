@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from medretrieval.errors import UserError
 from medretrieval.private import shareable
 from medretrieval.runs.folder import AUDIT_PICTURE, FIGURES, RANKING
-from medretrieval.track.exchange import client_of
+from medretrieval.track.exchange import Patience, client_of
 from medretrieval.track.mlflow.database import lock_of, sqlite_file
 from medretrieval.track.tracker import unless_away
 
@@ -20,10 +20,15 @@ MAX_PARAM_LENGTH = 6000
 NOTE_TAG = "mlflow.note.content"
 
 
-def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
+def connect(uri: str, experiment: str, patience: Patience) -> tuple["MlflowClient", str]:
     """A client and the experiment's id, of a store that is there (`database.prepare_database`).
 
     Files of a new experiment in a SQLite store lie beside the database, in mlartifacts/<experiment>.
+
+    Args:
+        uri: of the store.
+        experiment: its name.
+        patience: how long the store is waited for.
 
     Raises:
         UserError: the experiment was deleted.
@@ -33,7 +38,7 @@ def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     database = sqlite_file(uri)
     if database is None:
-        client = client_of(uri)
+        client = client_of(uri, patience)
         return client, _experiment_id(client, experiment, None)
     with lock_of(database):
         client = client_of(uri)
