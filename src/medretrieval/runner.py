@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -100,7 +100,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     cache = Cache(expand(settings.paths.cache))
     clock = Clock()
     tracker, about = tracker_from_config(settings.tracking), describe_run(settings, sweep)
-    with recorded(tracker, about):
+    with recorded(tracker, about), ExitStack() as held:
         with clock("load"):
             inputs = load(settings, cache)
             columns_of(settings.evaluation, inputs.task)  # what is refused of them is refused before any work
@@ -110,9 +110,10 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
             tracker.skip(about, finished)
             return _skip(finished, folder, said=sweep is None)
         explaining.require(settings, inputs.encoder)
+        folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
+        held.enter_context(run_folder.claimed(folder))
         with clock("adapt") if inputs.train_split is not None else nullcontext():
             adapted = adapt(settings, inputs, cache)
-        folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             about.name += " RANDOM WEIGHTS"
         about.inputs = dataset_inputs(settings, inputs)
@@ -403,7 +404,8 @@ def _skip(finished: Path, folder: Path | None, said: bool) -> RunResult:
     if said:  # a sweep has a line of its own for each run
         log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
     if folder is not None and folder.resolve() != finished.resolve():
-        run_folder.mark_skipped(folder, finished)
+        with run_folder.claimed(folder):
+            run_folder.mark_skipped(folder, finished)
     return RunResult(finished, read_report(finished), skipped=True)
 
 
