@@ -93,7 +93,7 @@ def test_a_run_waits_for_a_server_once_and_says_how_to_log_it_later(quick, tmp_p
         whole = time.monotonic() - start
     assert (folder / "scores.json").exists()
     lines = [record.getMessage() for record in caplog.records if "log it later" in record.getMessage()]
-    assert lines == [f"not in MLflow; log it later with: medretrieval log {folder}"]
+    assert lines == [f"not in MLflow; log it later with: medretrieval log {folder} uri={server.uri()}"]
     assert f"MLflow at {server.uri()} cannot be reached (" in caplog.text
     assert whole < 30  # of which the run itself is most
 
