@@ -15,7 +15,10 @@ from tests.saved_runs import SMALL
 from medretrieval import compose, private, run
 from medretrieval.errors import UserError, first_line
 from medretrieval.private import HIDDEN, each, hide, hide_word, real, redacted, same, shareable
+from medretrieval.report.write import write_page
+from medretrieval.track.exchange import Patience
 from medretrieval.track.mlflow.later import log_later
+from medretrieval.track.mlflow.store import connect, create_run, log_params
 
 SCHEMES = st.sampled_from(["http", "https", "postgresql", "mysql+pymysql", "mssql+pyodbc", "ftp", "HTTPS"])
 RAW = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/?#@\"<>:,'[]\\ "))
@@ -177,6 +180,20 @@ def test_the_command_writes_and_prints_no_password(command, server, tmp_path, wo
     assert server.uri(HIDDEN) in done.stderr
     assert [path for path in files_with(tmp_path, SECRET) if own not in path.parents] == []
     assert files_with(tmp_path / "outputs", server.uri(HIDDEN))
+
+
+def test_what_mlflow_and_a_page_are_told_has_no_password(database, tmp_path):
+    client, experiment_id = connect(database, "e", Patience(in_all=True))
+    told = f"see https://ann:{SECRET}@h.org"
+    run_id = create_run(client, experiment_id, told, {"t": told})
+    log_params(client, run_id, {"p": told})
+    _, found = only_run(database, "e")
+    said = [found.info.run_name, found.data.tags["t"], found.data.params["p"]]
+    write_page("report", tmp_path / "page.html", f"<p>{told}</p>")
+    assert [*said, (tmp_path / "page.html").read_text()] == [
+        *["see https://***@h.org"] * 3,
+        "<p>see https://***@h.org</p>",
+    ]
 
 
 def test_mlflow_and_a_report_get_no_home(database, tmp_path, monkeypatch, say):
