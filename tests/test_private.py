@@ -29,6 +29,7 @@ PASSWORDS = st.one_of(
 )  # fmt: skip
 ENDS = st.sampled_from(["", ":5000", ":5000/", "/mlflow", "/a@b", ":1/x/y?z=1", "/db?ssl=true#x"])
 SECRET = "S3cretOfTests"
+OWN = ("--config-dir", "mine")
 
 
 @st.composite
@@ -163,15 +164,31 @@ def test_a_run_speaks_with_the_whole_address_and_keeps_none_of_it(server, tmp_pa
         log_later([folder], None, everything=True)
 
 
+PRESET = """# @package _global_
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      tracking.uri: {}
+"""
+
+
 @pytest.mark.parametrize(
-    "words", [("tracking.uri={}",), ("-m", "tracking.uri={}"), ("--config-dir", "mine", "-m")]
+    "words",
+    [
+        ("-m", "tracking.uri={}"),
+        pytest.param((*OWN, "-m", "tracking=ours"), marks=pytest.mark.slow),
+        pytest.param((*OWN, "experiments=ours"), marks=pytest.mark.slow),
+    ],
 )
 def test_the_command_writes_and_prints_no_password(command, server, tmp_path, words):
-    own = tmp_path / "mine" / "tracking"
-    if "mine" in words:
-        own.mkdir(parents=True)
-        (own / "ours.yaml").write_text(f"defaults: [mlflow]\nuri: {server.uri(f'ann:{SECRET}')}\n")
-        words = (*words, "tracking=ours")
+    own, uri = tmp_path / "mine", server.uri(f"ann:{SECRET}")
+    for folder, text in (
+        ("tracking", f"defaults: [mlflow]\nuri: {uri}\n"),
+        ("experiments", PRESET.format(uri)),
+    ):
+        (own / folder).mkdir(parents=True)
+        (own / folder / "ours.yaml").write_text(text)
     said = [word.format(server.uri(f"ann:{SECRET}")) for word in words]
     done = command(*said, *SMALL, "encoder=pixels", f"paths.cache={tmp_path / 'cache'}")
     assert done.returncode == 0, done.stderr

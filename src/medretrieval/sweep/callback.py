@@ -1,5 +1,6 @@
 """A sweep from its start to its end: where it goes, and what is kept of it as a whole."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from medretrieval.cache.lock import locked_if_free
-from medretrieval.config import leaves
 from medretrieval.errors import UserError
 from medretrieval.private import each, hide_word, redacted
 from medretrieval.sweep.plan import PLAN, all_ended, interrupted, job_folders, plan_of, read_plan
@@ -35,13 +35,13 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down what is planned, and let the tracker make what parallel jobs must not all make."""
         SweepCallback.held = ExitStack()
+        _hide(config)  # it is about to be written: into the plan, and by Hydra into multirun.yaml
         with suppress(OSError, HydraException):  # the sweeper says it
             self._plan(config)
         SweepCallback.folder = Path(str(config.hydra.sweep.dir)).absolute()
         with suppress(UserError):  # each job says it, as its own failure
             SweepCallback.tracker = tracker_from_config(config.tracking)
             SweepCallback.tracker.prepare()
-        _hide(config)  # Hydra is about to write it into multirun.yaml
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Take out of what Hydra has just written of a job the passwords of the user's own YAML files."""
@@ -71,11 +71,21 @@ class SweepCallback(Callback):
 
 def _hide(config: DictConfig) -> None:
     """Hide passwords in a configuration, in its place."""
-    said = leaves(OmegaConf.to_container(config, resolve=False))
+    content: Any = OmegaConf.to_container(config, resolve=False)
     with flag_override(config, ["struct", "readonly"], [False, False]):
-        for key, value in said.items():
+        for place, value in _values(content, ""):
             if (hidden := each(value, hide_word)) != value:
-                OmegaConf.update(config, key, hidden)
+                OmegaConf.update(config, place, hidden)
+
+
+def _values(node: dict[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """Each value with its place; in brackets, as the names of a sweep's parameters have dots."""
+    for name, value in node.items():
+        there = f"{place}[{name}]" if place else str(name)
+        if isinstance(value, dict):
+            yield from _values(value, there)
+        else:
+            yield there, value
 
 
 def _go_to(config: DictConfig, name: str) -> None:

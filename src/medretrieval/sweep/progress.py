@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from medretrieval.private import redacted
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.report import RunReport
 from medretrieval.sweep.plan import Plan, has_ended, job_folders, read_plan
@@ -31,7 +32,7 @@ def run_line(folder: Path, number: int, overrides: Sequence[str], outcome: str) 
     """
     plan = read_plan(folder)
     if plan is None or number >= len(plan.jobs):
-        return "  ".join([f"run {number + 1}", " ".join(overrides), outcome])
+        return "  ".join([f"run {number + 1}", redacted(" ".join(overrides)), outcome])
     width, names = len(str(len(plan.jobs))), plan.varied
     parts = [f"run {number + 1:{width}}/{len(names)}", names[number].ljust(max(map(len, names))), outcome]
     left = seconds_left(folder, plan)
