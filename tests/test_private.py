@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -71,6 +72,13 @@ def test_no_secret_of_a_query_is_left(key, value):
 def test_what_has_no_secret_stays_as_it_is(address, rest):
     for text in (address, rest, f"{rest} {address}", "mail ann@example.org, a:b@c"):
         assert redacted(text) == text
+
+
+@pytest.mark.parametrize("part", ["://", "://a:", "http://a:1/", "?token", "&a=token", "a:", "://@"])
+def test_no_text_takes_long_to_look_through(part):
+    start = time.perf_counter()
+    redacted(f"http://h.org?{part * (100_000 // len(part))} @ ")
+    assert time.perf_counter() - start < 10  # without limits it is minutes
 
 
 @given(addresses())

@@ -19,11 +19,13 @@ HIDDEN = "***"
 MEMORY = "MEDRETRIEVAL_PRIVATE_URIS"  # of this process; jobs of a sweep in processes of their own inherit it
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 # Before the @ of an address: anything up to the host's end, or a name and a password with a slash in it,
-# which databases take. What looks like the port of a server is none.
-_PORT = r"(?!(?:(?<=http://)|(?<=https://))[^\s/?#\"<>:@]*:\d{1,5}[/?#])"
-_USER = re.compile(rf"(?<=://)(?:{_PORT}[^\s/?#\"<>:@]*:[^\s\"<>@]*@|[^\s/?#\"<>]*@)(?:[^\s/?#\"<>]*@)?")
+# which databases take. What looks like the port of a server is none. Lengths have an end, so that no text
+# takes long to look through.
+_PORT = r"(?!(?:(?<=http://)|(?<=https://))[^\s/?#\"<>:@]{0,500}:\d{1,5}[/?#])"
+_HOST = r"[^\s/?#\"<>]{0,4000}@"
+_USER = re.compile(rf"(?<=://)(?:{_PORT}[^\s/?#\"<>:@]{{0,500}}:[^\s\"<>@]{{0,4000}}@|{_HOST})(?:{_HOST})?")
 _WHOLE = re.compile(r"\A([a-zA-Z][\w+.-]*://)[^/?#\n]*@")  # of a text that is an address, spaces and all
-_KEY = r"[\w.-]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature)[\w.-]*"
+_KEY = r"[\w.-]{0,100}(?:password|passwd|pwd|token|secret|api[_-]?key|signature)[\w.-]{0,100}"
 _QUERY = re.compile(rf"(?<=[?&])({_KEY})=[^&\s\"<>#]+", re.IGNORECASE)
 _HOME_SQLITE = "sqlite:///~/"
 
@@ -36,7 +38,8 @@ def redacted(text: str) -> str:
     """
     if "://" not in text:
         return text
-    text = _WHOLE.sub(rf"\1{HIDDEN}@", _USER.sub(f"{HIDDEN}@", text))
+    if "@" in text:
+        text = _WHOLE.sub(rf"\1{HIDDEN}@", _USER.sub(f"{HIDDEN}@", text))
     return _QUERY.sub(rf"\1={HIDDEN}", text)
 
 
