@@ -19,7 +19,8 @@ from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError, first_line
 from medretrieval.evaluate.evaluate import Search
-from medretrieval.index.faiss_index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.index.faiss_index import VectorIndex, is_exhaustive
+from medretrieval.index.parameters import IndexSpec, set_parameters
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Ranking
