@@ -50,7 +50,7 @@ query: $(STAMP) ## search RUN=<folder, id or sweep> with IMAGE=<file or folder> 
 # MLflow itself opens on another page than that of the runs.
 ui: $(STAMP) ## the MLflow UI on what has been run; prints where the runs are shown
 	@$(BIN)/python -m medretrieval.track.mlflow.open_ui $(ARGS)
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)
+	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)
 
 test: $(STAMP) ## the tests (ARGS="-m slow" for the slow ones)
 	$(BIN)/python -m pytest $(ARGS)

@@ -15,8 +15,9 @@ OPTIONS = (
     "--help", "-h", "--version", "--multirun", "-m", "--config-dir", "-cd", "--cfg", "-c", "--resolve",
     "--package", "-p", "--info", "-i", "--hydra-help", "--run", "-r", "--shell-completion", "-sc",
     "--config-path", "-cp",
-    "--config-name", "-cn", "--experimental-rerun", "--dry-run", COMPLETION,
+    "--config-name", "-cn", "--dry-run", COMPLETION,
 )  # fmt: skip
+UNPICKLES = "--experimental-rerun"  # of Hydra: it runs a pickle, and with it whatever that holds
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "adapt", "rerank", "tracking")
 HELP = """medretrieval: which encoder, index and distance retrieve the right medical images?
 
@@ -146,5 +147,9 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
             for o in OPTIONS
             if (o.startswith(name) if long else not o.startswith("--") and name.startswith(o))
         ]
+        if long and not known and UNPICKLES.startswith(name):
+            raise UserError(
+                f"{name}: would unpickle a file, which can run any code; use medretrieval again <run>"
+            )
         if not known:
             raise UserError(f"{name}: no such option; {suggestion(name, OPTIONS)}see medretrieval --help")

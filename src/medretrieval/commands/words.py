@@ -135,6 +135,14 @@ RUNS = Option(
 )
 OUTPUTS = Option("outputs", "the folder that holds runs and sweeps", "<folder>", Path, default="outputs")
 URI = Option("uri", "MLflow's store", "<uri>", unset="MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db")
+CONFIG_DIR = Option(
+    "--config-dir",
+    "a folder of your own configuration: classes of the modules that it names are used where the run names "
+    "them; a run's folder alone has no code run but this program's",
+    "<folder>",
+    Path,
+    unset="none",
+)
 JSON = Option("--json", "write JSON, and nothing else, to stdout", type=bool, unset="readable text")
 
 
@@ -180,7 +188,11 @@ class Verb:
         if "-h" in arguments or "--help" in arguments:
             print(self.help())
             return 0
-        return self.run(self.parse(arguments))
+        from medretrieval.commands.parts.own_code import trusting_words
+
+        given = self.parse(arguments)
+        with trusting_words(getattr(given, "config_dir", None), [*given.overrides, *given.words]):
+            return self.run(given)
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """The values of the options, overrides of a saved configuration as "key=value", and a run's words.

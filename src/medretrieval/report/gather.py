@@ -285,7 +285,8 @@ def _job_command(run: Run) -> str | None:
     path = run.folder / ".hydra" / "overrides.yaml"
     if not path.exists():
         return None
-    return shlex.join(["medretrieval", *map(str, OmegaConf.load(path))])
+    words: Any = OmegaConf.to_container(OmegaConf.load(path))  # ${...} stays as it was typed
+    return shlex.join(["medretrieval", *map(str, words)])
 
 
 def _named(run: Run) -> str:

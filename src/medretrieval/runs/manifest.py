@@ -14,6 +14,7 @@ from typing import Any
 from medretrieval.config import EvaluationConfig, leaves
 from medretrieval.datasets.base import Dataset
 from medretrieval.datasets.groups import groups_sha256
+from medretrieval.private import each
 from medretrieval.protocol.queries import Queries
 from medretrieval.runs.folder import FORMAT, MANIFEST, as_json, read_json, read_typed
 from medretrieval.runs.typed_json import to_json
@@ -195,7 +196,7 @@ def manifest(
         machine=Machine(platform.platform(), processor(), os.cpu_count()),
         threads=threads(),
         seed=config["seed"],
-        command=sys.argv,
+        command=each(sys.argv),
         config=config,
     )
 

@@ -21,7 +21,7 @@ from medretrieval.errors import UserError, first_line
 from medretrieval.evaluate.evaluate import Search
 from medretrieval.index.faiss_index import VectorIndex, is_exhaustive
 from medretrieval.index.parameters import IndexSpec, set_parameters
-from medretrieval.instantiate import instantiate
+from medretrieval.instantiate import instantiate, require_known_code
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.rerank.base import NoReranking, Opened
@@ -42,16 +42,18 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a finished run, typed, with overrides on top.
 
     Raises:
-        UserError: no finished run in the folder, one of another results format, or an unknown key.
+        UserError: no finished run in the folder, one of another results format, an unknown key, or code
+            from elsewhere (`require_known_code`).
     """
-    return _with_overrides(read_manifest(folder).config, overrides)
+    return _with_overrides(folder, read_manifest(folder).config, overrides)
 
 
 def config_of_any_format(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a finished run of this or an earlier results format, in this version's words.
 
     Raises:
-        UserError: no finished run in the folder, a damaged file, or an unknown key.
+        UserError: no finished run in the folder, a damaged file, an unknown key, or code from elsewhere
+            (`require_known_code`).
     """
     scores, manifest = (run_folder.read_json(folder, n) for n in (run_folder.SCORES, run_folder.MANIFEST))
     if scores.get("format") == run_folder.FORMAT:
@@ -61,10 +63,11 @@ def config_of_any_format(folder: Path, overrides: tuple[str, ...]) -> DictConfig
             f"{folder / run_folder.MANIFEST}: holds no configuration to repeat the run from; give the "
             f"values of {folder / run_folder.CONFIG} to medretrieval"
         )
-    return _with_overrides(renamed(config), overrides)
+    return _with_overrides(folder, renamed(config), overrides)
 
 
-def _with_overrides(config: dict[str, Any], overrides: tuple[str, ...]) -> DictConfig:
+def _with_overrides(folder: Path, config: dict[str, Any], overrides: tuple[str, ...]) -> DictConfig:
+    require_known_code(config, folder / run_folder.MANIFEST)
     cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
     for override in overrides:
         key, _, value = override.partition("=")

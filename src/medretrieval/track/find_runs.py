@@ -13,6 +13,7 @@ from typing import Any
 from medretrieval.config import leaves
 from medretrieval.encoders.card import without_cards
 from medretrieval.errors import UserError, first_line
+from medretrieval.private import TRACKING_URI, hide
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
 from medretrieval.runs.report import RunReport, read_report
@@ -35,8 +36,8 @@ class Run:
 
 
 def default_uri(outputs: Path) -> str:
-    """Where MLflow keeps the runs unless told otherwise."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
+    """Where MLflow keeps the runs unless told otherwise, its password hidden."""
+    return hide(os.environ.get(TRACKING_URI, "")) or f"sqlite:///{outputs}/mlflow.db"
 
 
 def find_all(words: Sequence[str], uri: str, outputs: Path, aside: Path) -> dict[Path, str]:
@@ -111,6 +112,7 @@ def find_one(run_id: str, uri: str, aside: Path) -> Path:
 
 
 def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) -> list[tuple[Path, str]]:
+    from medretrieval.track.exchange import client_of
     from medretrieval.track.mlflow.database import sqlite_file
     from medretrieval.track.mlflow_tracker import FOLDER_TAG
     from medretrieval.track.tracker import SWEEP_TAG
@@ -118,13 +120,9 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # asking MLflow would make it
         return []
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
+    client, runs = client_of(uri), []
     from mlflow.exceptions import MlflowException
 
-    client, runs = MlflowClient(tracking_uri=uri), []
     if RUN_ID.fullmatch(what):
         with suppress(MlflowException):
             run = client.get_run(what)
@@ -141,7 +139,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     places = []
     for run in runs:
         if "encoder" in run.data.tags:  # comparisons are kept there too
-            folder = Path(run.data.tags.get(FOLDER_TAG, ""))
+            folder = Path(run.data.tags.get(FOLDER_TAG, "")).expanduser()
             if not _is_of(folder, run.info.run_id) or not all((folder / f).is_file() for f in files):
                 folder = aside / run.info.run_id
                 folder.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from medretrieval.config import Config, PromptSource, is_set, leaves
 from medretrieval.encoders.card import without_cards
+from medretrieval.private import each
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
@@ -130,7 +131,7 @@ def write_tracking(folder: Path, about: RunDescription, tracker: Tracker, **fact
         facts: of that tracker; MLflow's are uri, experiment, log_index, run_id and logged.
     """
     note = {"tracker": class_name(type(tracker)), **facts, "about": about.__dict__}
-    write_json(folder / TRACKING, note)
+    write_json(folder / TRACKING, each(note))
 
 
 def read_tracking(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.parts.named_runs import all_runs, uri_of
-from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
+from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,6 +237,7 @@ VERB = Verb(
         track("the comparison"),
         URI,
         OUTPUTS,
+        CONFIG_DIR,
         JSON,
     ),
     run=_run,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from medretrieval.commands.parts.named_runs import say_latest, uri_of
-from medretrieval.commands.words import JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
+from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
 
 
 def _run(given: Given) -> int:
@@ -50,6 +50,7 @@ VERB = Verb(
         track("the report", formerly="log"),
         URI,
         OUTPUTS,
+        CONFIG_DIR,
         JSON,
     ),
     run=_run,

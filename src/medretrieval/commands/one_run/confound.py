@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run
+from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, URI, Given, Option, Verb, one_run
 
 SHOWN_VALUES = 8  # columns of the table of class and value; --json has all
 
@@ -87,6 +87,7 @@ VERB = Verb(
         ),
         URI,
         OUTPUTS,
+        CONFIG_DIR,
         JSON,
     ),
     run=_run,

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
+from medretrieval.commands.words import (
+    CONFIG_DIR,
+    JSON,
+    OUTPUTS,
+    URI,
+    Given,
+    Option,
+    Verb,
+    one_run,
+    picture_path,
+)
 from medretrieval.files import put_in_place
 
 if TYPE_CHECKING:
@@ -108,6 +118,7 @@ VERB = Verb(
         ),
         URI,
         OUTPUTS,
+        CONFIG_DIR,
         JSON,
     ),
     run=_run,
