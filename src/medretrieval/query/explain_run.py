@@ -20,6 +20,7 @@ from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.reopen import require_not_centered, saved_config, saved_encoder
 from medretrieval.runs.report import read_report
+from medretrieval.runs.saved.seal import require_as_written
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: Question) -> Explan
     """
     report = read_report(folder)
     settings = check(saved_config(folder, overrides))
+    require_as_written(folder)
     require_not_centered(folder, settings)
     encoder, changed = saved_encoder(folder, settings, Cache(expand(settings.paths.cache)))
     explainer = Explainer(encoder)

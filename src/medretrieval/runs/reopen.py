@@ -130,6 +130,20 @@ def saved_ranking(folder: Path) -> Ranking:
         raise _damaged(folder / run_folder.RANKING, folder, first_line(error)) from error
 
 
+def saved_columns(path: Path) -> dict[str, list[Any]]:
+    """The columns of a Parquet file of a run.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from pyarrow import parquet
+
+    try:
+        return dict(parquet.read_table(path).to_pydict())
+    except Exception as error:  # a damaged file makes Arrow raise anything
+        raise _damaged(path, path.parent, first_line(error)) from error
+
+
 @dataclass(frozen=True)
 class SavedImages:
     """What a run has kept of one side's images beside their labels.
@@ -191,7 +205,7 @@ def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
     path = folder / f"embeddings_{role}.npy"
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, folder, first_line(error)) from error
 
 
