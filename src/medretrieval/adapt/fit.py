@@ -122,7 +122,11 @@ class Fitting:
     def score_on_val(self, adaptation: Adaptation, tensors: Tensors, validation: Validation) -> float:
         """The objective on val of a candidate."""
         candidate = adaptation.adapted(self.inputs.encoder, tensors, tensors_sha256(tensors))
-        queries = self._vectors(candidate, validation.task.queries.split)
+        asked = validation.task.queries
+        if asked.prompts is not None:
+            queries = asked.prompts.queries(candidate.encode_text(asked.prompts.texts))
+        else:
+            queries = self._vectors(candidate, asked.split)
         gallery = queries if validation.one_set else self._vectors(candidate, validation.task.gallery)
         return validation.score(queries, gallery)
 
