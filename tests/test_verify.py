@@ -229,7 +229,7 @@ def test_anything_but_one_run_is_refused(verb, arguments):
     [
         (
             "foo=1",
-            "again: foo=1: no such key; choose from: --config-dir, --json, outputs, run, uri, or a key of the",
+            "again: foo=1: no such key; choose from: --config-dir, --json, outputs, run, uri, or a key",
         ),
         ("index.foo=1", "index.foo: no such key; choose from: autotune,"),
         ("seed=x", "seed: Value 'x' of type 'str' could not be converted to Integer"),
