@@ -8,7 +8,7 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -217,9 +217,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str)
     kind = origin or hint
     if isinstance(kind, type) and issubclass(kind, Mapping):
-        return isinstance(value, dict)
+        return isinstance(value, Mapping)
     if isinstance(kind, type) and issubclass(kind, Iterable) and inner:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(_fits(one, inner[0]) for one in value)
     return True
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from medretrieval.cache.entry import canonical_sha256, kept_sha256
 from medretrieval.errors import UserError
 from medretrieval.files import file_sha256
-from medretrieval.runs.folder import MANIFEST, MLFLOW_SOURCE, read_json
+from medretrieval.runs.folder import LINKED, MANIFEST, MLFLOW_SOURCE, read_json
 from medretrieval.runs.manifest import Manifest
 
 OWN = "sha256"  # the key of manifest.json's own sum
@@ -64,12 +64,14 @@ def problems(folder: Path, links: bool = False, source: str | None = None) -> li
     found = []
     for name, wanted in document["files"].items():
         path = folder / name
+        if not links and (path.is_symlink() or (name in LINKED and not path.exists())):
+            continue  # what lies in the cache has sums there, and who needs it says that it is gone
         if not path.exists():
             if source is None or not source.startswith(MLFLOW_SOURCE):
                 found.append(f"{name} is gone")
         elif not path.is_file():
             found.append(f"{name} is no file any more")
-        elif (links or not path.is_symlink()) and file_sha256(path) != wanted:
+        elif file_sha256(path) != wanted:
             found.append(f"{name} is not the file that the run wrote")
     return found
 
