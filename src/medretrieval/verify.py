@@ -286,7 +286,7 @@ def again(folder: Path, overrides: tuple[str, ...] = ()) -> DoneAgain:
         else:
             results += _difference(name, value, done.report.scores[name])
     surroundings = manifest.differing(folder, done.folder)
-    old, new = (Ranking.load(f / run_folder.RANKING) for f in (folder, done.folder))
+    old, new = (saved_ranking(f) for f in (folder, done.folder))
     if not np.array_equal(old.ids, new.ids):
         results.append("the rankings differ")
     elif not np.array_equal(old.distances, new.distances):

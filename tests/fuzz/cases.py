@@ -208,27 +208,28 @@ def pictures(rng: random.Random, cases: Cases) -> list[str]:
     from PIL import Image
 
     root = cases.folder / "pictures"
-    for name in rng.sample(NAMES, rng.choice((0, 1, 2, 3))):
+    root.mkdir(exist_ok=True)
+    modes = ("L", "RGB", "I;16", "1", "RGBA", "P") if rng.random() < 0.3 else ("L",)
+    for name in rng.sample(NAMES, rng.choice((1, 2, 2, 2, 3))):
         folder = root / (name or "empty")
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(rng.choice((0, 1, 4, 12))):
-            path = folder / f"{text(rng, 3).replace('/', '').replace(chr(0), '')}{number}.png"
-            shade = rng.randrange(256)
-            Image.new(
-                rng.choice(("L", "RGB", "I;16", "1", "RGBA", "P")),
-                (rng.randint(1, 9),) * 2,
-                shade if shade < 2 else 1,
-            ).save(path)
-            if rng.random() < 0.15:
+        for number in range(rng.choice((0, 4, 12, 12))):
+            path = folder / f"{text(rng, 3).replace('/', '')}{number}.png"
+            picture = Image.new(rng.choice(modes), (rng.randint(8, 20),) * 2, number % 2)
+            picture.putpixel((number % 8, 3), 1)
+            picture.save(path)
+            if rng.random() < 0.03:
                 path.write_bytes(damaged(rng, path.read_bytes()))
-    root.mkdir(exist_ok=True)
-    words = [w for w in cases.words() if not w.startswith("dataset=")]
+    words = [word for word in cases.words("metric=l2") if not word.startswith("dataset=")]
+    skip = ["dataset.unreadable=skip"] if rng.random() < 0.5 else []
+    shares = ["dataset.shares={train: 0.5, val: 0.0, test: 0.5}"] if rng.random() < 0.5 else []
     return [
         *words,
         "dataset=folder",
-        f"dataset.root={root}",
+        f"dataset.root={json.dumps(str(root))}",
         "dataset.size=16",
-        *(["dataset.unreadable=skip"] if rng.random() < 0.5 else []),
+        *skip,
+        *shares,
     ]
 
 

@@ -139,14 +139,23 @@ def text(rng: random.Random, most: int) -> str:
 
 
 def factory(rng: random.Random) -> str:
-    """A FAISS factory string, mostly of parts that FAISS knows."""
-    parts = []
-    for _ in range(rng.randint(1, 3)):
-        part = rng.choice(FACTORY_PARTS) + rng.choice(FACTORY_NUMBERS)
-        if rng.random() < 0.4:
-            part += rng.choice(("x", "_", "")) + rng.choice(FACTORY_NUMBERS) + rng.choice(("", "np", "fs"))
-        parts.append(part)
-    return ",".join(parts)
+    """A FAISS factory string: mostly one that FAISS can parse, with numbers that it may not like."""
+    if rng.random() < 0.25:
+        parts = (rng.choice(FACTORY_PARTS) + rng.choice(FACTORY_NUMBERS) for _ in range(rng.randint(1, 3)))
+        return ",".join(parts)
+    n, m = (rng.choice((0, 1, 2, 3, 4, 7, 8, 16, 64, 100, 1000, 10**8)) for _ in range(2))
+    code = rng.choice(
+        ("Flat", f"PQ{n}", f"PQ{n}x{m}", f"PQ{n}x4fs", "SQ8", "SQ4", "SQfp16", f"RQ{n}x{m}", "RaBitQ",
+         f"LSQ{n}x{m}", f"PRQ{n}x{m}x4", f"ZnLattice{n}x{m}_4", f"PQ{n}x{m}np", f"LSH{n}", f"Pad{n},Flat")
+    )  # fmt: skip
+    before = rng.choice(
+        ("", "", "", f"PCA{n},", f"PCAR{m},", f"OPQ{n},", f"OPQ{n}_{m},", "L2norm,", f"RR{n},", "ITQ,")
+    )
+    cells = rng.choice(
+        ("", "", f"IVF{m},", f"IVF{m}_HNSW{n},", f"IMI2x{n},", "IDMap,", f"HNSW{m}_", f"HNSW{m},", f"NSG{m},")
+    )
+    after = rng.choice(("", "", "", ",RFlat", f",Refine(PQ{n}x{m})", ",Refine(SQ8)"))
+    return before + cells + code + after
 
 
 def damaged(rng: random.Random, content: bytes) -> bytes:
