@@ -9,7 +9,7 @@ UV      := $(shell command -v uv 2>/dev/null)
 INSTALL  = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage numbers clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage fuzz numbers clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ query: $(STAMP) ## search RUN=<folder, id or sweep> with IMAGE=<file or folder> 
 # MLflow itself opens on another page than that of the runs.
 ui: $(STAMP) ## the MLflow UI on what has been run; prints where the runs are shown
 	@$(BIN)/python -m medretrieval.track.mlflow.open_ui $(ARGS)
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)
+	MLFLOW_DISABLE_TELEMETRY=$${MLFLOW_DISABLE_TELEMETRY:-true} $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///outputs/mlflow.db}" $(ARGS)
 
 test: $(STAMP) ## the tests (ARGS="-m slow" for the slow ones)
 	$(BIN)/python -m pytest $(ARGS)
@@ -80,6 +80,9 @@ bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
 
 coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md (30 minutes)
 	$(BIN)/python -m tests.coverage $(ARGS)
+
+fuzz: $(STAMP) ## thousands of bad inputs in a sandbox, counted by how they end (an hour; ARGS="inputs=500 factories")
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 numbers: $(STAMP) ## make the tables of numbers in the pages again (minutes)
 	$(BIN)/python -m tests.numbers

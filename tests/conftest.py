@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from medretrieval import cli, compose, run
+from medretrieval import cli, compose, private, run
 from medretrieval.cache.store import Cache
 from medretrieval.cli import VERBS
 from medretrieval.track.mlflow import database as database_file
@@ -66,6 +66,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDRETRIEVAL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv(private.MEMORY, raising=False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "medretrieval"
 # From the ground up: a room imports from itself and from what stands before it.
 LAYERS = (
-    "errors", "files", "vectors", "config", "checks", "instantiate", "cache", "images", "datasets",
+    "private", "errors", "files", "vectors", "config", "checks", "instantiate", "cache", "images", "datasets",
     "encoders", "protocol", "embed", "index", "rerank", "evaluate", "load", "adapt", "uncertainty",
     "evidence", "subgroups", "explain", "runs", "track", "query", "figures", "report", "describe",
     "runner", "dry_run", "sweep", "verify", "commands", "cli", "__main__",

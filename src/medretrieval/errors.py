@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+from medretrieval.private import redacted
+
 
 class UserError(Exception):
     """A mistake in the configuration, the data or the surroundings that the user can mend.
@@ -15,10 +17,13 @@ class UserError(Exception):
 
     reported = False
 
+    def __init__(self, line: str = "") -> None:
+        super().__init__(redacted(line))  # errors of libraries, which it may quote, have addresses in them
+
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception that says something, at most 300 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The first line of an exception that says something, at most 300 characters, without passwords."""
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def choices(names: Sequence[str]) -> str:

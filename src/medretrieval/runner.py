@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from medretrieval.index.autotune import Tuned, tune
 from medretrieval.index.faiss_index import VectorIndex, build, search_depth, searched_as_wide_as
 from medretrieval.index.speed import speed
 from medretrieval.load import load
+from medretrieval.private import each
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.task import RetrievalTask
@@ -48,6 +49,7 @@ from medretrieval.runs.identity import find_finished, fingerprint_of, mark_finis
 from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
+from medretrieval.runs.saved.seal import sealed
 from medretrieval.runs.warnings import notes_of
 from medretrieval.subgroups.by_value import Subgroups, subgroups
 from medretrieval.subgroups.columns import columns_of, members_of
@@ -99,7 +101,7 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
     cache = Cache(expand(settings.paths.cache))
     clock = Clock()
     tracker, about = tracker_from_config(settings.tracking), describe_run(settings, sweep)
-    with recorded(tracker, about):
+    with recorded(tracker, about), ExitStack() as held:
         with clock("load"):
             inputs = load(settings, cache)
             columns_of(settings.evaluation, inputs.task)  # what is refused of them is refused before any work
@@ -109,9 +111,10 @@ def run(cfg: DictConfig, folder: Path | None = None, sweep: str | None = None) -
             tracker.skip(about, finished)
             return _skip(finished, folder, said=sweep is None)
         explaining.require(settings, inputs.encoder)
+        folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
+        held.enter_context(run_folder.claimed(folder))
         with clock("adapt") if inputs.train_split is not None else nullcontext():
             adapted = adapt(settings, inputs, cache)
-        folder = folder or outputs / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}_{slug(settings)}"
         if inputs.encoder.random_weights:
             about.name += " RANDOM WEIGHTS"
         about.inputs = dataset_inputs(settings, inputs)
@@ -351,11 +354,10 @@ class Stages:
         sides = {"query": inputs.task.queries, "gallery": inputs.task.gallery}
         fitted_on = {"center": inputs.center_split, "train": inputs.train_split, "val": inputs.val_split}
         sides |= {role: split for role, split in fitted_on.items() if split is not None}
-        config: Any = OmegaConf.to_container(run.cfg, resolve=True)
+        config: Any = each(OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True))
         documents = {
             run_folder.SCORES: run.report.to_text(),
-            run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
-            run_folder.CONFIG: OmegaConf.to_yaml(run.cfg, resolve=True),
+            run_folder.CONFIG: OmegaConf.to_yaml(OmegaConf.create(config)),
         }
         if (prompts := inputs.task.queries.prompts) is not None:
             documents[run_folder.PROMPTS] = run_folder.as_json(prompts.document())
@@ -380,7 +382,8 @@ class Stages:
             )
         if outcome.explanations is not None:
             writers |= saliency_writers(outcome.explanations, run.report.title)
-        content = run_folder.FolderContent(documents, links, writers)
+        unsealed = manifest(inputs.dataset, sides, inputs.identity, config)
+        content = run_folder.FolderContent(documents, links, writers, functools.partial(sealed, unsealed))
         run_folder.write(run.folder, outcome.evaluation, inputs.task, content)
 
 
@@ -402,7 +405,8 @@ def _skip(finished: Path, folder: Path | None, said: bool) -> RunResult:
     if said:  # a sweep has a line of its own for each run
         log.info("skipped: this configuration has finished in %s (force=true runs it again)", finished)
     if folder is not None and folder.resolve() != finished.resolve():
-        run_folder.mark_skipped(folder, finished)
+        with run_folder.claimed(folder):
+            run_folder.mark_skipped(folder, finished)
     return RunResult(finished, read_report(finished), skipped=True)
 
 

@@ -20,7 +20,7 @@ from medretrieval.cli import VERBS
 from medretrieval.commands import words
 from medretrieval.commands.many_runs import compare
 from medretrieval.commands.one_run import query
-from medretrieval.commands.words import ANY_KEY, IN_CONFIG, JSON, OUTPUTS, URI, Option, Verb
+from medretrieval.commands.words import ANY_KEY, CONFIG_DIR, IN_CONFIG, JSON, OUTPUTS, URI, Option, Verb
 from medretrieval.config import root
 from medretrieval.errors import UserError
 from medretrieval.images.fit import Fit
@@ -102,6 +102,8 @@ def test_shared_words_are_the_same_option_everywhere():
             assert options["outputs"] is OUTPUTS
         if name not in ("cache", "data", "encoders", "list"):  # none of them asks MLflow
             assert options["uri"].value == URI.value
+        if "--config-dir" in options:
+            assert options["--config-dir"] is CONFIG_DIR
         assert ("track" in options) == (name in ("compare", "remove", "report"))
         assert verb.bare == {"cache": "action", "data": None, "encoders": "of", "list": "of"}.get(name, "run")
 

@@ -10,7 +10,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.composed.composed import Tensors
 from medretrieval.errors import UserError
 from medretrieval.files import file_sha256
-from medretrieval.instantiate import instantiate
+from medretrieval.instantiate import instantiate, require_known_code
 
 OWN = "medretrieval.adapt."  # a file may name no other code
 
@@ -38,6 +38,7 @@ class SavedAdaptation(Adaptation):
             raise UserError(
                 f"adapt.file={file}: names no adaptation of medretrieval; give that of a run's folder"
             )
+        require_known_code(node, path, "adapt")
         self.inner = instantiate(node, Adaptation, "adapt")  # type: ignore[type-abstract]
         self.serves_text = self.inner.serves_text
 

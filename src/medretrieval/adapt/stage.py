@@ -22,7 +22,7 @@ from medretrieval.encoders.base import Encoder
 from medretrieval.encoders.composed.composed import JoinedEncoder
 from medretrieval.errors import UserError
 from medretrieval.files import file_sha256
-from medretrieval.instantiate import instantiate
+from medretrieval.instantiate import instantiate, require_known_code
 from medretrieval.protocol.inputs import Inputs
 
 ADAPTATION = "adaptation.safetensors"  # in a run's folder
@@ -91,7 +91,7 @@ def restored(encoder: Encoder, settings: Config, folder: Path) -> Encoder:
         folder: of the run.
 
     Raises:
-        UserError: a file is gone or damaged.
+        UserError: a file is gone or damaged, or names code from elsewhere.
     """
     if isinstance(encoder, JoinedEncoder):
         encoder = encoder.with_fitted(read_tensors(folder / JOINED)[0], file_sha256(folder / JOINED))
@@ -99,6 +99,7 @@ def restored(encoder: Encoder, settings: Config, folder: Path) -> Encoder:
         return encoder
     tensors, about = read_tensors(folder / ADAPTATION)
     node: dict[str, Any] = about["adapt"] if "file" in settings.adapt else settings.adapt
+    require_known_code(node, folder / ADAPTATION, "adapt")
     adaptation = instantiate(node, Adaptation, "adapt")  # type: ignore[type-abstract]
     return adaptation.adapted(encoder, tensors, file_sha256(folder / ADAPTATION))
 

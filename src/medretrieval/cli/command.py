@@ -15,12 +15,14 @@ from medretrieval.cli.usage import (
     asks_for_help,
     config_folder,
     help_text,
+    in_order,
     refuse_unknown,
     version_text,
 )
 from medretrieval.commands import VERBS, verb
 from medretrieval.commands.parts.dry_run import DRY_RUN, JSON, Plans, hydra_words
 from medretrieval.errors import UserError, choices, suggestion
+from medretrieval.private import hide_word, redacted, watch
 
 if TYPE_CHECKING:
     from medretrieval.runner import RunResult
@@ -32,6 +34,8 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     # So that a _target_ can name a class in the user's own folder, as with `python -m`.
     sys.path.append(os.getcwd())
+    watch()
+    sys.argv[1:] = map(hide_word, sys.argv[1:])  # Hydra writes them into files, and a run into its manifest
     try:
         return _do(sys.argv[1:])
     except UserError as error:
@@ -67,6 +71,7 @@ def _do(arguments: list[str]) -> int:
     if DRY_RUN in arguments:
         return _dry_run(arguments)
     refuse_unknown(arguments)
+    sys.argv[1:] = in_order(arguments)
     return _hydra(_task)
 
 
@@ -139,6 +144,7 @@ def _task(cfg: Any) -> float:
     from medretrieval.runs import folder as run_folder
     from medretrieval.runs.tables import run_table
 
+    watch()  # in a process of its own, too
     hydra_cfg = HydraConfig.get()
     sweep = Path(hydra_cfg.sweep.dir).absolute() if hydra_cfg.mode == RunMode.MULTIRUN else None
     folder = Path(hydra_cfg.runtime.output_dir)
@@ -147,7 +153,7 @@ def _task(cfg: Any) -> float:
         result = run(cfg, folder, sweep.name if sweep else None)
     except Exception as error:
         line = explain(error)
-        (folder / run_folder.FAILED).write_text(f"{line or repr(error)}\n")
+        (folder / run_folder.FAILED).write_text(f"{line or redacted(repr(error))}\n")
         _print_line(sweep, hydra_cfg, None)
         if line is None:
             log.exception("medretrieval: this is a bug; please report it with the lines above")

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medretrieval.commands import VERBS
+from medretrieval.commands.words import CONFIG_OPTIONS
 from medretrieval.errors import UserError, suggestion
 
 COMPLETION, COMPLETE = "--completion", "--complete"  # a shell's script, and what this script asks for
 # Of this program and of Hydra (`medretrieval --hydra-help`).
+WITH_VALUE = (*CONFIG_OPTIONS, "--cfg", "-c", "--package", "-p", "--experimental-rerun")
 OPTIONS = (
     "--help", "-h", "--version", "--multirun", "-m", "--config-dir", "-cd", "--cfg", "-c", "--resolve",
     "--package", "-p", "--info", "-i", "--hydra-help", "--run", "-r", "--shell-completion", "-sc",
     "--config-path", "-cp",
-    "--config-name", "-cn", "--experimental-rerun", "--dry-run", COMPLETION,
+    "--config-name", "-cn", "--dry-run", COMPLETION,
 )  # fmt: skip
+UNPICKLES = "--experimental-rerun"  # of Hydra: it runs a pickle, and with it whatever that holds
 GROUPS = ("dataset", "encoder", "index", "metric", "protocol", "adapt", "rerank", "tracking")
 HELP = """medretrieval: which encoder, index and distance retrieve the right medical images?
 
@@ -41,6 +44,24 @@ Useful keys:
   paths.data= (MEDRETRIEVAL_DATA)  paths.cache= (MEDRETRIEVAL_CACHE)  paths.outputs=
   tracking.uri= (MLFLOW_TRACKING_URI)
 """
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """The words of a run with the overrides in a row, as Hydra's parser wants them.
+
+    >>> in_order(["metric=l2", "--config-dir", "mine", "index=flat"]), in_order(["-m", "index=flat"])
+    (['metric=l2', 'index=flat', '--config-dir', 'mine'], ['-m', 'index=flat'])
+    """
+    kinds, rest = [], iter(words)
+    for word in rest:
+        kinds.append(not word.startswith("-"))
+        if word in WITH_VALUE and next(rest, None) is not None:
+            kinds.append(False)
+    overrides = [word for word, is_override in zip(words, kinds, strict=True) if is_override]
+    others = [word for word, is_override in zip(words, kinds, strict=True) if not is_override]
+    begin = kinds.index(True) if overrides else 0
+    in_a_row = all(kinds[begin : begin + len(overrides)])
+    return list(words) if in_a_row else [*overrides, *others]
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -126,5 +147,9 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
             for o in OPTIONS
             if (o.startswith(name) if long else not o.startswith("--") and name.startswith(o))
         ]
+        if long and not known and UNPICKLES.startswith(name):
+            raise UserError(
+                f"{name}: would unpickle a file, which can run any code; use medretrieval again <run>"
+            )
         if not known:
             raise UserError(f"{name}: no such option; {suggestion(name, OPTIONS)}see medretrieval --help")

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,28 @@ RUNS = Option(
 )
 OUTPUTS = Option("outputs", "the folder that holds runs and sweeps", "<folder>", Path, default="outputs")
 URI = Option("uri", "MLflow's store", "<uri>", unset="MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db")
+CONFIG_DIR = Option(
+    "--config-dir",
+    "a folder of your own configuration: classes of the modules that it names are used where the run names "
+    "them; a run's folder alone has no code run but this program's",
+    "<folder>",
+    Path,
+    unset="none",
+)
+UNVERIFIED = Option(
+    "--unverified",
+    "use a run whose files are not those that it wrote (by the SHA-256 in its manifest.json)",
+    type=bool,
+    unset="such a run is refused",
+)
 JSON = Option("--json", "write JSON, and nothing else, to stdout", type=bool, unset="readable text")
+
+
+def _as_it_is() -> AbstractContextManager[None]:
+    """A block in which runs are used although their files are not those that they wrote."""
+    from medretrieval.runs.saved.seal import unverified
+
+    return unverified()
 
 
 def track(what: str, formerly: str = "") -> Option:
@@ -180,7 +202,12 @@ class Verb:
         if "-h" in arguments or "--help" in arguments:
             print(self.help())
             return 0
-        return self.run(self.parse(arguments))
+        from medretrieval.commands.parts.own_code import trusting_words
+
+        given = self.parse(arguments)
+        trusted = trusting_words(getattr(given, "config_dir", None), [*given.overrides, *given.words])
+        with trusted, _as_it_is() if getattr(given, "unverified", False) else nullcontext():
+            return self.run(given)
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """The values of the options, overrides of a saved configuration as "key=value", and a run's words.

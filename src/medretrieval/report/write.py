@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medretrieval.errors import UserError, first_line
 from medretrieval.files import put_in_place
+from medretrieval.private import shareable
 from medretrieval.report.gather import gather
 from medretrieval.report.page import render
 from medretrieval.report.views import Content
@@ -133,7 +134,7 @@ def write_page(verb: str, out: Path, page: str) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with put_in_place(out) as aside:
-            aside.write_text(page, encoding="utf-8")
+            aside.write_text(shareable(page), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{verb}: out={out}: cannot be written ({first_line(error)}); choose another"

@@ -4,13 +4,15 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from medretrieval.cache.lock import locked_if_free
 from medretrieval.datasets.base import Split
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation
@@ -19,7 +21,7 @@ from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.typed_json import ContentError, from_json
 
-FORMAT = 9  # of a run's folder, raised when a file changes its keys: runs of another format are not read
+FORMAT = 10  # of a run's folder, raised when a file changes its keys: runs of another format are not read
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -38,6 +40,16 @@ EXPLAINED = f"{FIGURES}/explanations.json"  # numbers and curves of its pairs
 DELETION = f"{FIGURES}/deletion.png"
 FAILED = "failed.txt"
 TRACKING = "tracking.json"  # what the run's tracker was told, so that another can be told later
+LINKED = ("index.faiss", "embeddings_query.npy", "embeddings_gallery.npy")  # into the cache
+FITTED = ("adaptation.safetensors", "joined.safetensors")
+# All that a run may leave in its folder; what else is there is Hydra's, or the user's own. In the order in
+# which it is removed: without scores.json nothing counts, and by manifest.json what was interrupted is known.
+RESULTS = (
+    SCORES, CONFIG, PER_QUERY, RANKING, IMAGES, HALVES, SKIPPED, SPLITS, PROMPTS, AUDIT_PAIRS, AUDIT_PICTURE,
+    FIGURES, FAILED, TRACKING, *LINKED, *FITTED, MANIFEST,
+)  # fmt: skip
+ASIDE = ".partial"  # where results are until all are there
+CLAIM = ".run"  # with .lock behind it: a run is working in the folder
 MLFLOW_SOURCE = "MLflow run "  # how a run that is in MLflow alone is called in messages
 # Columns of per_query.parquet before those of the scores, and what they hold.
 ID, LABEL, N_RELEVANT, GROUP = "id", "label", "n_relevant", "group"
@@ -66,18 +78,55 @@ class FolderContent:
         documents: name -> text, scores.json among them.
         links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
         writers: name -> what writes the file at the path it is handed.
+        seal: the text of manifest.json, given the folder in which all other files lie.
     """
 
     documents: Mapping[str, str]
     links: Mapping[str, Path]
     writers: Mapping[str, Callable[[Path], None]]
+    seal: Callable[[Path], str]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within the block the folder is this run's alone.
+
+    Args:
+        folder: of the run; made where it is new, and gone after the block where nothing is in it then.
+
+    Raises:
+        UserError: another run is working in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked_if_free(folder / CLAIM) as free:
+            if not free:
+                raise UserError(
+                    f"{folder}: another run is working in this folder; wait until it has ended, or give this "
+                    "one a folder of its own (hydra.run.dir=, of a sweep hydra.sweep.dir=)"
+                )
+            yield
+    finally:
+        with suppress(OSError):  # something is in it
+            folder.rmdir()
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run has left in a folder; where none was, files of these names are others'."""
+    known = any((folder / name).exists() for name in (SCORES, MANIFEST))
+    for name in RESULTS if known else (SKIPPED, FAILED):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write(folder: Path, evaluation: Evaluation, task: RetrievalTask, content: FolderContent) -> None:
-    """Fill a run's folder. Everything is written aside first; scores.json is put in place last.
+    """Fill a run's folder, in the place of what an earlier run has left there (`put_results`).
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, which nobody else writes into (`claimed`).
         evaluation: per-query scores and ranking.
         task: who queried whom.
         content: everything else.
@@ -86,7 +135,7 @@ def write(folder: Path, evaluation: Evaluation, task: RetrievalTask, content: Fo
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / ".partial"
+    aside = folder / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
@@ -101,12 +150,28 @@ def write(folder: Path, evaluation: Evaluation, task: RetrievalTask, content: Fo
             write_file(aside / name)
         for name, text in content.documents.items():
             (aside / name).write_text(text)
-        for path in sorted(aside.iterdir(), key=lambda p: p.name == SCORES):
-            if path.is_dir():
-                shutil.rmtree(folder / path.name, ignore_errors=True)
-            path.replace(folder / path.name)
+        (aside / MANIFEST).write_text(content.seal(aside))
+        put_results(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_results(aside: Path, folder: Path) -> None:
+    """Move a run's results into its folder, where those of an earlier run may be.
+
+    At any moment the folder has a scores.json with all that belongs to it and nothing else, or has none:
+    that of the earlier run goes first, and the new one comes last.
+
+    Args:
+        aside: where the results are.
+        folder: of the run, on the same disk.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    clear(folder)
+    for path in sorted(aside.iterdir(), key=lambda path: (path.name == SCORES) - (path.name == MANIFEST)):
+        path.replace(folder / path.name)
 
 
 def _link(path: Path, target: Path) -> None:
@@ -230,7 +295,7 @@ def read_json(folder: Path, name: str, source: str | None = None) -> dict[str, A
         raise UserError(f"{source or folder}: no finished run in it (it holds no {name})")
     try:
         content = json.loads(path.read_text())
-    except ValueError:  # UnicodeDecodeError is one
+    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         content = None
     if not isinstance(content, dict):
         where = path if source is None else f"{source}: {name}"
@@ -248,7 +313,8 @@ def saved_format(folder: Path, source: str | None = None) -> Any:
 
 
 def mark_skipped(folder: Path, finished: Path) -> None:
-    """Say in the folder of a run that was skipped which run has its results."""
+    """Say in the folder of a run that was skipped which run has its results; those of another one go."""
+    clear(folder)
     write_json(folder / SKIPPED, {"run": os.path.relpath(finished.resolve(), folder.resolve())})
 
 

@@ -19,8 +19,9 @@ from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError, first_line
 from medretrieval.evaluate.evaluate import Search
-from medretrieval.index.faiss_index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
-from medretrieval.instantiate import instantiate
+from medretrieval.index.faiss_index import VectorIndex, is_exhaustive
+from medretrieval.index.parameters import IndexSpec, set_parameters
+from medretrieval.instantiate import instantiate, require_known_code
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Ranking
 from medretrieval.rerank.base import NoReranking, Opened
@@ -41,16 +42,18 @@ def saved_config(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a finished run, typed, with overrides on top.
 
     Raises:
-        UserError: no finished run in the folder, one of another results format, or an unknown key.
+        UserError: no finished run in the folder, one of another results format, an unknown key, or code
+            from elsewhere (`require_known_code`).
     """
-    return _with_overrides(read_manifest(folder).config, overrides)
+    return _with_overrides(folder, read_manifest(folder).config, overrides)
 
 
 def config_of_any_format(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a finished run of this or an earlier results format, in this version's words.
 
     Raises:
-        UserError: no finished run in the folder, a damaged file, or an unknown key.
+        UserError: no finished run in the folder, a damaged file, an unknown key, or code from elsewhere
+            (`require_known_code`).
     """
     scores, manifest = (run_folder.read_json(folder, n) for n in (run_folder.SCORES, run_folder.MANIFEST))
     if scores.get("format") == run_folder.FORMAT:
@@ -60,10 +63,11 @@ def config_of_any_format(folder: Path, overrides: tuple[str, ...]) -> DictConfig
             f"{folder / run_folder.MANIFEST}: holds no configuration to repeat the run from; give the "
             f"values of {folder / run_folder.CONFIG} to medretrieval"
         )
-    return _with_overrides(renamed(config), overrides)
+    return _with_overrides(folder, renamed(config), overrides)
 
 
-def _with_overrides(config: dict[str, Any], overrides: tuple[str, ...]) -> DictConfig:
+def _with_overrides(folder: Path, config: dict[str, Any], overrides: tuple[str, ...]) -> DictConfig:
+    require_known_code(config, folder / run_folder.MANIFEST)
     cfg = OmegaConf.merge(OmegaConf.structured(Config), config)
     for override in overrides:
         key, _, value = override.partition("=")
@@ -124,6 +128,20 @@ def saved_ranking(folder: Path) -> Ranking:
         return Ranking.load(folder / run_folder.RANKING)
     except Exception as error:  # a damaged archive makes NumPy raise anything
         raise _damaged(folder / run_folder.RANKING, folder, first_line(error)) from error
+
+
+def saved_columns(path: Path) -> dict[str, list[Any]]:
+    """The columns of a Parquet file of a run.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from pyarrow import parquet
+
+    try:
+        return dict(parquet.read_table(path).to_pydict())
+    except Exception as error:  # a damaged file makes Arrow raise anything
+        raise _damaged(path, path.parent, first_line(error)) from error
 
 
 @dataclass(frozen=True)
@@ -187,7 +205,7 @@ def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
     path = folder / f"embeddings_{role}.npy"
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, folder, first_line(error)) from error
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from medretrieval.cache.lock import locked_if_free
+from medretrieval.config import leaves
 from medretrieval.errors import UserError
+from medretrieval.private import each, hide_word, redacted
 from medretrieval.sweep.plan import PLAN, all_ended, interrupted, job_folders, plan_of, read_plan
 from medretrieval.sweep.results import draw_pareto, reports_of, save_tables, sweep_summary
 from medretrieval.track.tracker import Sweep, Tracker, tracker_from_config
@@ -39,6 +41,15 @@ class SweepCallback(Callback):
         with suppress(UserError):  # each job says it, as its own failure
             SweepCallback.tracker = tracker_from_config(config.tracking)
             SweepCallback.tracker.prepare()
+        _hide(config)  # Hydra is about to write it into multirun.yaml
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Take out of what Hydra has just written of a job the passwords of the user's own YAML files."""
+        if config.hydra.output_subdir is not None:
+            for path in (Path(config.hydra.runtime.output_dir) / config.hydra.output_subdir).glob("*.yaml"):
+                text = path.read_text(encoding="utf-8")
+                if (clean := redacted(text)) != text:
+                    path.write_text(clean, encoding="utf-8")
 
     def _plan(self, config: DictConfig) -> None:
         """Take up the interrupted sweep of the same plan, where there is one that nobody works on."""
@@ -56,6 +67,15 @@ class SweepCallback(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         SweepCallback.held.enter_context(locked_if_free(folder / PLAN))
         plan.write(folder)
+
+
+def _hide(config: DictConfig) -> None:
+    """Hide passwords in a configuration, in its place."""
+    said = leaves(OmegaConf.to_container(config, resolve=False))
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        for key, value in said.items():
+            if (hidden := each(value, hide_word)) != value:
+                OmegaConf.update(config, key, hidden)
 
 
 def _go_to(config: DictConfig, name: str) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 from medretrieval.config import leaves
 from medretrieval.encoders.card import without_cards
 from medretrieval.errors import UserError, first_line
+from medretrieval.private import TRACKING_URI, hide
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.saved.names import HEXADECIMAL, MIN_CHARACTERS, local_folder, require_one
+from medretrieval.runs.saved.seal import require_as_written
 
 FILES = (run_folder.SCORES, run_folder.MANIFEST, run_folder.CONFIG, run_folder.PER_QUERY)
 log = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ class Run:
 
 
 def default_uri(outputs: Path) -> str:
-    """Where MLflow keeps the runs unless told otherwise."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{outputs}/mlflow.db"
+    """Where MLflow keeps the runs unless told otherwise, its password hidden."""
+    return hide(os.environ.get(TRACKING_URI, "")) or f"sqlite:///{outputs}/mlflow.db"
 
 
 def find_all(words: Sequence[str], uri: str, outputs: Path, aside: Path) -> dict[Path, str]:
@@ -111,6 +113,7 @@ def find_one(run_id: str, uri: str, aside: Path) -> Path:
 
 
 def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) -> list[tuple[Path, str]]:
+    from medretrieval.track.exchange import client_of
     from medretrieval.track.mlflow.database import sqlite_file
     from medretrieval.track.mlflow_tracker import FOLDER_TAG
     from medretrieval.track.tracker import SWEEP_TAG
@@ -118,13 +121,9 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # asking MLflow would make it
         return []
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
+    client, runs = client_of(uri), []
     from mlflow.exceptions import MlflowException
 
-    client, runs = MlflowClient(tracking_uri=uri), []
     if RUN_ID.fullmatch(what):
         with suppress(MlflowException):
             run = client.get_run(what)
@@ -141,7 +140,7 @@ def _download(what: str, uri: str, aside: Path, files: Sequence[str] = FILES) ->
     places = []
     for run in runs:
         if "encoder" in run.data.tags:  # comparisons are kept there too
-            folder = Path(run.data.tags.get(FOLDER_TAG, ""))
+            folder = Path(run.data.tags.get(FOLDER_TAG, "")).expanduser()
             if not _is_of(folder, run.info.run_id) or not all((folder / f).is_file() for f in files):
                 folder = aside / run.info.run_id
                 folder.mkdir(exist_ok=True)
@@ -180,11 +179,12 @@ def load_run(folder: Path, source: str) -> Run:
     """Read a finished run's files.
 
     Raises:
-        UserError: files that are missing, damaged or of another results format.
+        UserError: files that are missing, damaged, of another results format, or not those the run wrote.
     """
     from pyarrow import parquet
 
     report, manifest = read_report(folder, source), read_manifest(folder, source)
+    require_as_written(folder, source)
     try:
         columns = parquet.read_schema(folder / run_folder.PER_QUERY).names
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from medretrieval.config import expand
 from medretrieval.errors import UserError
+from medretrieval.private import each
 from medretrieval.runs.report import read_report
 from medretrieval.runs.tables import sweep_table
 from medretrieval.track.run_metrics import run_metrics
@@ -78,7 +79,7 @@ class JsonLinesTracker(Tracker):
         if line["folder"] is not None:
             line["folder"] = str(Path(line["folder"]).absolute())
         with unless_away(f"the file {self.path}", consequence) as attempt:
-            append_line(self.path, json.dumps(line, allow_nan=False))
+            append_line(self.path, json.dumps(each(line), allow_nan=False))
         return not attempt.failed
 
 

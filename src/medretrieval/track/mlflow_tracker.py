@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.adapt.stage import ADAPTATION, JOINED
 from medretrieval.errors import UserError
+from medretrieval.private import each, hide, same, shareable
 from medretrieval.runs.folder import (
     AUDIT_PAIRS,
     AUDIT_PICTURE,
@@ -25,6 +26,7 @@ from medretrieval.runs.folder import (
     SCORES,
 )
 from medretrieval.runs.report import numbers, read_report
+from medretrieval.track.exchange import Patience, require_real
 from medretrieval.track.mlflow.database import prepare_database, sqlite_file
 from medretrieval.track.mlflow.entries import log_entry_run, log_sweep_run
 from medretrieval.track.mlflow.notes import run_note
@@ -50,6 +52,7 @@ log = logging.getLogger(__name__)
 FOLDER_TAG = "folder"  # where the run's files are, for verify and again
 ARTIFACTS = (SCORES, PER_QUERY, RANKING, CONFIG, MANIFEST)
 WHERE_MADE = (AUDIT_PAIRS, AUDIT_PICTURE, HALVES, PROMPTS, ADAPTATION, JOINED)  # logged where a run has them
+TEXTS = (".json", ".yaml")
 LARGE_ARTIFACTS = ("index.faiss", "embeddings_query.npy", "embeddings_gallery.npy")
 
 
@@ -57,10 +60,11 @@ class MLflowTracker(Tracker):
     """Keeps runs in an experiment of an MLflow store.
 
     Attributes:
-        uri: of the store: sqlite:///<file>, or a server's http://...
+        uri: of the store: sqlite:///<file>, or a server's http://...; a password in it is hidden.
         experiment: its name; made where it is new.
         log_index: whether the index and the embeddings are logged too.
         system_metrics: whether CPU, memory and GPU are sampled while a run lasts.
+        patience: how long a server is waited for: in a run, for all that it is told together.
         run_id: of the run there, None before `start` and where MLflow could not be reached then.
     """
 
@@ -71,11 +75,13 @@ class MLflowTracker(Tracker):
         for name, value in (("log_index", log_index), ("system_metrics", system_metrics)):
             if not isinstance(value, bool):
                 raise UserError(f"tracking.{name}={value}: give true or false")
-        self.uri, self.experiment = str(uri), str(experiment)
+        self.uri, self.experiment = hide(str(uri)), str(experiment)
+        require_real(self.uri)
         self.log_index, self.system_metrics = log_index, system_metrics
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
         self._tried = False
+        self.patience = Patience(in_all=True)
         self._monitor: Any = None
 
     @property
@@ -116,8 +122,10 @@ class MLflowTracker(Tracker):
             self._create(about, "its failure is not recorded there")
         if self._client is not None and self.run_id is not None:
             with unless_away(self.where, "its failure is not recorded there"):
-                self._client.set_tag(self.run_id, "failure", reason[:MAX_TAG_LENGTH])
-                self._client.set_tag(self.run_id, NOTE_TAG, f"**{status}**: {reason}"[:MAX_TAG_LENGTH])
+                self._client.set_tag(self.run_id, "failure", shareable(reason)[:MAX_TAG_LENGTH])
+                self._client.set_tag(
+                    self.run_id, NOTE_TAG, f"**{status}**: {shareable(reason)}"[:MAX_TAG_LENGTH]
+                )
                 self._client.set_terminated(self.run_id, status)
 
     def skip(self, about: RunDescription, finished: Path) -> None:
@@ -163,7 +171,7 @@ class MLflowTracker(Tracker):
             about = RunDescription(**note["about"])
         client, experiment_id = self._connect()
         # A run that was started there and could not be finished.
-        self.run_id = note["run_id"] if note.get("uri") == self.uri else None
+        self.run_id = note["run_id"] if same(note.get("uri", ""), self.uri) else None
         if self.run_id is None:
             self.run_id = create_run(client, experiment_id, about.name, about.tags)
         log_folder(client, self.run_id, folder, about, self.log_index)
@@ -174,7 +182,7 @@ class MLflowTracker(Tracker):
         """A client and the experiment's id; of a store that was left half-made, with the runs it missed."""
         database = sqlite_file(self.uri)
         remade = database is not None and prepare_database(database)
-        connection = connect(self.uri, self.experiment)
+        connection = connect(self.uri, self.experiment, self.patience)
         if database is not None and remade:
             self._log_missed(database.parent)
         return connection
@@ -185,7 +193,7 @@ class MLflowTracker(Tracker):
             folder = path.parent
             with unless_away(self.where, f"log it later with: medretrieval log {folder}"):
                 note = read_tracking(folder)
-                if (folder / SCORES).exists() and note.get("uri") == self.uri and not note["logged"]:
+                if (folder / SCORES).exists() and same(note.get("uri", ""), self.uri) and not note["logged"]:
                     tracker = MLflowTracker(
                         self.uri, note["experiment"], note["log_index"], system_metrics=False
                     )
@@ -206,8 +214,9 @@ class MLflowTracker(Tracker):
 
     def _stop_monitor(self) -> None:
         if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
+            monitor, self._monitor = self._monitor, None
+            with unless_away(self.where, "the last samples of CPU and memory are not there"):
+                self.patience.call(monitor.finish)
 
 
 def logged_run(folder: Path, uri: str) -> str | None:
@@ -215,15 +224,23 @@ def logged_run(folder: Path, uri: str) -> str | None:
     if not (folder / TRACKING).exists():
         return None
     note = read_tracking(folder)
-    run_id: str | None = note["run_id"] if note.get("uri") == uri and note["logged"] else None
+    run_id: str | None = note["run_id"] if same(note.get("uri", ""), uri) and note["logged"] else None
     return run_id
+
+
+def _log_file(client: "MlflowClient", run_id: str, path: Path, place: str) -> None:
+    """Log a file into a folder of the run's artifacts; what is text without the path of the user's home."""
+    if path.suffix in TEXTS:
+        client.log_text(run_id, shareable(path.read_text()), str(Path(place) / path.name))
+    else:
+        client.log_artifact(run_id, str(path), place or None)
 
 
 def _monitor(run_id: str, uri: str) -> Any:
     import mlflow
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(require_real(uri))
     monitor = SystemMetricsMonitor(run_id)
     monitor.start()
     return monitor
@@ -247,14 +264,14 @@ def log_folder(
     note, page = run_note(report), folder / FIGURES / MAP_FILE
     if page.exists():  # a link into the cache, which may have been pruned since
         note += f"\n- [Map of the embeddings]({log_map(client, experiment_id, run_id, page)})"
-    tags = [RunTag(NOTE_TAG, note), RunTag(FOLDER_TAG, str(folder.absolute()))]
+    tags = [RunTag(NOTE_TAG, shareable(note)), RunTag(FOLDER_TAG, shareable(str(folder.absolute())))]
     client.log_batch(run_id, metrics=metrics, tags=tags)
     roles: dict[str, list[str]] = {}  # of each dataset: MLflow keeps one that is given twice once
     for role, facts in about.inputs.items():
         roles.setdefault(json.dumps(facts, sort_keys=True), []).append(role)
     inputs = [
         DatasetInput(
-            Dataset(source_type="local", **json.loads(facts)),
+            Dataset(source_type="local", **each(json.loads(facts), shareable)),
             [InputTag("mlflow.data.context", ", ".join(names))],
         )
         for facts, names in roles.items()
@@ -262,10 +279,10 @@ def log_folder(
     client.log_inputs(run_id, inputs)
     some = tuple(name for name in WHERE_MADE if (folder / name).exists())
     for name in ARTIFACTS + some + (LARGE_ARTIFACTS if log_index else ()):
-        client.log_artifact(run_id, str(folder / name))
+        _log_file(client, run_id, folder / name, "")
     for path in sorted((folder / FIGURES).glob("*")):
         if path.name != MAP_FILE:
-            client.log_artifact(run_id, str(path), FIGURES)
+            _log_file(client, run_id, path, FIGURES)
     client.set_terminated(run_id, "FINISHED")
     # One of two jobs that end in the same moment may be refused; the run is logged all the same.
     with unless_away("MLflow's table of views", "the next run sets the views"):

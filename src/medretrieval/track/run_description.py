@@ -8,11 +8,12 @@ from typing import Any
 
 from medretrieval.config import Config, PromptSource, is_set, leaves
 from medretrieval.encoders.card import without_cards
+from medretrieval.private import each
 from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
 from medretrieval.runs.folder import TRACKING as TRACKING
-from medretrieval.runs.folder import write_json
+from medretrieval.runs.folder import read_json, write_json
 from medretrieval.runs.identity import corruption_of, rerank_of
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.default_config import GROUPS, default_config, plain
@@ -130,10 +131,13 @@ def write_tracking(folder: Path, about: RunDescription, tracker: Tracker, **fact
         facts: of that tracker; MLflow's are uri, experiment, log_index, run_id and logged.
     """
     note = {"tracker": class_name(type(tracker)), **facts, "about": about.__dict__}
-    write_json(folder / TRACKING, note)
+    write_json(folder / TRACKING, each(note))
 
 
 def read_tracking(folder: Path) -> dict[str, Any]:
-    """The content of a run's tracking.json."""
-    content: dict[str, Any] = json.loads((folder / TRACKING).read_text())
-    return content
+    """The content of a run's tracking.json.
+
+    Raises:
+        UserError: it is not there, or no JSON.
+    """
+    return read_json(folder, TRACKING)

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from medretrieval.config import root
 from medretrieval.errors import UserError, first_line
-from medretrieval.instantiate import instantiate
+from medretrieval.instantiate import instantiate, require_known_code
+from medretrieval.private import redacted
 from medretrieval.runs.folder import CONFIG
 from medretrieval.runs.report import RunReport
 
@@ -182,7 +183,7 @@ def recorded(tracker: Tracker, about: RunDescription) -> Iterator[None]:
         raise
     except Exception as error:
         with suppress(UserError):
-            tracker.fail(about, f"{type(error).__name__}: {error}", "FAILED")
+            tracker.fail(about, redacted(f"{type(error).__name__}: {error}"), "FAILED")
         raise
     except BaseException:
         with suppress(UserError):
@@ -223,6 +224,9 @@ def tracker_of(folder: Path, uri: str) -> Tracker:
     Args:
         folder: of that run.
         uri: the MLflow store, for a run that MLflow keeps and for one that nothing keeps (tracking=none).
+
+    Raises:
+        UserError: the run's configuration names code from elsewhere.
     """
     node = OmegaConf.load(folder / CONFIG).tracking
     target = node.get("_target_")  # runs of earlier versions have none: MLflow was all there was
@@ -230,6 +234,7 @@ def tracker_of(folder: Path, uri: str) -> Tracker:
         return mlflow_at(uri)
     if target in (None, _mlflow_node()["_target_"]):
         return mlflow_at(uri, node.experiment)
+    require_known_code(OmegaConf.to_container(node), folder / CONFIG, "tracking")
     return tracker_from_config(node)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import ANY_KEY, JSON, OUTPUTS, URI, Given, Verb, one_run
+from medretrieval.commands.words import ANY_KEY, CONFIG_DIR, JSON, OUTPUTS, URI, Given, Verb, one_run
 
 if TYPE_CHECKING:
     from medretrieval.verify import DoneAgain
@@ -55,7 +55,7 @@ def _lines(done: "DoneAgain", kept: bool) -> list[str]:
 VERB = Verb(
     "again",
     usage=("<run> [key=value ...]",),
-    options=(one_run(), URI, OUTPUTS, JSON),
+    options=(one_run(), URI, OUTPUTS, CONFIG_DIR, JSON),
     run=_run,
     examples=(
         "medretrieval again outputs/runs/first",

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Option, Verb, one_run, picture_path
+from medretrieval.commands.words import (
+    CONFIG_DIR,
+    JSON,
+    OUTPUTS,
+    UNVERIFIED,
+    URI,
+    Given,
+    Option,
+    Verb,
+    one_run,
+    picture_path,
+)
 from medretrieval.files import put_in_place
 
 if TYPE_CHECKING:
@@ -108,6 +119,8 @@ VERB = Verb(
         ),
         URI,
         OUTPUTS,
+        CONFIG_DIR,
+        UNVERIFIED,
         JSON,
     ),
     run=_run,

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import JSON, OUTPUTS, URI, Given, Verb, one_run
+from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, URI, Given, Verb, one_run
 
 
 def _run(given: Given) -> int:
@@ -30,7 +30,7 @@ def _run(given: Given) -> int:
 VERB = Verb(
     "verify",
     usage=("<run> [key=value ...]",),
-    options=(one_run(), URI, OUTPUTS, JSON),
+    options=(one_run(), URI, OUTPUTS, CONFIG_DIR, JSON),
     run=_run,
     examples=("medretrieval verify outputs/runs/first", "medretrieval verify outputs/runs/first --json"),
     overrides=("dataset.*", "paths.data"),

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from medretrieval.track.exchange import SQLITE, set_up
+
 log = logging.getLogger(__name__)
 
-SQLITE = "sqlite:///"
 SETTLE_SECONDS = 1.0  # a file that another process is making changes within this time
 SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's, beside a database
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite tracking store, None for any other store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return Path(uri.removeprefix(SQLITE)).expanduser() if uri.startswith(SQLITE) else None
 
 
 def lock_of(database: Path) -> FileLock:
@@ -58,6 +59,7 @@ def prepare_database(database: Path) -> bool:
 
 def make_database(database: Path) -> None:
     """Make MLflow's tables in a file beside its place and rename it: one that is stopped leaves nothing."""
+    set_up()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     aside = database.with_name(f".{database.name}.new")

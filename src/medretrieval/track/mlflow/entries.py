@@ -4,6 +4,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from medretrieval.private import shareable
 from medretrieval.runs.tables import sweep_table
 from medretrieval.track.mlflow.notes import sweep_note
 from medretrieval.track.mlflow.store import MAX_TAG_LENGTH, NOTE_TAG, create_run, log_params
@@ -44,7 +45,7 @@ def log_entry_run(client: "MlflowClient", experiment_id: str, entry: Entry) -> s
         log_params(client, run_id, entry.params)
     _log_metrics(client, run_id, entry)
     for name, text in entry.files.items():
-        client.log_text(run_id, text, name)
+        client.log_text(run_id, shareable(text), name)
     if entry.front is not None:
         _link(client, experiment_id, run_id, entry)
     return run_id

@@ -7,6 +7,7 @@ from typing import Any, cast
 from medretrieval.errors import UserError
 from medretrieval.runs.folder import SCORES
 from medretrieval.runs.report import read_report
+from medretrieval.track.exchange import Patience
 from medretrieval.track.mlflow_tracker import MLflowTracker, logged_run
 from medretrieval.track.run_description import TRACKING, read_tracking
 from medretrieval.track.tracker import mlflow_at, unless_away
@@ -52,6 +53,7 @@ def log_later(folders: list[Path], uri: str | None) -> int:
 
 def _log_one(folder: Path, note: dict[str, Any], uri: str | None) -> int:
     tracker = _tracker(note, uri)
+    tracker.patience = Patience(in_all=False)  # nothing else waits for it
     if (run_id := logged_run(folder, tracker.uri)) is not None:
         log.info("%s: in MLflow already, run %s", folder, run_id)
         return 0

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medretrieval.errors import first_line
+from medretrieval.private import HIDDEN, hide
+from medretrieval.track.exchange import client_of
 from medretrieval.track.find_runs import default_uri
 from medretrieval.track.mlflow.database import sqlite_file
 from medretrieval.track.mlflow.views import ALL_RUNS, VIEW_TAG, address
@@ -33,9 +35,7 @@ def addresses(uri: str, server: str) -> list[str]:
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # asking MLflow would make it
         return [NOTHING]
-    from mlflow import MlflowClient
-
-    client, lines = MlflowClient(tracking_uri=uri), []
+    client, lines = client_of(uri), []
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         if f"{VIEW_TAG}{ALL_RUNS}" in experiment.tags:
             table, charts = (address(experiment.experiment_id, ALL_RUNS, on) for on in (False, True))
@@ -50,12 +50,13 @@ def main(words: "Sequence[str]") -> int:
     parser.add_argument("--host", "-h", default=os.environ.get("MLFLOW_HOST", "127.0.0.1"))
     parser.add_argument("--port", "-p", default=os.environ.get("MLFLOW_PORT", "5000"))
     given, _ = parser.parse_known_args(words)
+    uri = hide(given.backend_store_uri)
     try:
-        uri = given.backend_store_uri
         here = f"http://{given.host}:{given.port}"
-        lines = addresses(uri, uri.rstrip("/") if uri.startswith("http") else here)  # a server has its own UI
+        own = uri.replace(f"{HIDDEN}@", "").rstrip("/")  # a server has its own UI, and asks for a password
+        lines = addresses(uri, own if uri.startswith("http") else here)
     except Exception as error:  # whatever a server, a database or a disk may raise
-        lines = [f"{given.backend_store_uri}: cannot be read ({first_line(error)})"]
+        lines = [f"{uri}: cannot be read ({first_line(error)})"]
     print(*lines, sep="\n", flush=True)
     return 0
 

@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medretrieval.errors import UserError, first_line
 from medretrieval.runs.folder import TRACKING, read_json
+from medretrieval.track.exchange import client_of
 from medretrieval.track.mlflow.database import sqlite_file
 from medretrieval.track.mlflow_tracker import FOLDER_TAG
 from medretrieval.track.tracker import SWEEP_TAG
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 PROGRAM = "medretrieval"  # the source of its runs there
 
@@ -63,7 +61,7 @@ def runs_of_sweep(uri: str, sweep: Path) -> list[LoggedRun]:
     if not _exists(uri):
         return []
     try:
-        client = _client(uri)
+        client = client_of(uri)
         everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
         wanted = f"tags.{SWEEP_TAG} LIKE '%{sweep.name}%'"
         found = client.search_runs(everywhere, wanted, max_results=50000)
@@ -97,7 +95,7 @@ def delete(runs: Sequence[LoggedRun]) -> None:
     """
     for run in runs:
         try:
-            _client(run.uri).delete_run(run.run_id)
+            client_of(run.uri).delete_run(run.run_id)
         except Exception as error:  # whatever a server, a database or a disk may raise
             raise UserError(
                 f"MLflow at {run.uri}: run {run.run_id} cannot be deleted ({first_line(error)}); the folders "
@@ -108,9 +106,9 @@ def delete(runs: Sequence[LoggedRun]) -> None:
 def _active(uri: str, run_ids: Sequence[str]) -> list[Any]:
     if not _exists(uri):
         return []
+    client, found = client_of(uri), []
     from mlflow.exceptions import MlflowException
 
-    client, found = _client(uri), []
     for run_id in run_ids:
         try:
             run = client.get_run(run_id)
@@ -131,20 +129,10 @@ def _exists(uri: str) -> bool:
     return database is None or database.exists()
 
 
-def _client(uri: str) -> "MlflowClient":
-    import os
-
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
 def _is_of(tags: Mapping[str, str], sweep: Path) -> bool:
     sweeps = tags.get(SWEEP_TAG, "").split()
     if FOLDER_TAG in tags:
-        return Path(tags[FOLDER_TAG]).resolve().is_relative_to(sweep.resolve())
+        return Path(tags[FOLDER_TAG]).expanduser().resolve().is_relative_to(sweep.resolve())
     return sweeps == [sweep.name]
 
 
