@@ -157,7 +157,7 @@ def test_a_run_speaks_with_the_whole_address_and_keeps_none_of_it(server, tmp_pa
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv(private.MEMORY)
     with pytest.raises(UserError, match="a run keeps no password; give the whole address in"):
-        log_later([folder], None)
+        log_later([folder], None, everything=True)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_run_waits_for_a_server_once_and_says_how_to_log_it_later(quick, tmp_p
         whole = time.monotonic() - start
     assert (folder / "scores.json").exists()
     lines = [record.getMessage() for record in caplog.records if "log it later" in record.getMessage()]
-    assert lines == [f"not in MLflow; log it later with: medretrieval log {folder}"]
+    assert lines == [f"not in MLflow; log it later with: medretrieval log {folder} uri={server.uri()}"]
     assert f"MLflow at {server.uri()} cannot be reached (" in caplog.text
     assert whole < 30  # of which the run itself is most
 
@@ -125,7 +125,7 @@ def test_a_server_that_becomes_slow_in_the_end_costs_no_results(
     (line,) = [record.getMessage() for record in caplog.records]
     assert "(no whole answer within 0.4 s); its results are kept; log them later with: medretrieval" in line
     assert read_tracking(folder)["logged"] is False
-    assert log_later([folder], None) == 1
+    assert log_later([folder], database) == 1
 
 
 @pytest.mark.parametrize("manner", ["limited", "silent", "trickles", "endless"])

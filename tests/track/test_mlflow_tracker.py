@@ -151,7 +151,7 @@ def test_without_the_server_results_are_kept_and_can_be_logged_later(tracked, da
     assert f"MLflow at {away} cannot be reached" in caplog.text
     assert f"medretrieval log {result.folder}" in caplog.text
     with pytest.raises(UserError, match="cannot be reached"):
-        log_later([result.folder], None)
+        log_later([result.folder], None, everything=True)
     assert log_later([tmp_path / "outputs"], database) == 1
     _, found = only_run(database)
     assert found.info.status == "FINISHED"

@@ -92,11 +92,12 @@ def claimed(folder: Path) -> Iterator[None]:
     """Within the block the folder is this run's alone.
 
     Args:
-        folder: of the run; made where it is new, and gone after the block where nothing is in it then.
+        folder: of the run; made where it is new, and then gone after the block where nothing is in it.
 
     Raises:
         UserError: another run is working in it.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked_if_free(folder / CLAIM) as free:
@@ -107,8 +108,9 @@ def claimed(folder: Path) -> Iterator[None]:
                 )
             yield
     finally:
-        with suppress(OSError):  # something is in it
-            folder.rmdir()
+        if new:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
 def clear(folder: Path) -> None:

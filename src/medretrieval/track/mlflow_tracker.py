@@ -6,6 +6,7 @@ Where MLflow cannot be reached, the results stay in the run's folder with all th
 
 import json
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,10 @@ class MLflowTracker(Tracker):
         """The store, for messages."""
         return f"MLflow at {self.uri}"
 
+    def _later(self, folder: Path) -> str:
+        """The command that logs a run there."""
+        return f"medretrieval log {shlex.quote(str(folder))} uri={shlex.quote(self.uri)}"
+
     def prepare(self) -> None:
         """Make the SQLite database and the experiment: parallel jobs on a new database would break it."""
         if sqlite_file(self.uri) is not None:
@@ -107,9 +112,9 @@ class MLflowTracker(Tracker):
         logged = False
         self._stop_monitor()
         if self._client is None or self.run_id is None:
-            log.warning("not in MLflow; log it later with: medretrieval log %s", folder)
+            log.warning("not in MLflow; log it later with: %s", self._later(folder))
         else:
-            later = f"its results are kept; log them later with: medretrieval log {folder}"
+            later = f"its results are kept; log them later with: {self._later(folder)}"
             with unless_away(self.where, later) as attempt:
                 log_folder(self._client, self.run_id, folder, about, self.log_index)
             logged = not attempt.failed
@@ -191,7 +196,7 @@ class MLflowTracker(Tracker):
         """Log the finished runs in a folder that were meant for this store and are not in it."""
         for path in sorted(outputs.rglob(TRACKING)):
             folder = path.parent
-            with unless_away(self.where, f"log it later with: medretrieval log {folder}"):
+            with unless_away(self.where, f"log it later with: {self._later(folder)}"):
                 note = read_tracking(folder)
                 if (folder / SCORES).exists() and same(note.get("uri", ""), self.uri) and not note["logged"]:
                     tracker = MLflowTracker(

@@ -13,7 +13,8 @@ def _run(given: Given) -> int:
 
     say_latest(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    count = log_later([_folder(word, given.outputs) for word in given.run], given.uri)
+    folders = [_folder(word, given.outputs) for word in given.run]
+    count = log_later(folders, given.uri, given.outputs, given.all)
     print(json.dumps({"logged": count}, indent=2) if given.json else f"{count} runs logged")
     return 0
 
@@ -40,13 +41,27 @@ VERB = Verb(
             needed=True,
             many=True,
         ),
-        Option("uri", URI.meaning, URI.value, unset="the store in each run's own configuration"),
+        Option(
+            "uri",
+            f"{URI.meaning}, to which all of them are logged",
+            URI.value,
+            unset="the usual one (MLFLOW_TRACKING_URI, or sqlite:///<outputs>/mlflow.db), for the runs that "
+            "were made for it, below <outputs> or named themselves",
+        ),
+        Option(
+            "--all",
+            "log each run to the store in its own configuration, wherever that is, and runs that were made "
+            "without MLflow to the usual one",
+            type=bool,
+            unset="say which runs are left out, and why",
+        ),
         OUTPUTS,
         JSON,
     ),
     run=_run,
     examples=(
         "medretrieval log outputs/runs",
+        "medretrieval log outputs/runs/first --all",
         "medretrieval log 20260101-120000-000000 uri=https://mlflow.example.org",
     ),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from medretrieval.private import same
 from medretrieval.track.exchange import SQLITE, set_up
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,14 @@ SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's, beside a database
 def sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite tracking store, None for any other store."""
     return Path(uri.removeprefix(SQLITE)).expanduser() if uri.startswith(SQLITE) else None
+
+
+def same_store(one: str, other: str) -> bool:
+    """Whether two addresses are of the same store: of one file, or but for what is secret in them equal."""
+    files = sqlite_file(one), sqlite_file(other)
+    if files[0] is not None and files[1] is not None:
+        return files[0].resolve() == files[1].resolve()
+    return same(one, other)
 
 
 def lock_of(database: Path) -> FileLock:
