@@ -18,7 +18,7 @@ from medretrieval.evaluate.score_docs import with_tables
 
 DOCS = [Page(path) for path in sorted((REPOSITORY / "docs").glob("*.md"))]
 EXPERIMENTS = [Page(path) for path in sorted((REPOSITORY / "experiments").glob("*.md"))]
-TOP = [Page(REPOSITORY / name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+TOP = [Page(REPOSITORY / name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = {page.name: page for page in [*TOP, *DOCS, *EXPERIMENTS]}
 COMMANDS = sorted({command for page in PAGES.values() for command in page.commands})
 RUNS = [command for command in COMMANDS if words(command) and "=" in words(command)[0]]
@@ -137,7 +137,7 @@ def test_the_page_of_the_architecture_names_every_module_and_layer():
         elif path.parent != package and path.stem != "__init__":
             room = path.relative_to(package).parts[0]  # a folder in a room is told of in the room's row
             assert f"`{path.stem}`" in rows[f"{room}/"], path
-    (layers,) = [block for _, block in PAGES["docs/architecture.md"].blocks if block.startswith("errors")]
+    (layers,) = [block for _, block in PAGES["docs/architecture.md"].blocks if block.startswith("private")]
     assert re.findall(r"\w+", layers) == [name for name in LAYERS if name != "__main__"]
 
 
