@@ -69,6 +69,7 @@ def test_a_sweep_with_a_misspelt_value_starts_no_run_and_leaves_no_folder(comman
         (b"name: a\x00b\n", "not valid YAML (a character that no text has)"),
         (b"a: " + b"[" * 2000 + b"]" * 2000 + b"\n", "nested too deeply"),
         (b"a: &a [*a]\n", "nested too deeply"),
+        (b"# @package _glbal_ed: 1\n", "own.yaml: cannot be read (Too many components"),
     ],
 )
 def test_a_file_that_no_parser_gets_through_is_one_line(content, said, refused, tmp_path):

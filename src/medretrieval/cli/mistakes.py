@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medretrieval.errors import UserError, choices, suggestion
+from medretrieval.errors import UserError, choices, first_line, suggestion
 
 # Errors whose cause is the machine, not the program.
 SURROUNDINGS = {
@@ -80,9 +80,11 @@ def _unreadable(error: BaseException) -> UserError | None:
         name = getattr(error, "name", "a configuration file")
         return UserError(f"{name}: not valid YAML (a character that no text has); save it as UTF-8 text")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, UnicodeDecodeError):
-        files = [frame.f_locals.get("full_path") for frame in frames if frame.f_code.co_name == "load_config"]
-        return UserError(f"{files[-1]}: no UTF-8 text; save the file as UTF-8") if any(files) else None
+    files = [frame.f_locals.get("full_path") for frame in frames if frame.f_code.co_name == "load_config"]
+    if isinstance(error, ValueError) and any(files):
+        why = "no UTF-8 text; save the file as UTF-8"
+        why = why if isinstance(error, UnicodeDecodeError) else f"cannot be read ({first_line(error)})"
+        return UserError(f"{files[-1]}: {why}")
     parsers = ("yaml", "omegaconf", "copy.py")
     last = {part for frame in frames[-50:] for part in Path(frame.f_code.co_filename).parts}
     if isinstance(error, RecursionError) and "pathlib.py" in last:
