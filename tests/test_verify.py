@@ -26,6 +26,12 @@ def test_an_untouched_run_is_as_saved(config, write_npz, index, protocol, depth)
     assert verify(run(config(*SMALL_RUN, *overrides)).folder) == []
 
 
+def test_a_run_with_pictures_and_maps_in_mlflow_is_as_saved(config, write_npz, database):
+    write_npz(n=20)
+    tracked = ("tracking=mlflow", f"tracking.uri={database}", "figures.enabled=true", "figures.queries=2")
+    assert verify(run(config(*SMALL_RUN, *tracked)).folder) == []
+
+
 def test_a_multi_label_run_is_as_saved(config, write_npz):
     labels = (np.random.default_rng(0).random((20, 14)) < 0.2).astype(np.uint8)
     write_npz("chestmnist", n=20, **{f"{s}_labels": labels for s in ("train", "val", "test")})
@@ -107,6 +113,7 @@ FALSIFIED = {
     "counts": _scores(lambda c: c["counts"].update(queries=21)),
     "name": _scores(lambda c: c.update(dataset="another")),
     "index name": _scores(lambda c: c["index"].update(name="hnsw")),
+    "fingerprint": _scores(lambda c: c.update(fingerprint="0" * 64)),
     "invented score": _scores(lambda c: c["scores"].update(precision_at_7=0.99)),
     "class score": _scores(lambda c: next(iter(c["per_class"].values())).update(queries=3)),
     "ids": _ranking(_swap),

@@ -18,7 +18,7 @@ from medretrieval.config import Config, Hit, compose, expand, leaves
 from medretrieval.datasets.groups import groups_sha256
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import Evaluation, evaluate
-from medretrieval.load import load_task
+from medretrieval.load import load, load_task
 from medretrieval.protocol.captions import Captions
 from medretrieval.protocol.prompts import PROMPT
 from medretrieval.protocol.queries import Queries
@@ -28,6 +28,7 @@ from medretrieval.runner import run
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs import manifest
 from medretrieval.runs.folder import read_json
+from medretrieval.runs.identity import fingerprint_of
 from medretrieval.runs.manifest import read_manifest
 from medretrieval.runs.reopen import (
     config_of_any_format,
@@ -42,7 +43,7 @@ from medretrieval.runs.saved.seal import problems
 
 # Keys of scores.json whose values a clock, the cache or a picture gave.
 MEASURED = re.compile(
-    r"^(timings_s|speed|explain)\b|(^|\.)(build_s|cached|images_per_s|seconds.*|ms|mib|.*_ms|.*_s|.*queries_per_s)$"
+    r"^(timings_s|speed|explain|fingerprint)\b|(^|\.)(build_s|cached|images_per_s|seconds.*|ms|mib|.*_ms|.*_s|.*queries_per_s)$"
 )
 ARRAYS = (
     run_folder.RANKING, run_folder.PER_QUERY, run_folder.IMAGES, run_folder.HALVES, run_folder.AUDIT_PAIRS,
@@ -83,7 +84,16 @@ def _recomputed(folder: Path, settings: Config, report: RunReport, overrides: tu
     of_data = bool(found)
     found += _about_scores(folder, report, ranking, _hits(ranking, task))
     found += _about_ranking(folder, settings, report, task, ranking)
-    return found if of_data else found + done_again(folder, saved_config(folder, overrides))
+    if of_data:
+        return found
+    found += done_again(folder, saved_config(folder, overrides))
+    # That of the run itself: what is done again has no pictures.
+    now = fingerprint_of(settings, load(settings, Cache(expand(settings.paths.cache))))
+    if now != report.fingerprint:
+        found.append(
+            f"scores.json: fingerprint is {report.fingerprint[:12]}, of its configuration {now[:12]}"
+        )
+    return found
 
 
 def _about_data(folder: Path, task: RetrievalTask) -> list[str]:
