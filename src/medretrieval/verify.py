@@ -43,7 +43,7 @@ from medretrieval.runs.saved.seal import problems
 
 # Keys of scores.json whose values a clock, the cache or a picture gave.
 MEASURED = re.compile(
-    r"^(timings_s|speed|explain|fingerprint)\b|(^|\.)(build_s|cached|images_per_s|seconds.*|ms|mib|.*_ms|.*_s|.*queries_per_s)$"
+    r"^(timings_s|speed|explain|fingerprint|autotune\.curve)\b|(^|\.)(build_s|cached|images_per_s|seconds.*|ms|mib|.*_ms|.*_s|.*queries_per_s)$"
 )
 ARRAYS = (
     run_folder.RANKING, run_folder.PER_QUERY, run_folder.IMAGES, run_folder.HALVES, run_folder.AUDIT_PAIRS,

@@ -151,7 +151,11 @@ class OpenClipEncoder(TorchEncoder):
         """
         module: Any = self.loaded.module
         # Of towers from Hugging Face the module says how many places there are, not how many were trained.
-        context: int = min(n for n in (module.context_length, self._tokenizer.context_length) if n)
+        context = min(n for n in (module.context_length, self._tokenizer.context_length) if n)
+        return self._tokens(texts, context)
+
+    def _tokens(self, texts: Sequence[str], context: int) -> "torch.Tensor":
+        """As `tokens`, for so many places."""
         tokens: torch.Tensor = self._tokenizer(list(texts), context_length=context + 1)
         inner = getattr(self._tokenizer, "tokenizer", None)
         pad = getattr(inner, "pad_token_id", 0) or 0
