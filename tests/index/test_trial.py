@@ -4,6 +4,7 @@ import contextlib
 import re
 
 import faiss
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,17 @@ def test_an_index_beyond_the_memory_is_refused_with_what_it_would_take():
 @few(["L2norm,Flat", "IVF2,PQ4x2,RFlat"], 1)
 def test_what_is_tried_first_is_built_as_before(built, factory):
     assert built(normal(64), factory=factory).index.ntotal == 64
+
+
+@pytest.mark.parametrize("row", [[float("nan"), 1.0], [2.0, 1.0], [1.0, float("nan")]])
+def test_an_index_whose_distances_are_no_ranking_is_refused(built, monkeypatch, row):
+    index = built(normal(64), factory="IVF2,Flat", metric="l2")
+    found = (np.array([row], np.float32), np.array([[0, 1]]))
+    monkeypatch.setattr(type(index.index), "search", lambda *_: found)
+    with pytest.raises(
+        UserError, match=r"index\.factory=IVF2,Flat: FAISS gives distances that are no numbers"
+    ):
+        index.search(normal(1), 2)
 
 
 @given(st.from_regex(r"(IVF\d{1,3},)?(Flat|SQ8|PQ\d{1,2}(x\d)?(np)?)|HNSW\d{1,3}(,Flat)?", fullmatch=True))

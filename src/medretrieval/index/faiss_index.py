@@ -72,6 +72,9 @@ class VectorIndex:
         Returns:
             ids int64 [q, depth], -1 where the index found no more, and distances float32 [q, depth],
             never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
+
+        Raises:
+            UserError: an index that gives no such distances.
         """
         prepared = prepare(queries, self.metric, "queries")
         if self.is_flat and depth * SORTED_WHOLE_DIVISOR > self.index.ntotal:
@@ -79,7 +82,13 @@ class VectorIndex:
             vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
             return rank_all(prepared, vectors.reshape(-1, flat.d), self.metric, depth)
         raw, ids = self.index.search(prepared, depth)
-        return order_ties(ids, as_distances(raw, ids, self.metric))
+        distances = as_distances(raw, ids, self.metric)
+        if np.isnan(distances).any() or not (distances[:, 1:] >= distances[:, :-1]).all():
+            raise UserError(
+                f"index.factory={self.spec.factory}: FAISS gives distances that are no numbers, or not in "
+                "order; use another index"
+            )
+        return order_ties(ids, distances)
 
 
 def build(
