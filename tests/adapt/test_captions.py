@@ -14,12 +14,15 @@ from tests.encoders.test_train_phantom_clip import encoder_of
 from medretrieval import run
 from medretrieval.adapt import training
 from medretrieval.adapt.base import FitData
-from medretrieval.adapt.fit import read_tensors, write_tensors
+from medretrieval.adapt.fit import Fitting, read_tensors, write_tensors
+from medretrieval.adapt.stage import adaptation_of
 from medretrieval.adapt.tuning.captions import ClipCaptions, Pairs, _PairRun, shuffled_captions, text_names
+from medretrieval.checks import check
 from medretrieval.datasets.base import Split
 from medretrieval.datasets.phantom import ChestPhantom
 from medretrieval.encoders import train_phantom_clip
 from medretrieval.errors import UserError
+from medretrieval.load import load
 from medretrieval.query.search import SearchableRun
 from medretrieval.verify import verify
 
@@ -156,6 +159,19 @@ def test_captions_that_ask_are_judged_on_val_controlled_kept_and_answered(config
     write_tensors(tmp_path / "bad.safetensors", tensors | {"visual.extra": np.zeros(2, np.float32)}, about)
     with pytest.raises(UserError, match=r"also has 'visual\.extra'"):
         run(config(*SMALL, *places, "adapt=saved", f"adapt.file={tmp_path / 'bad.safetensors'}"))
+
+
+def test_a_fit_is_known_by_who_chose_it_on_val(config, model, cache):
+    places = (f"encoder.model=local-dir:{model}", f"encoder.checkpoint={model}/open_clip_model.safetensors")
+    known, others = [], []
+    for asks in (("protocol=leave_one_out",), ("protocol=text_to_image", "prompts=captions")):
+        chosen = check(config(*SMALL, *places, *asks, *TUNE, "evaluation.objective=recall_at_3"))
+        parts = Fitting(chosen, load(chosen, cache), cache).parts(adaptation_of(chosen))
+        known.append(parts.pop("judge"))
+        others.append(parts)
+    assert others[0] == others[1]
+    assert known[0] != known[1]
+    assert [judge["gallery"] for judge in known] == ["val", "val"]
 
 
 def test_what_cannot_be_trained_on_captions_is_refused_before_any_work(config, write_npz, model):
