@@ -9,7 +9,7 @@ UV      := $(shell command -v uv 2>/dev/null)
 INSTALL  = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage numbers clean
+.PHONY: help setup run sweep reproduce compare report verify again query ui test lint format docs bench bench-quick coverage fuzz numbers clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench-quick: $(STAMP) ## the same with smaller sizes, within 3 minutes
 
 coverage: $(STAMP) ## simulate what intervals cover and how often tests alarm falsely, into docs/trust.md (30 minutes)
 	$(BIN)/python -m tests.coverage $(ARGS)
+
+fuzz: $(STAMP) ## thousands of bad inputs in a sandbox, counted by how they end (an hour; ARGS="inputs=500 factories")
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 numbers: $(STAMP) ## make the tables of numbers in the pages again (minutes)
 	$(BIN)/python -m tests.numbers

@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "medretrieval"
-BESIDE = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "experiments/*.md", "experiments/*.png")
+BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "experiments/*.md", "experiments/*.png")
 LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])")
 
 

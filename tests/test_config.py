@@ -12,7 +12,7 @@ from medretrieval.config import is_set, root
 from medretrieval.datasets.base import Dataset
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError
-from medretrieval.index.faiss_index import require_parameters
+from medretrieval.index.parameters import require_parameters
 from medretrieval.instantiate import instantiate
 from medretrieval.rerank.base import Reranker
 from medretrieval.track.tracker import Tracker, tracker_from_config

@@ -18,7 +18,7 @@ from medretrieval.evaluate.score_docs import with_tables
 
 DOCS = [Page(path) for path in sorted((REPOSITORY / "docs").glob("*.md"))]
 EXPERIMENTS = [Page(path) for path in sorted((REPOSITORY / "experiments").glob("*.md"))]
-TOP = [Page(REPOSITORY / name) for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+TOP = [Page(REPOSITORY / name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = {page.name: page for page in [*TOP, *DOCS, *EXPERIMENTS]}
 COMMANDS = sorted({command for page in PAGES.values() for command in page.commands})
 RUNS = [command for command in COMMANDS if words(command) and "=" in words(command)[0]]

@@ -1,15 +1,19 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
-from tests.conftest import SMALL_RUN
-from tests.files import edit_json, raise_score
+from PIL import Image
+from tests.conftest import SMALL_RUN, write_breastmnist
+from tests.files import edit_json, raise_score, reseal
 
-from medretrieval import run
+from medretrieval import compose, run
 from medretrieval.commands.one_run.again import VERB as AGAIN
 from medretrieval.commands.one_run.verify import VERB as VERIFY
 from medretrieval.errors import UserError
 from medretrieval.runs.manifest import differing
 from medretrieval.runs.reopen import saved_config
+from medretrieval.runs.saved.seal import problems
 from medretrieval.verify import again, verify
 
 
@@ -20,6 +24,12 @@ def test_an_untouched_run_is_as_saved(config, write_npz, index, protocol, depth)
     write_npz(n=60)
     overrides = (f"index={index}", f"protocol={protocol}", f"evaluation.save_depth={depth}")
     assert verify(run(config(*SMALL_RUN, *overrides)).folder) == []
+
+
+def test_a_run_with_pictures_and_maps_in_mlflow_is_as_saved(config, write_npz, database):
+    write_npz(n=20)
+    tracked = ("tracking=mlflow", f"tracking.uri={database}", "figures.enabled=true", "figures.queries=2")
+    assert verify(run(config(*SMALL_RUN, *tracked)).folder) == []
 
 
 def test_a_multi_label_run_is_as_saved(config, write_npz):
@@ -62,6 +72,99 @@ def test_other_data_is_found(small_run, write_npz):
     found = verify(small_run)
     assert any(line.startswith("query: labels_sha256") for line in found)
     assert not any("images" in line for line in found)
+
+
+def _scores(change):
+    return lambda folder: edit_json(folder / "scores.json", change)
+
+
+def _ranking(change):
+    def falsify(folder):
+        with np.load(folder / "ranking.npz") as npz:
+            arrays = dict(npz)
+        change(arrays)
+        np.savez(folder / "ranking.npz", **arrays)
+
+    return falsify
+
+
+def _table(change):
+    def falsify(folder):
+        path = folder / "per_query.parquet"
+        change(pd.read_parquet(path)).to_parquet(path)
+
+    return falsify
+
+
+def _swap(arrays):
+    arrays["ids"][0, :2] = arrays["ids"][0, 1::-1]
+
+
+FALSIFIED = {
+    "objective": _scores(lambda c: c["objective"].update(value=c["objective"]["value"] + 1e-3)),
+    "another objective": _scores(lambda c: c["objective"].update(name="map", value=c["scores"]["map"])),
+    "interval": _scores(lambda c: c["intervals"]["map"].update(low=c["intervals"]["map"]["low"] + 1e-3)),
+    "chance": _scores(lambda c: c["chance"].update(map=c["chance"]["map"] - 1e-3)),
+    "lift": _scores(lambda c: c["lift"].update(map=9.0)),
+    "baseline": _scores(lambda c: c["baseline"]["scores"].update(map=0.1)),
+    "baseline difference": _scores(lambda c: c["baseline"]["difference"].update(value=0.9)),
+    "notes": _scores(lambda c: c.update(notes=[])),
+    "audit": _scores(lambda c: c["audit"].update(near_hash=77)),
+    "counts": _scores(lambda c: c["counts"].update(queries=21)),
+    "name": _scores(lambda c: c.update(dataset="another")),
+    "index name": _scores(lambda c: c["index"].update(name="hnsw")),
+    "fingerprint": _scores(lambda c: c.update(fingerprint="0" * 64)),
+    "invented score": _scores(lambda c: c["scores"].update(precision_at_7=0.99)),
+    "class score": _scores(lambda c: next(iter(c["per_class"].values())).update(queries=3)),
+    "ids": _ranking(_swap),
+    "distances": _ranking(lambda a: a.update(distances=a["distances"] * 0.5)),
+    "query labels": _ranking(lambda a: a.update(query_labels=a["query_labels"][::-1].copy())),
+    "gallery labels": _ranking(lambda a: a.update(gallery_labels=1 - a["gallery_labels"])),
+    "rotated rows": _table(lambda t: pd.concat([t[1:], t[:1]], ignore_index=True)),
+    "renamed rows": _table(lambda t: t.assign(id="x" + t["id"])),
+    "dropped rows": _table(lambda t: t[:-1]),
+    "duplicate rows": _table(lambda t: pd.concat([t, t[:1]], ignore_index=True)),
+    "column left out": _table(lambda t: t.drop(columns=["mrr"])),
+}
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A run that tests falsify copies of, with its own data and cache."""
+    place = tmp_path_factory.mktemp("honest")
+    write_breastmnist(place / "data", n=20)
+    places = [f"paths.{name}={place / name}" for name in ("data", "cache", "outputs")]
+    return run(compose("tracking=none", "figures.enabled=false", *SMALL_RUN, *places)).folder
+
+
+@pytest.mark.parametrize("what", FALSIFIED)
+def test_what_is_falsified_is_found_by_its_sum_and_without_it(honest, tmp_path, what):
+    folder = shutil.copytree(honest, tmp_path / "falsified", symlinks=True)
+    FALSIFIED[what](folder)
+    reseal(folder)
+    assert problems(folder, links=True) == []
+    assert len(verify(folder)) > 0
+    restored = shutil.copytree(honest, tmp_path / "copied", symlinks=True)
+    assert (problems(restored, links=True), problems(restored)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "file", ["scores.json", "ranking.npz", "per_query.parquet", "config.yaml", "manifest.json"]
+)
+def test_a_changed_file_is_refused_by_the_verbs_that_use_it(honest, tmp_path, refused, say, file):
+    folder = shutil.copytree(honest, tmp_path / "changed", symlinks=True)
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(
+        content.replace(b"breastmnist", b"breastmnisT") if b"breastmnist" in content else content + b"\n"
+    )
+    Image.new("L", (28, 28)).save(tmp_path / "asked.png")
+    for words in (["compare", folder, honest], ["report", folder], ["query", folder, "image=asked.png"]):
+        line = refused(*words)
+        assert f"{file} " in line
+        assert "--unverified" in line
+    if file == "config.yaml":
+        assert say("query", folder, "image=asked.png", "--unverified")[0] == 0
+    assert any(file in line for line in verify(folder))
 
 
 def test_files_that_are_gone_are_refused_with_the_way_out(small_run):
@@ -131,7 +234,10 @@ def test_anything_but_one_run_is_refused(verb, arguments):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("foo=1", "again: foo=1: no such key; choose from: --json, outputs, run, uri, or a key of the"),
+        (
+            "foo=1",
+            "again: foo=1: no such key; choose from: --config-dir, --json, outputs, run, uri, or a key",
+        ),
         ("index.foo=1", "index.foo: no such key; choose from: autotune,"),
         ("seed=x", "seed: Value 'x' of type 'str' could not be converted to Integer"),
     ],

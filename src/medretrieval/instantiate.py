@@ -5,18 +5,22 @@ their own may name any class; what lies in a run's folder, which may come from a
 """
 
 import inspect
+import math
 import sys
-from collections.abc import Iterable, Iterator
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import hydra.utils
 
 from medretrieval.errors import UserError, choices, first_line
 
 T = TypeVar("T")
+WORDS = {None: "null", type(None): "null", bool: "true or false", int: "a whole number", float: "a number"}
 TARGET = "_target_"
 OWN = "medretrieval"
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
@@ -157,6 +161,10 @@ def instantiate(node: dict[str, Any], kind: type[T], group: str) -> T:
         raise UserError(
             f"{group}.{missing[0]}: {target} needs it; set it in conf/{group}/ or on the command line"
         )
+    hints = _hints(cls)
+    for key, value in arguments.items():
+        if key in hints and not _fits(value, hints[key]):
+            raise UserError(f"{group}.{key}={value}: must be {_said(hints[key])}")
     built: T = cls(**arguments)
     for key, value in beside.items():
         setattr(built, key, value)
@@ -176,3 +184,70 @@ def _arguments(cls: type) -> dict[str, bool] | None:
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             return known
     return None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Argument name -> its type, through **kwargs of subclasses; where types cannot be read, none."""
+    found: dict[str, Any] = {}
+    for level in cls.__mro__:
+        if "__init__" in level.__dict__ and level is not object:
+            try:
+                found = get_type_hints(level.__dict__["__init__"]) | found
+            except (NameError, TypeError):  # a type that is imported for the checker alone
+                continue
+    return found
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of YAML is of a type; what is no type of YAML is left to the constructor."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if hint in (None, type(None)):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if hint in (str, Path) or (isinstance(hint, type) and issubclass(hint, Enum)):
+        return isinstance(value, str)
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(kind, type) and issubclass(kind, Iterable) and inner:
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(_fits(one, inner[0]) for one in value)
+    return True
+
+
+def _said(hint: Any) -> str:
+    """A type in words.
+
+    >>> _said(int | None), _said(list[str])
+    ('a whole number or null', 'a list, each of it text')
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(sorted((_said(one) for one in inner), key=lambda word: word == "null"))
+    if origin is Literal:
+        return "one of " + ", ".join(str(one) for one in inner)
+    words = {
+        None: "null",
+        type(None): "null",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+    }
+    if hint in words:
+        return words[hint]
+    kind = origin or hint
+    if isinstance(kind, type) and kind not in (str, Path) and not issubclass(kind, Enum):
+        if issubclass(kind, Mapping):
+            return "a mapping"
+        if inner:
+            return f"a list, each of it {_said(inner[0])}"
+    return "text"

@@ -13,7 +13,7 @@ from medretrieval.encoders.base import Encoder, reads_text
 from medretrieval.encoders.composed.composed import JoinedEncoder
 from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import objective_name, require_depths
-from medretrieval.index.faiss_index import require_parameters
+from medretrieval.index.parameters import require_parameters
 from medretrieval.instantiate import instantiate
 from medretrieval.protocol.captions import captions_of
 from medretrieval.protocol.exclusions import Exclusions, active

@@ -49,6 +49,7 @@ from medretrieval.runs.identity import find_finished, fingerprint_of, mark_finis
 from medretrieval.runs.manifest import manifest
 from medretrieval.runs.outputs import RunOutputs, report_of
 from medretrieval.runs.report import RunReport, read_report
+from medretrieval.runs.saved.seal import sealed
 from medretrieval.runs.warnings import notes_of
 from medretrieval.subgroups.by_value import Subgroups, subgroups
 from medretrieval.subgroups.columns import columns_of, members_of
@@ -356,7 +357,6 @@ class Stages:
         config: Any = each(OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True))
         documents = {
             run_folder.SCORES: run.report.to_text(),
-            run_folder.MANIFEST: manifest(inputs.dataset, sides, inputs.identity, config).to_text(),
             run_folder.CONFIG: OmegaConf.to_yaml(OmegaConf.create(config)),
         }
         if (prompts := inputs.task.queries.prompts) is not None:
@@ -382,7 +382,8 @@ class Stages:
             )
         if outcome.explanations is not None:
             writers |= saliency_writers(outcome.explanations, run.report.title)
-        content = run_folder.FolderContent(documents, links, writers)
+        unsealed = manifest(inputs.dataset, sides, inputs.identity, config)
+        content = run_folder.FolderContent(documents, links, writers, functools.partial(sealed, unsealed))
         run_folder.write(run.folder, outcome.evaluation, inputs.task, content)
 
 

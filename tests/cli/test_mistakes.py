@@ -60,3 +60,38 @@ def test_a_sweep_with_a_misspelt_value_starts_no_run_and_leaves_no_folder(comman
     line = line_of(command("-m", "index=flat,hsnw", "tracking=none"))
     assert line.startswith("index=hsnw: there is no such index; did you mean hnsw?")
     assert list((tmp_path / "outputs").rglob("*.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: \xff\n", "no UTF-8 text"),
+        (b"name: a\x00b\n", "not valid YAML (a character that no text has)"),
+        (b"a: " + b"[" * 2000 + b"]" * 2000 + b"\n", "nested too deeply"),
+        (b"a: &a [*a]\n", "nested too deeply"),
+        (b"# @package _glbal_ed: 1\n", "own.yaml: cannot be read (Too many components"),
+    ],
+)
+def test_a_file_that_no_parser_gets_through_is_one_line(content, said, refused, tmp_path):
+    (tmp_path / "mine" / "metric").mkdir(parents=True)
+    (tmp_path / "mine" / "metric" / "own.yaml").write_bytes(content)
+    assert said in refused("metric=own", "--config-dir", "mine", "tracking=none")
+
+
+def test_options_may_stand_between_the_words_of_a_run(refused, tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert "metric=cosin: " in refused("index=flat", "--config-dir", "mine", "metric=cosin")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "y/" * 2000])
+def test_a_path_that_no_disk_takes_is_one_short_line(name, command, tmp_path):
+    small = ("dataset.n_train=20", "dataset.n_test=12", "evaluation.ks=[1]")
+    for key in ("paths.outputs", "paths.cache"):
+        words = (
+            "dataset=chest_phantom",
+            *small,
+            "encoder=random",
+            "tracking=none",
+            f"{key}={tmp_path}/{name}",
+        )
+        assert len(line_of(command(*words))) < 400

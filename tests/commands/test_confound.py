@@ -156,4 +156,5 @@ def test_a_damaged_file_of_images_is_refused(refused, made, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(made["fixed"], copy, symlinks=True)
     (copy / "images.parquet").write_bytes(b"PAR1 no more")
-    assert "images.parquet: damaged" in refused("confound", copy, "by=site")
+    assert "images.parquet is not the file that the run wrote" in refused("confound", copy, "by=site")
+    assert "images.parquet: damaged" in refused("confound", copy, "by=site", "--unverified")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from omegaconf import OmegaConf
+from tests.files import reseal
 from tests.saved_runs import composed
 
 from medretrieval import run
@@ -59,6 +60,7 @@ def name_code(folder, change):
     change(manifest["config"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
     OmegaConf.save(OmegaConf.create(manifest["config"]), folder / "config.yaml")
+    reseal(folder)
 
 
 def swap(group, target):
@@ -117,8 +119,9 @@ def test_the_users_own_configuration_and_words_allow_it(say, foreign, tmp_path):
     (tmp_path / "mine" / "encoder").mkdir(parents=True)
     (tmp_path / "mine" / "encoder" / "net.yaml").write_text("_target_: evil.Net\nname: net\n")
     sys.modules.pop("evil")
-    code, _, err = say("verify", "run", "--config-dir", "mine")
-    assert code == 0, err
+    code, out, err = say("verify", "run", "--config-dir", "mine")
+    assert (code, err) == (1, "")  # the configuration is another one, and nothing else
+    assert out.splitlines()[1:] == [line for line in out.splitlines() if "scores.json: fingerprint" in line]
     assert say("verify", "run", "--config-dir", "nowhere")[2] == (
         "medretrieval: --config-dir nowhere: there is no such folder\n"
     )

@@ -371,7 +371,7 @@ REFUSED = [
     (["run={done}", "image=a.png", "k=x"], "query: k=x: give a whole number"),
     (
         ["run={done}", "image=a.png", "kk=1"],
-        "query: kk=1: no such key; did you mean k? choose from: --json, dataset.root,",
+        "query: kk=1: no such key; did you mean k? choose from: --config-dir, --json, --unverified,",
     ),
     (["run={done}", "image=a.png", "metric=ip"], "query: metric=ip: no such key"),
     (["run={done}", "image=a.png", "--jason"], "query: --jason: no such key; did you mean --json?"),
@@ -422,7 +422,8 @@ def test_a_damaged_index_without_a_checksum_is_refused(own, split, refused, tmp_
     content = (own / "index.faiss").read_bytes()
     (own / "index.faiss").unlink()
     (own / "index.faiss").write_bytes(content[:-100])
-    assert "index.faiss: damaged" in refused(f"run={own}", "image=a.png")
+    assert "index.faiss is not the file that the run wrote" in refused(f"run={own}", "image=a.png")
+    assert "index.faiss: damaged" in refused(f"run={own}", "image=a.png", "--unverified")
 
 
 def test_a_device_given_later_reaches_the_encoder(config, write_npz, refused, split, tmp_path):

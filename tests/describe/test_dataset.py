@@ -223,7 +223,7 @@ def test_words_mean_what_they_mean_for_a_run(say, write_npz, tmp_path):
         (["dataset.sise=3"], "dataset.sise: no such key; did you mean dataset.size?"),
         (["out=page.pdf"], "data: out=page.pdf: give a name that ends in .html, or none"),
         (["seed=-1"], "seed=-1: must be 0 or more"),
-        (["--config-dir", "nowhere"], "Additional config directory"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(refused, words, line):

@@ -183,5 +183,5 @@ def test_a_key_that_is_none_is_answered_with_one_line_by_every_verb(done, monkey
         monkeypatch.setattr("sys.argv", ["medretrieval", name, str(done.folder), *words, "bogus=3"])
         assert cli.main() == 1
         assert capsys.readouterr().err.startswith(
-            f"medretrieval: {name}: bogus=3: no such key; choose from: --json, "
+            f"medretrieval: {name}: bogus=3: no such key; choose from: --config-dir, --json, "
         )

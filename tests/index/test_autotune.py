@@ -10,7 +10,8 @@ from medretrieval.config import MetricConfig
 from medretrieval.errors import UserError
 from medretrieval.index import autotune as tuning
 from medretrieval.index.autotune import ValidationSample, sample_gallery
-from medretrieval.index.faiss_index import IndexSpec, VectorIndex
+from medretrieval.index.faiss_index import VectorIndex
+from medretrieval.index.parameters import IndexSpec
 from medretrieval.runs.tables import run_table
 from medretrieval.verify import verify
 

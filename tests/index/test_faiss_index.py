@@ -1,14 +1,11 @@
-import hashlib
 import math
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.index.conftest import configured, index_config, normal
 
 from medretrieval import compose
 from medretrieval.cache.store import Cache
@@ -17,39 +14,12 @@ from medretrieval.config import IndexConfig
 from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.index.distance import order_ties, prepare
-from medretrieval.index.faiss_index import build, fit, require_parameters, search_depth
+from medretrieval.index.faiss_index import build, search_depth
+from medretrieval.index.parameters import fit, require_parameters
 
 quick = settings(max_examples=100, deadline=None)
 METRICS = ("cosine", "l2", "ip")
 every_metric = pytest.mark.parametrize("metric", METRICS)
-
-
-@cache
-def configured(index="flat", metric="cosine"):
-    settings = check(compose(f"index={index}", f"metric={metric}"))
-    return settings.index, settings.metric
-
-
-def index_config(name, **parameters):
-    return replace(configured(name)[0], **parameters)
-
-
-def embeddings(vectors):
-    vectors = np.asarray(vectors, np.float32)
-    key = hashlib.sha256(vectors.tobytes()).hexdigest()
-    return Embeddings(vectors, Path("embeddings.npy"), key, cached=False, images_per_s=1.0)
-
-
-@pytest.fixture
-def built(tmp_path):
-    """Build an index over vectors, in a cache of the test's own."""
-
-    def make(vectors, index="flat", metric="cosine", depth=10, seed=0, store="cache", **parameters):
-        config = index_config(index, **parameters)
-        place = Cache(tmp_path / store)
-        return build(config, configured("flat", metric)[1], embeddings(vectors), depth, seed, place)
-
-    return make
 
 
 def measured(queries, gallery, metric):
@@ -68,10 +38,6 @@ def by_hand(queries, gallery, metric, depth):
     places = np.broadcast_to(np.arange(len(gallery)), distances.shape)
     ids = np.lexsort((places, distances), axis=1)[:, :depth]
     return ids, np.take_along_axis(distances, ids, axis=1)
-
-
-def normal(n, d=16, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
 def whole_numbers(n, seed=0):
@@ -403,7 +369,7 @@ def test_the_threads_come_back_when_a_build_fails(built):
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
     try:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(UserError):
             built(normal(10), factory="IDMap,Flat", deterministic=True)
         assert faiss.omp_get_max_threads() == 3
     finally:

@@ -15,6 +15,7 @@ from tests.refusals import refusal
 
 from medretrieval import run
 from medretrieval.commands.many_runs.compare import VERB
+from medretrieval.runs.saved.seal import unverified
 from medretrieval.uncertainty.bootstrap import Resampling, bootstrap, intervals, paired_difference
 from medretrieval.uncertainty.distributions import exact_interval
 from medretrieval.uncertainty.half_intervals import PairedHalves
@@ -25,6 +26,13 @@ from medretrieval.uncertainty.sign_flips import paired_permutation, sign_flips
 BASE = ("dataset=breastmnist", "metric=l2", "evaluation.ks=[1,3]", "evaluation.resamples=100")
 main = VERB.main
 FEW = ("track=false", "resamples=500", "permutations=500")
+
+
+@pytest.fixture(autouse=True)
+def _as_they_are():
+    """Tests here change files of runs, which is refused elsewhere (tests/test_verify.py)."""
+    with unverified():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -489,7 +497,7 @@ def test_a_damaged_run_is_refused(good, bad):
     [
         (
             "scores=map",
-            "scores=map: no such key; did you mean score? choose from: --json, baseline, confidence,",
+            "scores=map: no such key; did you mean score? choose from: --config-dir, --json, --unverified,",
         ),
         ("format=html", "format=html: choose from: csv, latex, markdown, terminal"),
         ("track=maybe", "track=maybe: choose from: false, true"),

@@ -87,7 +87,7 @@ def test_a_key_that_is_missing_is_named(small_run):
 )
 def test_every_verb_refuses_an_older_run_by_its_format(old, refused, words):
     assert refused(*(word.format(old=old) for word in words)) == (
-        f"{old}: a run of results format 5, and this version reads 9; repeat the run with: "
+        f"{old}: a run of results format 5, and this version reads 10; repeat the run with: "
         f"medretrieval again {old}"
     )
 

@@ -215,7 +215,7 @@ def test_a_run_of_another_format_is_refused_by_its_name_and_its_scores_can_be_re
     with pytest.raises(UserError) as caught:
         read_report(done.folder, "MLflow run abc")
     assert str(caught.value) == (
-        f"MLflow run abc: a run of results format {found}, and this version reads 9; repeat the run with: "
+        f"MLflow run abc: a run of results format {found}, and this version reads 10; repeat the run with: "
         "medretrieval again abc"
     )
     assert scores_of_any_format(done.folder) == done.report.scores

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyarrow import parquet
+from tests.files import reseal
 
 from medretrieval.evaluate import scores
 from medretrieval.report.compare import Options, compare
@@ -71,6 +72,7 @@ def test_every_place_names_the_same_best_of_equals(finished_sweep, tmp_path):
         same = parquet.read_table(sources[0] / "per_query.parquet")[SCORE]
         table = table.set_column(table.schema.get_field_index(SCORE), SCORE, same)
         parquet.write_table(table, folder / "per_query.parquet")
+        reseal(folder)
     runs = [load_run(folder, folder.name) for folder in sorted(sweep.glob("[0-9]"))]
     found = [run.report for run in runs]
     comparison = compare(runs, Options(SCORE, None, "best", 200, 200, 0.95, 0))

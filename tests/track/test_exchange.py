@@ -125,7 +125,7 @@ def test_a_server_that_becomes_slow_in_the_end_costs_no_results(
     (line,) = [record.getMessage() for record in caplog.records]
     assert "(no whole answer within 0.4 s); its results are kept; log them later with: medretrieval" in line
     assert read_tracking(folder)["logged"] is False
-    assert log_later([folder], None) == 1
+    assert log_later([folder], database) == 1
 
 
 @pytest.mark.parametrize("manner", ["limited", "silent", "trickles", "endless"])

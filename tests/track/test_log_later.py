@@ -1,4 +1,4 @@
-"""What `medretrieval log` sends, and where to: the files of a folder do not decide it alone."""
+"""What `medretrieval log` sends, where to, and what it leaves out: a folder does not decide it alone."""
 
 import itertools
 import json

@@ -211,7 +211,8 @@ def test_a_run_of_an_older_format_is_not_logged_and_the_format_is_named(tracked,
     result = run(tracked(closed_port()))
     edit_json(result.folder / "scores.json", lambda c: c.pop("format"))
     with pytest.raises(
-        UserError, match=r"a run of results format 3 or before, and this version reads 9; repeat the run with"
+        UserError,
+        match=r"a run of results format 3 or before, and this version reads 10; repeat the run with",
     ):
         log_later([result.folder], database)
 

@@ -290,7 +290,10 @@ def test_a_comparison_is_kept_with_its_runs(kept, monkeypatch, tmp_path, capsys)
         ({"_target_": "pathlib.Path"}, "not a subclass of medretrieval.track.tracker.Tracker"),
         ({"_target_": "medretrieval.track.tracker.Tracker", "uri": "x"}, "tracking.uri: .* no such argument"),
         ({"_target_": "medretrieval.track.jsonl_tracker.JsonLinesTracker"}, "tracking.path: .* needs it"),
-        ({"_target_": "medretrieval.track.jsonl_tracker.JsonLinesTracker", "path": None}, "name of a file"),
+        (
+            {"_target_": "medretrieval.track.jsonl_tracker.JsonLinesTracker", "path": None},
+            "tracking.path=None: must be text",
+        ),
     ],
 )
 def test_what_is_no_tracker_is_refused(node, line):

@@ -74,6 +74,10 @@ class FitData:
         """The same images with other labels."""
         return replace(self, split=replace(self.split, labels=labels))
 
+    def with_captions(self, captions: tuple[str, ...]) -> "FitData":
+        """The same images with other captions."""
+        return replace(self, split=replace(self.split, captions=captions))
+
 
 def read_share(value: object) -> float:
     """The value of adapt.share.
@@ -107,6 +111,7 @@ class Adaptation(ABC):
             for the spread of its scores.
         seed: of everything that is drawn.
         uses_labels: whether it reads labels.
+        uses_captions: whether it reads captions.
         resamples: whether a refit takes another sample of train; else only the seed changes.
         serves_text: whether sentences can be compared with adapted images.
         judged: whether a fit asks val itself, as to stop early.
@@ -117,6 +122,7 @@ class Adaptation(ABC):
     BESIDE: ClassVar[Mapping[str, Callable[[object], Any]]] = {"share": read_share, "share_of": read_units}
 
     uses_labels = False
+    uses_captions = False
     resamples = True
     serves_text = False
     judged = False
@@ -183,6 +189,13 @@ class Adaptation(ABC):
                 "can "
                 "be learned of it; use adapt=whiten, pca or center, or other splits"
             )
+
+    def require_encoder(self, encoder: Encoder) -> None:  # noqa: B027  # most fit any encoder
+        """Refuse before any work an encoder that cannot be adapted so.
+
+        Raises:
+            UserError: what to use instead.
+        """
 
     @abstractmethod
     def fit(self, data: FitData, choice: Choice, seed: int) -> Tensors:

@@ -32,6 +32,7 @@ KIND = "adaptations"  # in the cache
 FILE = "adaptation.safetensors"
 FIT_FORMAT = 1  # raised when the same data and settings would give another fit
 ABOUT = "medretrieval"  # the key of the file's metadata
+JUDGE = "judge"  # the key of what chooses on val, among what determines a fit
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,11 @@ class Fitting:
     def score_on_val(self, adaptation: Adaptation, tensors: Tensors, validation: Validation) -> float:
         """The objective on val of a candidate."""
         candidate = adaptation.adapted(self.inputs.encoder, tensors, tensors_sha256(tensors))
-        queries = self._vectors(candidate, validation.task.queries.split)
+        asked = validation.task.queries
+        if asked.prompts is not None:
+            queries = asked.prompts.queries(candidate.encode_text(asked.prompts.texts))
+        else:
+            queries = self._vectors(candidate, asked.split)
         gallery = queries if validation.one_set else self._vectors(candidate, validation.task.gallery)
         return validation.score(queries, gallery)
 
@@ -148,7 +153,7 @@ class Fitting:
         """What determines a fit, as JSON values."""
         settings, inputs = self.settings, self.inputs
         validation = Validation.from_inputs(settings, inputs)
-        splits = (self.train, inputs.val_split)
+        splits, asked = (self.train, inputs.val_split), validation.task.queries
         return {
             "fit_format": FIT_FORMAT,
             "adaptation": adaptation.signature(),
@@ -158,10 +163,14 @@ class Fitting:
             "labels": [split and split.labels_sha256 for split in splits],
             "groups": [split and groups_sha256(split.groups) for split in splits],
             "captions": [split and _captions_sha256(split) for split in splits],
-            "gallery": validation.task.gallery.name,
-            "metric": settings.metric.name,
-            "objective": validation.objective,
-            "vote_k": settings.evaluation.vote_k,
+            JUDGE: {
+                "asked": [asked.kind, asked.content_sha256, asked.labels_sha256],
+                "gallery": validation.task.gallery.name,
+                "relevance": dataclasses.asdict(validation.task.relevance),
+                "metric": settings.metric.name,
+                "objective": validation.objective,
+                "vote_k": settings.evaluation.vote_k,
+            },
         }
 
 
@@ -240,8 +249,7 @@ def fit_variant(
     """
     parts = fitting.parts(adaptation) | {"variant": name, "choice": dict(choice), "fit_seed": seed}
     if not adaptation.judged:  # what val says of it has no part in it
-        for key in ("gallery", "metric", "objective", "vote_k"):
-            del parts[key]
+        del parts[JUDGE]
     state = _state_folder(fitting.cache, parts)
 
     def make(folder: Path) -> Mapping[str, Any]:

@@ -94,6 +94,7 @@ class LinearHead(VectorAdaptation):
             head = self.head(data.vectors.shape[1], choice).to(device)
             loss = criterion(choice["loss"], choice["dim"], len(data.classes)).to(device)
         before = {"mean": mean, "scale": scale}
+        assert self.training.per_class is not None
         run = _HeadRun(
             head,
             loss,

@@ -64,6 +64,7 @@ def adapt(settings: Config, inputs: Inputs, cache: Cache) -> Adapted:
     adaptation = adaptation_of(settings)
     assert inputs.train_split is not None
     adaptation.require(inputs.train_split, inputs.dataset.classes, settings.metric)
+    adaptation.require_encoder(before.encoder)
     if isinstance(adaptation, SavedAdaptation):
         _require_unseen(adaptation, before)
     fitted = fit_and_choose(Fitting(settings, before, cache), adaptation)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SAME_SCORE = 1e-9  # val scores that differ by less are equal
 WRITE_EVERY_S = 1.0  # a shorter training is as quickly done again
+STEP = "step"  # the one part of AdamW's state that has not the shape of what is learned
 WEIGHTS, OPTIMIZER, BEST = "weights/", "optimizer/", "best/"
 
 
@@ -29,7 +30,7 @@ class Training:
         epochs: passes over train, at most.
         patience: looks at val without a better score after which it stops.
         weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
-        per_class: images of each class in a batch.
+        per_class: images of each class in a batch; None where batches are of pairs.
         device: "auto", "cpu", "cuda", "mps"; no part of a key.
 
     Raises:
@@ -39,13 +40,14 @@ class Training:
     epochs: int
     patience: int
     weight_decay: float
-    per_class: int
+    per_class: int | None
     device: str
 
     def __post_init__(self) -> None:
         require_numbers("weight_decay", [self.weight_decay], whole=False, least=0)
         for key, least in (("epochs", 1), ("patience", 1), ("per_class", 2)):
-            require_numbers(key, [getattr(self, key)], whole=True, least=least)
+            if (value := getattr(self, key)) is not None:
+                require_numbers(key, [value], whole=True, least=least)
 
     def signature(self) -> dict[str, Any]:
         """What determines the training."""
@@ -185,11 +187,13 @@ def _restored(
     state: dict[int, dict[str, torch.Tensor]] = {}
     with torch.no_grad():
         for number, (name, value) in enumerate(trainee.learned.items()):
-            value.copy_(torch.from_numpy(kept.tensors[WEIGHTS + name]))
+            value.copy_(torch.from_numpy(kept.tensors[WEIGHTS + name]).reshape(value.shape))
             start = f"{OPTIMIZER}{name}/"
             mine = {k.removeprefix(start): v for k, v in kept.tensors.items() if k.startswith(start)}
             if mine:  # what no loss has reached yet has no state
-                state[number] = {key: torch.from_numpy(array) for key, array in mine.items()}
+                # A file holds a single number as an array of one; the count of steps is one.
+                shapes = {key: () if key == STEP else value.shape for key in mine}
+                state[number] = {k: torch.from_numpy(v).reshape(shapes[k]) for k, v in mine.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     about = kept.about
     trainee.rng.bit_generator.state = about["random"]

@@ -12,8 +12,10 @@ from medretrieval.errors import UserError
 from medretrieval.evaluate.evaluate import evaluate, objective_name
 from medretrieval.evaluate.score_table import MAP_DEPTH, Needs, find
 from medretrieval.index.exact_search import exact_search
+from medretrieval.protocol.captions import Captions, captions_of
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.inputs import Inputs
+from medretrieval.protocol.queries import Queries
 from medretrieval.protocol.task import RetrievalTask
 
 MAX_WHOLE_CELLS = 20_000_000  # queries times gallery items whose whole rankings are scored for one candidate
@@ -27,7 +29,7 @@ class Validation:
     Attributes:
         settings: the run's configuration.
         task: val queries train where the run's gallery is train, else val. Images of a query's own group are
-            left out where groups are known.
+            left out where groups are known. Where sentences ask, the same ones search val, or val's captions.
         objective: name of the score.
     """
 
@@ -45,13 +47,23 @@ class Validation:
         val, train = inputs.val_split, inputs.train_split
         assert val is not None  # `load` reads them where something is adapted
         assert train is not None
-        gallery = train if inputs.task.gallery.name == train.name else val
-        grouped = val.groups is not None and gallery.groups is not None
+        asked = inputs.task.queries.prompts
+        gallery = train if asked is None and inputs.task.gallery.name == train.name else val
+        queries: Queries = val
+        if asked is not None:  # the same sentences search val; captions are those of val
+            own, where = settings.prompts, f"dataset={inputs.dataset.name}"
+            assert own is not None
+            of_val = isinstance(asked, Captions)
+            queries = captions_of(val, inputs.dataset.classes, own, where) if of_val else asked
+        grouped = asked is None and val.groups is not None and gallery.groups is not None
         protocol = dataclasses.replace(
-            settings.protocol, exclude_self=True, exclude_same_group=grouped, drop_duplicates=False
+            settings.protocol,
+            exclude_self=asked is None,
+            exclude_same_group=grouped,
+            drop_duplicates=False,
         )
-        out = Exclusions.from_protocol(val, gallery, protocol)
-        task = RetrievalTask.from_sides(val, gallery, out, inputs.task.relevance)
+        out = Exclusions.from_protocol(queries, gallery, protocol)
+        task = RetrievalTask.from_sides(queries, gallery, out, inputs.task.relevance)
         if not (task.n_relevant > 0).any() or task.max_depth < 1:
             raise UserError(
                 f"adapt: no image of split val has a relevant image in split {gallery.name} to choose by"

@@ -141,6 +141,14 @@ def write(
     return facts
 
 
+def kept_sha256(path: Path) -> str | None:
+    """The SHA-256 that an entry keeps of one of its files; None for a file of no entry, or a damaged one."""
+    try:
+        return _read_sums(path.parent)[path.name][1]
+    except (Damaged, KeyError, OSError):
+        return None
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, so that what is put in them is found after a power cut."""
     if not folder.is_dir():

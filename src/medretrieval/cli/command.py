@@ -15,6 +15,7 @@ from medretrieval.cli.usage import (
     asks_for_help,
     config_folder,
     help_text,
+    in_order,
     refuse_unknown,
     version_text,
 )
@@ -70,6 +71,7 @@ def _do(arguments: list[str]) -> int:
     if DRY_RUN in arguments:
         return _dry_run(arguments)
     refuse_unknown(arguments)
+    sys.argv[1:] = in_order(arguments)
     return _hydra(_task)
 
 

@@ -2,10 +2,12 @@
 
 import errno
 import re
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from medretrieval.errors import UserError, choices, suggestion
+from medretrieval.errors import UserError, choices, first_line, suggestion
 
 # Errors whose cause is the machine, not the program.
 SURROUNDINGS = {
@@ -16,7 +18,11 @@ SURROUNDINGS = {
     errno.EROFS: "choose a folder of your own",
     errno.ENOTDIR: "there is a file where a folder is needed",
     errno.EEXIST: "there is a file where a folder is needed",
+    errno.EISDIR: "there is a folder where a file is needed",
+    errno.ENAMETOOLONG: "choose a shorter one",
+    errno.ELOOP: "a link there leads back to itself",
 }
+MOST_OF_PATH = 120  # characters of a path that a message shows
 
 
 def explain(error: BaseException) -> UserError | None:
@@ -24,7 +30,8 @@ def explain(error: BaseException) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        where = error.filename or "paths.outputs or paths.cache"
+        where = str(error.filename or "paths.outputs or paths.cache")
+        where = where if len(where) <= MOST_OF_PATH else f"{where[:MOST_OF_PATH]}..."
         return UserError(
             f"{where}: {error.strerror}; {SURROUNDINGS[error.errno]} (paths.outputs, paths.cache)"
         )
@@ -49,6 +56,8 @@ def _explain_config(error: BaseException) -> UserError | None:
         kind = "preset" if group == "experiments" else group
         hint = suggestion(name, missing.options)
         return UserError(f"{group}={name}: there is no such {kind}; {hint}{choices(missing.options)}")
+    if (unread := next((line for e in chain if (line := _unreadable(e)) is not None), None)) is not None:
+        return unread
     if (broken := next((e for e in chain if isinstance(e, MarkedYAMLError)), None)) is not None:
         mark = broken.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
@@ -60,6 +69,28 @@ def _explain_config(error: BaseException) -> UserError | None:
         return UserError(_explain_key(config))
     if isinstance(error, HydraException):
         return UserError(" ".join(str(error).split()))
+    return None
+
+
+def _unreadable(error: BaseException) -> UserError | None:
+    """The line for a configuration file that no parser gets through; None for any other error."""
+    from yaml import MarkedYAMLError, YAMLError
+
+    if isinstance(error, YAMLError) and not isinstance(error, MarkedYAMLError):
+        name = getattr(error, "name", "a configuration file")
+        return UserError(f"{name}: not valid YAML (a character that no text has); save it as UTF-8 text")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [frame.f_locals.get("full_path") for frame in frames if frame.f_code.co_name == "load_config"]
+    if isinstance(error, ValueError) and any(files):
+        why = "no UTF-8 text; save the file as UTF-8"
+        why = why if isinstance(error, UnicodeDecodeError) else f"cannot be read ({first_line(error)})"
+        return UserError(f"{files[-1]}: {why}")
+    parsers = ("yaml", "omegaconf", "copy.py")
+    last = {part for frame in frames[-50:] for part in Path(frame.f_code.co_filename).parts}
+    if isinstance(error, RecursionError) and "pathlib.py" in last:
+        return UserError("paths.outputs, paths.cache: a path of too many folders; choose a shorter one")
+    if isinstance(error, RecursionError) and not last.isdisjoint(parsers):
+        return UserError("a configuration file is nested too deeply, or a part of it is within itself")
     return None
 
 

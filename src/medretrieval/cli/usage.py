@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medretrieval.commands import VERBS
+from medretrieval.commands.words import CONFIG_OPTIONS
 from medretrieval.errors import UserError, suggestion
 
 COMPLETION, COMPLETE = "--completion", "--complete"  # a shell's script, and what this script asks for
 # Of this program and of Hydra (`medretrieval --hydra-help`).
+WITH_VALUE = (*CONFIG_OPTIONS, "--cfg", "-c", "--package", "-p", "--experimental-rerun")
 OPTIONS = (
     "--help", "-h", "--version", "--multirun", "-m", "--config-dir", "-cd", "--cfg", "-c", "--resolve",
     "--package", "-p", "--info", "-i", "--hydra-help", "--run", "-r", "--shell-completion", "-sc",
@@ -42,6 +44,24 @@ Useful keys:
   paths.data= (MEDRETRIEVAL_DATA)  paths.cache= (MEDRETRIEVAL_CACHE)  paths.outputs=
   tracking.uri= (MLFLOW_TRACKING_URI)
 """
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """The words of a run with the overrides in a row, as Hydra's parser wants them.
+
+    >>> in_order(["metric=l2", "--config-dir", "mine", "index=flat"]), in_order(["-m", "index=flat"])
+    (['metric=l2', 'index=flat', '--config-dir', 'mine'], ['-m', 'index=flat'])
+    """
+    kinds, rest = [], iter(words)
+    for word in rest:
+        kinds.append(not word.startswith("-"))
+        if word in WITH_VALUE and next(rest, None) is not None:
+            kinds.append(False)
+    overrides = [word for word, is_override in zip(words, kinds, strict=True) if is_override]
+    others = [word for word, is_override in zip(words, kinds, strict=True) if not is_override]
+    begin = kinds.index(True) if overrides else 0
+    in_a_row = all(kinds[begin : begin + len(overrides)])
+    return list(words) if in_a_row else [*overrides, *others]
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,20 @@ CONFIG_DIR = Option(
     Path,
     unset="none",
 )
+UNVERIFIED = Option(
+    "--unverified",
+    "use a run whose files are not those that it wrote (by the SHA-256 in its manifest.json)",
+    type=bool,
+    unset="such a run is refused",
+)
 JSON = Option("--json", "write JSON, and nothing else, to stdout", type=bool, unset="readable text")
+
+
+def _as_it_is() -> AbstractContextManager[None]:
+    """A block in which runs are used although their files are not those that they wrote."""
+    from medretrieval.runs.saved.seal import unverified
+
+    return unverified()
 
 
 def track(what: str, formerly: str = "") -> Option:
@@ -191,7 +205,8 @@ class Verb:
         from medretrieval.commands.parts.own_code import trusting_words
 
         given = self.parse(arguments)
-        with trusting_words(getattr(given, "config_dir", None), [*given.overrides, *given.words]):
+        trusted = trusting_words(getattr(given, "config_dir", None), [*given.overrides, *given.words])
+        with trusted, _as_it_is() if getattr(given, "unverified", False) else nullcontext():
             return self.run(given)
 
     def parse(self, arguments: Sequence[str]) -> Given:

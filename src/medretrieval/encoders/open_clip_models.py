@@ -136,17 +136,26 @@ class OpenClipEncoder(TorchEncoder):
 
         module: Any = self.loaded.module
         device, parts = self._resolve_device(), []
-        # Of towers from Hugging Face the module says how many places there are, not how many were trained.
-        context = min(n for n in (module.context_length, self._tokenizer.context_length) if n)
         for begin in range(0, len(texts), TEXT_BATCH_SENTENCES):
-            tokens = self._tokens(texts[begin : begin + TEXT_BATCH_SENTENCES], context)
+            tokens = self.tokens(texts[begin : begin + TEXT_BATCH_SENTENCES])
             with torch.inference_mode():
                 parts.append(module.encode_text(tokens.to(device)).float().cpu().numpy())
         vectors = np.concatenate(parts)
         return l2_normalize(vectors) if self.normalize else vectors
 
+    def tokens(self, texts: Sequence[str]) -> "torch.Tensor":
+        """What the text tower reads: token ids, int64 [n, context].
+
+        Raises:
+            UserError: a sentence of more tokens; the tokenizers themselves cut it without a word.
+        """
+        module: Any = self.loaded.module
+        # Of towers from Hugging Face the module says how many places there are, not how many were trained.
+        context = min(n for n in (module.context_length, self._tokenizer.context_length) if n)
+        return self._tokens(texts, context)
+
     def _tokens(self, texts: Sequence[str], context: int) -> "torch.Tensor":
-        """Token ids [n, context]; the tokenizers themselves cut what is too long without a word."""
+        """As `tokens`, for so many places."""
         tokens: torch.Tensor = self._tokenizer(list(texts), context_length=context + 1)
         inner = getattr(self._tokenizer, "tokenizer", None)
         pad = getattr(inner, "pad_token_id", 0) or 0

@@ -23,7 +23,8 @@ from medretrieval.embed.images import embed
 from medretrieval.errors import UserError
 from medretrieval.index.distance import pair_distances
 from medretrieval.index.exact_search import exact_search
-from medretrieval.index.faiss_index import VectorIndex, is_exhaustive, set_parameters
+from medretrieval.index.faiss_index import VectorIndex, is_exhaustive
+from medretrieval.index.parameters import set_parameters
 from medretrieval.index.recall import neighbor_recall
 from medretrieval.index.transforms import as_compared
 from medretrieval.protocol.exclusions import Exclusions

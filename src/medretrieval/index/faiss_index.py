@@ -4,10 +4,8 @@ FAISS: Douze et al., "The Faiss library", 2024.
 """
 
 import logging
-import math
-import string
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +21,8 @@ from medretrieval.embed.images import Embeddings
 from medretrieval.errors import UserError
 from medretrieval.index.distance import FAISS_METRIC, as_distances, order_ties, prepare
 from medretrieval.index.exact_search import BLOCK_VECTORS, rank_all
+from medretrieval.index.parameters import MIN_POINTS_PER_CENTROID, IndexSpec, fit, set_parameters
+from medretrieval.index.trial import reason, require_harmless
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +31,6 @@ KIND = "indexes"  # in the cache
 FLAT = "Flat"  # factory string of exact search
 MAX_TRAINING_VECTORS = 131_072  # vectors that k-means and codes are fitted to, or as many as the cells want
 SORTED_WHOLE_DIVISOR = 8  # a ranking deeper than this part of the gallery is quicker sorted whole
-# The keys of an index configuration that fill no template.
-NOT_TEMPLATE_KEYS = ("name", "factory", "build", "search", "deterministic", "autotune")
-MAX_PQ_M = 32  # training takes seconds a codebook
-MIN_POINTS_PER_CENTROID = 39  # below this FAISS's k-means calls a training set too small
-
-
-@dataclass(frozen=True)
-class IndexSpec:
-    """An index configuration fitted to a gallery: nothing left open.
-
-    Attributes:
-        factory: FAISS factory string.
-        build: ParameterSpace string set before adding vectors.
-        search: ParameterSpace string set before searching.
-        parameters: the value of every parameter that the templates use.
-    """
-
-    factory: str
-    build: str
-    search: str
-    parameters: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -93,6 +72,9 @@ class VectorIndex:
         Returns:
             ids int64 [q, depth], -1 where the index found no more, and distances float32 [q, depth],
             never decreasing: 1 - cosine, Euclidean distance, or minus the inner product; inf with id -1.
+
+        Raises:
+            UserError: an index that gives no such distances.
         """
         prepared = prepare(queries, self.metric, "queries")
         if self.is_flat and depth * SORTED_WHOLE_DIVISOR > self.index.ntotal:
@@ -100,115 +82,13 @@ class VectorIndex:
             vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
             return rank_all(prepared, vectors.reshape(-1, flat.d), self.metric, depth)
         raw, ids = self.index.search(prepared, depth)
-        return order_ties(ids, as_distances(raw, ids, self.metric))
-
-
-def fit(config: IndexConfig, n: int, d: int, depth: int) -> IndexSpec:
-    """Fill the templates of an index configuration for a gallery.
-
-    Open parameters: nlist about 4 sqrt(n) with at least 39 vectors a cell; nprobe an eighth of the cells
-    and enough of them to hold four times the ranking; ef_search twice the ranking and 16 log2(n);
-    pq_m the largest divisor of d up to 32 that leaves 8 dimensions a part; pq_bits 8 from 256 vectors on.
-
-    Args:
-        config: factory, build and search templates with their parameters.
-        n: vectors in the gallery.
-        d: their dimension.
-        depth: results a query that will be asked for.
-
-    Raises:
-        UserError: a parameter that the templates do not use, or that does not fit the gallery.
-    """
-    used, given = require_parameters(config, n)
-    parameters = _fitted(given, n, d, depth) | {k: v for k, v in given.items() if v is not None}
-    parameters = {k: parameters[k] for k in sorted(used) if k in parameters}
-    if missing := used - parameters.keys():
-        raise UserError(f"index={config.name}: {', '.join(sorted(missing))} in its templates needs a value")
-    _check_fit(parameters, n)
-    if parameters.get("nprobe", 1) > parameters.get("nlist", n):
-        raise UserError(
-            f"index.nprobe={parameters['nprobe']}: more than the {parameters['nlist']} cells of the index"
-        )
-    if d % parameters.get("pq_m", 1):
-        raise UserError(f"index.pq_m={parameters['pq_m']}: must divide the dimension of the vectors, {d}")
-    factory, build_, search = (t.format(**parameters) for t in (config.factory, config.build, config.search))
-    return IndexSpec(factory, build_, search, parameters)
-
-
-def require_parameters(config: IndexConfig, n: int) -> tuple[set[str], dict[str, int | None]]:
-    """What can be refused before any vector is made.
-
-    Args:
-        config: factory, build and search templates with their parameters.
-        n: vectors in the gallery.
-
-    Returns:
-        The names that the templates use, and every parameter as it was given.
-
-    Raises:
-        UserError: a parameter that the templates do not use, or that does not fit the gallery.
-    """
-    used = set().union(*(_fields(t) for t in (config.factory, config.build, config.search)))
-    given = {k: v for k, v in asdict(config).items() if k not in NOT_TEMPLATE_KEYS}
-    for key, value in given.items():
-        if value is not None and key not in used:
+        distances = as_distances(raw, ids, self.metric)
+        if np.isnan(distances).any() or not (distances[:, 1:] >= distances[:, :-1]).all():
             raise UserError(
-                f"index.{key}={value}: index={config.name} ({config.factory}) has no such parameter; "
-                f"it has: {', '.join(sorted(used)) or 'none'}"
+                f"index.factory={self.spec.factory}: FAISS gives distances that are no numbers, or not in "
+                "order; use another index"
             )
-    _check_fit({k: v for k, v in given.items() if v is not None}, n)
-    _check_autotune(config)
-    return used, given
-
-
-def _check_autotune(config: IndexConfig) -> None:
-    if config.autotune is None:
-        return
-    if not 0 < config.autotune <= 1:
-        raise UserError(f"index.autotune={config.autotune}: must be a recall above 0 and at most 1")
-    if not config.search:
-        raise UserError(
-            f"index.autotune={config.autotune}: index={config.name} has no search parameters to tune; use "
-            "index=ivf or index=hnsw, or set it to null"
-        )
-    for key in _fields(config.search):
-        if (value := getattr(config, key)) is not None:
-            raise UserError(
-                f"index.{key}={value} and index.autotune={config.autotune}: autotune chooses this value "
-                "itself; set one of the two to null"
-            )
-
-
-def _fields(template: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
-
-
-def _fitted(given: Mapping[str, int | None], n: int, d: int, depth: int) -> dict[str, int]:
-    nlist = given["nlist"] or max(1, min(round(4 * math.sqrt(n)), n // MIN_POINTS_PER_CENTROID))
-    return {
-        "nlist": nlist,
-        "nprobe": min(nlist, max(math.ceil(nlist / 8), math.ceil(4 * depth * nlist / n))),
-        "ef_search": min(n, max(2 * depth, math.ceil(16 * math.log2(max(n, 2))))),
-        "pq_m": max(m for m in range(1, max(1, min(MAX_PQ_M, d // 8)) + 1) if d % m == 0),
-        "pq_bits": min(8, int(math.log2(n))) or 1,
-    }
-
-
-def _check_fit(parameters: Mapping[str, int], n: int) -> None:
-    nlist = parameters.get("nlist", 1)
-    if nlist > n:
-        raise UserError(
-            f"index.nlist={nlist}: more cells than the gallery has vectors ({n}); at most {n}, "
-            f"better {max(1, n // MIN_POINTS_PER_CENTROID)} ({MIN_POINTS_PER_CENTROID} vectors a cell), or "
-            "null to fit it"
-        )
-    if "nlist" in parameters and parameters.get("nprobe", 1) > nlist:
-        raise UserError(f"index.nprobe={parameters['nprobe']}: more than the {nlist} cells of the index")
-    if 2 ** parameters.get("pq_bits", 0) > n:
-        raise UserError(
-            f"index.pq_bits={parameters['pq_bits']}: needs at least {2 ** parameters['pq_bits']} vectors "
-            f"to train on, the gallery has {n}"
-        )
+        return order_ties(ids, distances)
 
 
 def build(
@@ -299,23 +179,34 @@ class _Recipe:
         """Build the index, write it to a file, and return facts about it."""
         spec, start = self.spec, time.perf_counter()
         try:
-            index = faiss.index_factory(vectors.shape[1], spec.factory, FAISS_METRIC[self.metric.faiss])
-        except RuntimeError as error:
-            reason = str(error).rsplit("Error: ", 1)[-1]
-            raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason})") from error
-        _seed(index, self.seed)
-        set_parameters(index, spec.build, "index.build")
-        with _threads(self.threads):
-            if not index.is_trained:  # an IVF over a graph of cells builds that graph here
-                index.train(self._training_set(vectors))
-            for begin in range(0, len(vectors), BLOCK_VECTORS):
-                index.add(prepare(vectors[begin : begin + BLOCK_VECTORS], self.metric, "gallery", begin))
+            index = self._built(vectors)
+        except RuntimeError as error:  # of the factory, of training or of adding
+            raise UserError(f"index.factory={spec.factory}: FAISS refuses it ({reason(error)})") from error
+        except MemoryError as error:
+            raise UserError(
+                f"index.factory={spec.factory}: more memory is needed than there is; use an index with "
+                "codes, such as index=ivfpq"
+            ) from error
         build_s = time.perf_counter() - start
         # Through Python, so that a full disk is an OSError and not FAISS's own exception.
         io: Any = faiss
         with path.open("wb") as file:
             io.write_index(index, io.PyCallbackIOWriter(file.write))
         return {"build_s": build_s, "vectors": index.ntotal}
+
+    def _built(self, vectors: NDArray[np.float32]) -> faiss.Index:
+        """Trained, with all vectors in it."""
+        spec, (n, d) = self.spec, vectors.shape
+        require_harmless(spec.factory, spec.search, self.metric.faiss, n, d)
+        index = faiss.index_factory(d, spec.factory, FAISS_METRIC[self.metric.faiss])
+        _seed(index, self.seed)
+        set_parameters(index, spec.build, "index.build")
+        with _threads(self.threads):
+            if not index.is_trained:  # an IVF over a graph of cells builds that graph here
+                index.train(self._training_set(vectors))
+            for begin in range(0, n, BLOCK_VECTORS):
+                index.add(prepare(vectors[begin : begin + BLOCK_VECTORS], self.metric, "gallery", begin))
+        return index
 
     def _training_set(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """All vectors, or of a large gallery a seeded sample that is large enough for its cells, prepared."""
@@ -350,18 +241,6 @@ def _seed(index: faiss.Index, seed: int) -> None:
     for clustering in [ivf.cp] + ([ivf.pq.cp] if hasattr(ivf, "pq") else []):
         clustering.seed = seed
         clustering.min_points_per_centroid = 1
-
-
-def set_parameters(index: faiss.Index, parameters: str, where: str) -> None:
-    """Set a ParameterSpace string on an index; `where` names the key in the message of a refusal."""
-    if not parameters:
-        return
-    space: Any = faiss.ParameterSpace()  # its stub knows one of its overloads only
-    try:
-        space.set_index_parameters(index, parameters)
-    except RuntimeError as error:
-        reason = str(error).rsplit(": ", 1)[-1]
-        raise UserError(f"{where}={parameters}: FAISS refuses it ({reason})") from error
 
 
 @contextmanager

@@ -15,11 +15,10 @@ from medretrieval.errors import UserError
 from medretrieval.explain.pairs import Explained, Picture, explain_images, explain_text
 from medretrieval.explain.saliency import Explainer
 from medretrieval.instantiate import instantiate
-from medretrieval.protocol.ranking import Ranking
-from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import read_manifest
-from medretrieval.runs.reopen import require_not_centered, saved_config, saved_encoder
+from medretrieval.runs.reopen import require_not_centered, saved_config, saved_encoder, saved_ranking
 from medretrieval.runs.report import read_report
+from medretrieval.runs.saved.seal import require_as_written
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ def explain(folder: Path, overrides: tuple[str, ...], asked: Question) -> Explan
     """
     report = read_report(folder)
     settings = check(saved_config(folder, overrides))
+    require_as_written(folder)
     require_not_centered(folder, settings)
     encoder, changed = saved_encoder(folder, settings, Cache(expand(settings.paths.cache)))
     explainer = Explainer(encoder)
@@ -119,7 +119,7 @@ class _Images:
 
 def _nearest(folder: Path, asked: Question) -> list[str]:
     """Ids of the query's first k results."""
-    ranking = Ranking.load(folder / run_folder.RANKING)
+    ranking = saved_ranking(folder)
     (rows,) = np.nonzero(ranking.query_ids == asked.query)
     if len(rows) == 0:
         raise UserError(

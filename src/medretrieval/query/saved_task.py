@@ -26,6 +26,7 @@ from medretrieval.runs.reopen import (
     saved_search,
 )
 from medretrieval.runs.report import RunReport, read_report
+from medretrieval.runs.saved.seal import require_as_written
 
 Ints = NDArray[np.int64]
 
@@ -63,6 +64,7 @@ class SavedTask:
             UserError: no finished run, one whose queries are sentences, or files that are gone or damaged.
         """
         report, settings = read_report(folder), check(saved_config(folder, ()))
+        require_as_written(folder)
         if settings.protocol.query is None:
             raise UserError(
                 f"{verb}: the queries of {folder} are sentences; choose a run whose queries are images"

@@ -38,6 +38,7 @@ from medretrieval.runs.reopen import (
     saved_vectors,
 )
 from medretrieval.runs.report import RunReport, read_report
+from medretrieval.runs.saved.seal import require_as_written
 from medretrieval.vectors import require_vectors, zero_rows
 
 SPARE = 8  # results beyond k that are looked at, so that rounding does not decide which is the last
@@ -127,10 +128,11 @@ class SearchableRun:
         """Open a run, no more of it than questions need.
 
         Raises:
-            UserError: no finished run, of another format, or files of it that are gone or damaged.
+            UserError: no finished run, of another format, or files of it that are gone, damaged or changed.
         """
         report = read_report(folder)
         settings = check(saved_config(folder, overrides))
+        require_as_written(folder)
         require_not_centered(folder, settings)
         require_links(folder, (INDEX, GALLERY))
         require_whole(folder, GALLERY)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from medretrieval.errors import UserError
 from medretrieval.figures import embedding_map
-from medretrieval.protocol.ranking import Labels, Ranking
+from medretrieval.protocol.ranking import Labels
 from medretrieval.report import charts
 from medretrieval.report.compare import PLACES, Family, Options, compare, resampling_of
 from medretrieval.report.compare_tables import Comparison
@@ -24,6 +24,7 @@ from medretrieval.report.robustness.lines import robustness
 from medretrieval.report.views import Content, Group, RunView
 from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest
+from medretrieval.runs.reopen import saved_ranking
 from medretrieval.runs.report import numbers
 from medretrieval.runs.tables import AXES, axis_values, best_first, differing
 from medretrieval.runs.typed_json import to_json
@@ -219,7 +220,7 @@ def _classes(run: Run) -> list[tuple[str, int, int]]:
     """Images of each class; runs fetched from MLflow have no ranking to count in."""
     if not (run.folder / run_folder.RANKING).exists():
         return []
-    ranking = Ranking.load(run.folder / run_folder.RANKING)
+    ranking = saved_ranking(run.folder)
     names = list(run.manifest.config["dataset"].get("classes") or run.report.per_class)
     counts = [_count(labels, len(names)) for labels in (ranking.query_labels, ranking.gallery_labels)]
     if any(len(count) != len(names) for count in counts):

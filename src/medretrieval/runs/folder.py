@@ -21,7 +21,7 @@ from medretrieval.protocol.ranking import Labels
 from medretrieval.protocol.task import RetrievalTask
 from medretrieval.runs.typed_json import ContentError, from_json
 
-FORMAT = 9  # of a run's folder, raised when a file changes its keys: runs of another format are not read
+FORMAT = 10  # of a run's folder, raised when a file changes its keys: runs of another format are not read
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -78,11 +78,13 @@ class FolderContent:
         documents: name -> text, scores.json among them.
         links: name -> file in the cache, linked so that a sweep does not fill the disk with copies.
         writers: name -> what writes the file at the path it is handed.
+        seal: the text of manifest.json, given the folder in which all other files lie.
     """
 
     documents: Mapping[str, str]
     links: Mapping[str, Path]
     writers: Mapping[str, Callable[[Path], None]]
+    seal: Callable[[Path], str]
 
 
 @contextmanager
@@ -150,6 +152,7 @@ def write(folder: Path, evaluation: Evaluation, task: RetrievalTask, content: Fo
             write_file(aside / name)
         for name, text in content.documents.items():
             (aside / name).write_text(text)
+        (aside / MANIFEST).write_text(content.seal(aside))
         put_results(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -294,7 +297,7 @@ def read_json(folder: Path, name: str, source: str | None = None) -> dict[str, A
         raise UserError(f"{source or folder}: no finished run in it (it holds no {name})")
     try:
         content = json.loads(path.read_text())
-    except ValueError:  # UnicodeDecodeError is one
+    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         content = None
     if not isinstance(content, dict):
         where = path if source is None else f"{source}: {name}"

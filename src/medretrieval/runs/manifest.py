@@ -107,6 +107,8 @@ class Manifest:
         seed: of everything that is drawn.
         command: the words that started the process.
         config: the whole configuration, interpolations resolved.
+        files: name -> SHA-256 of every other file that the run has written, and of those it links to.
+        sha256: of this file without this key, as canonical JSON (sorted keys, no spaces).
     """
 
     format: int
@@ -122,6 +124,8 @@ class Manifest:
     seed: int
     command: list[str]
     config: dict[str, Any]
+    files: dict[str, str]
+    sha256: str
 
     @property
     def evaluation(self) -> EvaluationConfig:
@@ -176,7 +180,7 @@ def differing(before: Path, after: Path) -> list[str]:
 def manifest(
     dataset: Dataset, sides: Mapping[str, Queries], identity: dict[str, Any], config: dict[str, Any]
 ) -> Manifest:
-    """The manifest of a run.
+    """The manifest of a run, but for the sums of its files (`saved.seal.sealed`).
 
     Args:
         dataset: where the splits come from.
@@ -198,6 +202,8 @@ def manifest(
         seed=config["seed"],
         command=each(sys.argv),
         config=config,
+        files={},
+        sha256="",
     )
 
 

@@ -88,7 +88,7 @@ class RunOutputs:
         explanations: which regions make some pairs similar, None where that is off.
         breakdown: what the pictures show, None where figures.enabled is false.
         subgroups: scores by the values of metadata, None where none are asked for.
-        adaptation: what the adaptation is worth, None where there is none or sentences ask.
+        adaptation: what the adaptation is worth, None where there is none.
         rerank: what re-ranking costs and changes, None where there is none.
         plain: the scores without re-ranking; `evaluation` itself where there is none.
     """

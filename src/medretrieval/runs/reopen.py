@@ -19,7 +19,8 @@ from medretrieval.embed.images import identify
 from medretrieval.encoders.base import Encoder
 from medretrieval.errors import UserError, first_line
 from medretrieval.evaluate.evaluate import Search
-from medretrieval.index.faiss_index import IndexSpec, VectorIndex, is_exhaustive, set_parameters
+from medretrieval.index.faiss_index import VectorIndex, is_exhaustive
+from medretrieval.index.parameters import IndexSpec, set_parameters
 from medretrieval.instantiate import instantiate, require_known_code
 from medretrieval.protocol.exclusions import Exclusions
 from medretrieval.protocol.ranking import Ranking
@@ -129,6 +130,20 @@ def saved_ranking(folder: Path) -> Ranking:
         raise _damaged(folder / run_folder.RANKING, folder, first_line(error)) from error
 
 
+def saved_columns(path: Path) -> dict[str, list[Any]]:
+    """The columns of a Parquet file of a run.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from pyarrow import parquet
+
+    try:
+        return dict(parquet.read_table(path).to_pydict())
+    except Exception as error:  # a damaged file makes Arrow raise anything
+        raise _damaged(path, path.parent, first_line(error)) from error
+
+
 @dataclass(frozen=True)
 class SavedImages:
     """What a run has kept of one side's images beside their labels.
@@ -190,7 +205,7 @@ def saved_vectors(folder: Path, role: str) -> NDArray[np.float32]:
     path = folder / f"embeddings_{role}.npy"
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, folder, first_line(error)) from error
 
 

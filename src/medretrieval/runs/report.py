@@ -224,7 +224,7 @@ class RunReport:
         rerank: what re-ranking the index's results costs and changes; null where rerank=none.
         ann_loss: what an approximate index loses; null for exact search.
         autotune: how search parameters were chosen; null where index.autotune is not set.
-        adapt: the adaptation; null for adapt=none, and where sentences ask.
+        adapt: the adaptation; null for adapt=none.
         stages: what each stage between embed and evaluate changes, of those that change anything.
         audit: counts of look-alikes; null where audit.enabled=false or sentences are the queries.
         zero_shot: naming images by the nearest sentences; null where images or captions are the queries.

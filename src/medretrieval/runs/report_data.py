@@ -164,7 +164,8 @@ class AdaptReport:
         after: the gallery's vectors after it.
         refits: the objective of each fit from another random sample of train, or another seed.
         shuffled: the same fitted to shuffled labels (`with_it`), beside what it does without labels, or
-            beside the encoder's own vectors (`without`); null where it reads no labels.
+            beside the encoder's own vectors (`without`); where captions are read, the same fitted to those of
+            other groups; null where neither is read.
         out_of_fold: the run's vectors (`without`), and with each gallery vector changed by a fit on the other
             four of five folds of train (`with_it`); null where the gallery is not train,
             or a share of it was fitted on.

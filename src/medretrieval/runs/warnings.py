@@ -15,7 +15,8 @@ from medretrieval.evidence.zero_shot import TextEvidence
 from medretrieval.explain.pairs import Explanations
 from medretrieval.images.perceptual_hash import HASH_SIDE_PIXELS
 from medretrieval.index.autotune import Tuned
-from medretrieval.index.faiss_index import MIN_POINTS_PER_CENTROID, hnsw_of
+from medretrieval.index.faiss_index import hnsw_of
+from medretrieval.index.parameters import MIN_POINTS_PER_CENTROID
 from medretrieval.index.speed import timed_alone
 from medretrieval.index.transforms import changes_metric
 from medretrieval.protocol.captions import Captions

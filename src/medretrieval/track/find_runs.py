@@ -18,6 +18,7 @@ from medretrieval.runs import folder as run_folder
 from medretrieval.runs.manifest import Manifest, SideFacts, read_manifest
 from medretrieval.runs.report import RunReport, read_report
 from medretrieval.runs.saved.names import HEXADECIMAL, MIN_CHARACTERS, local_folder, require_one
+from medretrieval.runs.saved.seal import require_as_written
 
 FILES = (run_folder.SCORES, run_folder.MANIFEST, run_folder.CONFIG, run_folder.PER_QUERY)
 log = logging.getLogger(__name__)
@@ -178,11 +179,12 @@ def load_run(folder: Path, source: str) -> Run:
     """Read a finished run's files.
 
     Raises:
-        UserError: files that are missing, damaged or of another results format.
+        UserError: files that are missing, damaged, of another results format, or not those the run wrote.
     """
     from pyarrow import parquet
 
     report, manifest = read_report(folder, source), read_manifest(folder, source)
+    require_as_written(folder, source)
     try:
         columns = parquet.read_schema(folder / run_folder.PER_QUERY).names
     except (OSError, ValueError) as error:

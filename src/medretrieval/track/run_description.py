@@ -13,7 +13,7 @@ from medretrieval.protocol.exclusions import active
 from medretrieval.protocol.inputs import Inputs
 from medretrieval.protocol.queries import Queries
 from medretrieval.runs.folder import TRACKING as TRACKING
-from medretrieval.runs.folder import write_json
+from medretrieval.runs.folder import read_json, write_json
 from medretrieval.runs.identity import corruption_of, rerank_of
 from medretrieval.runs.manifest import git_state
 from medretrieval.track.default_config import GROUPS, default_config, plain
@@ -135,6 +135,9 @@ def write_tracking(folder: Path, about: RunDescription, tracker: Tracker, **fact
 
 
 def read_tracking(folder: Path) -> dict[str, Any]:
-    """The content of a run's tracking.json."""
-    content: dict[str, Any] = json.loads((folder / TRACKING).read_text())
-    return content
+    """The content of a run's tracking.json.
+
+    Raises:
+        UserError: it is not there, or no JSON.
+    """
+    return read_json(folder, TRACKING)

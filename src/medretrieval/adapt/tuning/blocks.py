@@ -250,6 +250,7 @@ class _TailRun(Trainee):
         from tqdm import tqdm
 
         images, per_class = self.images, self.how.training.per_class
+        assert per_class is not None
         drawn = itertools.islice(batches(images.labels, per_class, self.rng), self.how.steps)
         for rows in tqdm(list(drawn), desc="batches", unit="batch", leave=False, disable=None):
             x = as_read(images.activations[images.rows[rows]], images.shape).to(self.device)

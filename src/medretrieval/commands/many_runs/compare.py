@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.commands.parts.named_runs import all_runs, uri_of
-from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
+from medretrieval.commands.words import (
+    CONFIG_DIR,
+    JSON,
+    OUTPUTS,
+    RUNS,
+    UNVERIFIED,
+    URI,
+    Given,
+    Option,
+    Verb,
+    track,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,6 +249,7 @@ VERB = Verb(
         URI,
         OUTPUTS,
         CONFIG_DIR,
+        UNVERIFIED,
         JSON,
     ),
     run=_run,

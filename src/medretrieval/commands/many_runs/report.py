@@ -5,7 +5,18 @@ import sys
 from pathlib import Path
 
 from medretrieval.commands.parts.named_runs import say_latest, uri_of
-from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, RUNS, URI, Given, Option, Verb, track
+from medretrieval.commands.words import (
+    CONFIG_DIR,
+    JSON,
+    OUTPUTS,
+    RUNS,
+    UNVERIFIED,
+    URI,
+    Given,
+    Option,
+    Verb,
+    track,
+)
 
 
 def _run(given: Given) -> int:
@@ -51,6 +62,7 @@ VERB = Verb(
         URI,
         OUTPUTS,
         CONFIG_DIR,
+        UNVERIFIED,
         JSON,
     ),
     run=_run,

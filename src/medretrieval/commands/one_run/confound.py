@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, URI, Given, Option, Verb, one_run
+from medretrieval.commands.words import (
+    CONFIG_DIR,
+    JSON,
+    OUTPUTS,
+    UNVERIFIED,
+    URI,
+    Given,
+    Option,
+    Verb,
+    one_run,
+)
 
 SHOWN_VALUES = 8  # columns of the table of class and value; --json has all
 
@@ -88,6 +98,7 @@ VERB = Verb(
         URI,
         OUTPUTS,
         CONFIG_DIR,
+        UNVERIFIED,
         JSON,
     ),
     run=_run,

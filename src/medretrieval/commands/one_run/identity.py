@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medretrieval.commands.parts.named_runs import chosen_run
-from medretrieval.commands.words import CONFIG_DIR, JSON, OUTPUTS, URI, Given, Option, Verb, one_run
+from medretrieval.commands.words import (
+    CONFIG_DIR,
+    JSON,
+    OUTPUTS,
+    UNVERIFIED,
+    URI,
+    Given,
+    Option,
+    Verb,
+    one_run,
+)
 
 if TYPE_CHECKING:
     from medretrieval.query.identity_run import Recognized
@@ -83,6 +93,7 @@ VERB = Verb(
         URI,
         OUTPUTS,
         CONFIG_DIR,
+        UNVERIFIED,
         JSON,
     ),
     run=_run,

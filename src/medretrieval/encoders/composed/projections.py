@@ -195,8 +195,8 @@ def contrastive(logits: "torch.Tensor", same: "torch.Tensor") -> "torch.Tensor":
     """
     import torch
 
-    own = torch.eye(len(same), dtype=torch.bool)
+    own = torch.eye(len(same), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill((same[:, None] == same[None, :]) & ~own, float("-inf"))
-    target = torch.arange(len(same))
+    target = torch.arange(len(same), device=logits.device)
     entropy = torch.nn.functional.cross_entropy
     return (entropy(logits, target) + entropy(logits.T, target)) / 2

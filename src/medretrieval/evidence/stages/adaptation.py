@@ -14,6 +14,7 @@ from medretrieval.adapt.base import VectorAdaptation
 from medretrieval.adapt.fit import Fitted, Fitting, fit_and_choose, fit_variant
 from medretrieval.adapt.saved import SavedAdaptation
 from medretrieval.adapt.stage import Adapted
+from medretrieval.adapt.tuning.captions import shuffled_captions
 from medretrieval.cache.store import Cache
 from medretrieval.config import Config
 from medretrieval.datasets.base import Split
@@ -75,7 +76,7 @@ class AdaptationEvidence:
         shape_before, shape: of the gallery before and after.
         refits: the objective of each further fit, from another sample of train or another seed.
         shuffled: the same adaptation fitted to shuffled labels of train, beside what it does without labels
-            (or beside no adaptation); None where it reads no labels.
+            (or beside no adaptation), or to captions of other groups; None where it reads neither.
         out_of_fold: the objective with the gallery in place as it is ("without"), and with each gallery
             vector changed by a fit that has not seen it; None where the gallery is not what was
             fitted on.
@@ -104,10 +105,10 @@ def adaptation_evidence(
         cache: where fits, embeddings and scores are kept.
 
     Returns:
-        None where nothing is adapted, or sentences ask.
+        None where nothing is adapted.
     """
     fitted = adapted.fitted
-    if fitted is None or adapted.inputs.task.queries.split is None:
+    if fitted is None:
         return None
     lines = _Lines(settings, adapted, fitted, cache)
     before = embed_sides(adapted.before, cache)
@@ -192,20 +193,27 @@ class _Lines:
         return tuple(scores)
 
     def shuffled(self, plain: Line) -> Compared | None:
-        """The same adaptation fitted to shuffled labels, beside what it does without any."""
+        """The same adaptation fitted to shuffled labels or captions, beside what it does without any."""
         adaptation, fitting = self.fitted.adaptation, self.fitting
-        if not adaptation.uses_labels:
+        if not adaptation.uses_labels and not adaptation.uses_captions:
             return None
         data = fitting.data(adaptation)
+        if adaptation.uses_captions:
+            other = data.with_captions(shuffled_captions(data.split, adaptation.seed))
+            name = f"shuffled captions {adaptation.seed}"
+            made = fit_variant(fitting, adaptation, self.fitted.choice, name, other, adaptation.seed)
+            return self.compared(plain, self.of_fit(made, self.adapted.before))
         labels = np.random.default_rng(adaptation.seed).permutation(data.split.labels)
         name = f"shuffled labels {adaptation.seed}"
         fit = fit_variant(
             fitting, adaptation, self.fitted.choice, name, data.with_labels(labels), adaptation.seed
         )
         reference = plain
-        if (other := adaptation.without_labels()) is not None:
-            shared = {key: value for key, value in self.fitted.choice.items() if key in other.options}
-            same = fit_variant(fitting, other, shared, "without labels", fitting.data(other), adaptation.seed)
+        if (plainer := adaptation.without_labels()) is not None:
+            shared = {key: value for key, value in self.fitted.choice.items() if key in plainer.options}
+            same = fit_variant(
+                fitting, plainer, shared, "without labels", fitting.data(plainer), adaptation.seed
+            )
             reference = self.of_fit(same, self.adapted.before)
         return self.compared(reference, self.of_fit(fit, self.adapted.before))
 

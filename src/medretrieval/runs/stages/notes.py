@@ -44,7 +44,8 @@ def _shuffled(found: AdaptationEvidence) -> list[str]:
     if found.shuffled is None or found.shuffled.change is None or found.shuffled.change[1] <= 0:
         return []
     low, high = found.shuffled.change[1:]
+    what = "labels" if found.fitted.adaptation.uses_labels else "captions"
     return [
-        f"Fitted to shuffled labels the adaptation still gains ({low:+.4f} to {high:+.4f}): that part of "
-        "its gain does not come from the labels."
+        f"Fitted to shuffled {what} the adaptation still gains ({low:+.4f} to {high:+.4f}): that part of "
+        f"its gain does not come from the {what}."
     ]

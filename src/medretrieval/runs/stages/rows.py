@@ -39,7 +39,7 @@ def adapt_table(report: RunReport) -> tuple[list[str], list[list[str]]]:
     found = report.adapt
     if found is None:
         return header, []
-    reference = "shuffled labels, beside no labels"
+    reference = "shuffled labels, beside no labels" if found.uses_labels else "shuffled captions, beside none"
     beside: dict[str, BesideReport | None] = {
         reference: found.shuffled,
         "gallery out of fold, beside in": found.out_of_fold,
@@ -57,7 +57,8 @@ def adapt_lines(report: RunReport) -> list[str]:
     found = report.adapt
     if found is None:
         return []
-    labels = "with the labels of train" if found.uses_labels else "without labels"
+    captions = "without labels" if found.shuffled is None else "with the captions of train"
+    labels = "with the labels of train" if found.uses_labels else captions
     name = report.objective.name
     lines = [f"adapt {found.name}, fitted on train {labels}; chosen on val: {said_choice(found.choice)}"]
     if found.val_score is not None and found.val_gap is not None:

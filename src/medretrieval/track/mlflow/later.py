@@ -84,8 +84,8 @@ def _said(left: dict[Path, str], here: str) -> str:
     said = "; ".join(f"{_some(folders)}: {reason}" for reason, folders in why.items())
     first = next(iter(left))
     return (
-        f"{said}; left out: --all logs each where it was meant to go, or name MLflow's store: "
-        f"medretrieval log {first} uri={here}"
+        f"{said}; left out: --all logs each where it was meant to go, or name MLflow's store: medretrieval "
+        f"log {first} uri={here}"
     )
 
 
